@@ -1,0 +1,28 @@
+package warm
+
+import (
+	_ "github.com/BurntSushi/toml"
+	_ "github.com/anacrolix/torrent"
+	_ "github.com/eclipse/paho.mqtt.golang"
+	_ "github.com/grandcat/zeroconf"
+	_ "github.com/nats-io/nats-server/v2/server"
+	_ "github.com/nats-io/nats.go"
+	_ "github.com/nats-io/nats.go/jetstream"
+	_ "github.com/spf13/cobra"
+	_ "github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+	_ "github.com/vishvananda/netlink"
+	_ "go.etcd.io/bbolt"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/time/rate"
+	_ "modernc.org/sqlite"
+	_ "github.com/chromedp/chromedp"
+	_ "github.com/santhosh-tekuri/jsonschema/v6"
+	_ "github.com/huin/goupnp"
+	_ "github.com/jackpal/go-nat-pmp"
+	_ "github.com/prometheus/client_golang/prometheus"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/schollz/progressbar/v3"
+	_ "pgregory.net/rapid"
+	_ "github.com/smallstep/pkcs7"
+)
