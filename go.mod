@@ -5,7 +5,7 @@ go 1.26.0
 replace github.com/anacrolix/go-utp => ./third_party/go-utp
 
 require (
-	github.com/BurntSushi/toml v0.3.1
+	github.com/BurntSushi/toml v1.6.0
 	github.com/anacrolix/torrent v1.62.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/eclipse/paho.mqtt.golang v1.5.1
