@@ -153,3 +153,7 @@ require (
 	modernc.org/token v1.0.1 // indirect
 	zombiezen.com/go/sqlite v0.13.1 // indirect
 )
+
+replace github.com/pion/webrtc/v4 => ./third_party/webrtc
+
+replace github.com/pion/datachannel => ./third_party/datachannel
