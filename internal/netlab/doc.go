@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package netlab builds homes out of network namespaces; there are none but on Linux.
+package netlab
