@@ -77,13 +77,14 @@ type HTTP struct {
 	MaxPlayers int      `toml:"max_players"` // open player connections
 }
 
-// Limits bounds what boxd takes from the home. Remote configuration may narrow them, never widen.
+// Limits bounds what boxd takes from the home. A key that is absent is no limit, 0 stops. Remote configuration may narrow
+// them, never widen.
 type Limits struct {
-	WANDown     Rate `toml:"wan_down"`     // bytes a second; 0 means as the home allows
-	WANUp       Rate `toml:"wan_up"`       // bytes a second; 0 means as the home allows
-	MonthlyDown Size `toml:"monthly_down"` // bytes over the access line in a calendar month; 0 means no budget
-	MonthlyUp   Size `toml:"monthly_up"`
-	Memory      Size `toml:"memory"` // soft limit of the Go heap
+	WANDown     RateLimit `toml:"wan_down"`     // bytes a second
+	WANUp       RateLimit `toml:"wan_up"`       // bytes a second
+	MonthlyDown SizeLimit `toml:"monthly_down"` // bytes over the access line in a calendar month
+	MonthlyUp   SizeLimit `toml:"monthly_up"`
+	Memory      Size      `toml:"memory"` // soft limit of the Go heap
 }
 
 // Schedule is how the box reads times of day.

@@ -48,7 +48,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 			}
 		}
 	}
-	if c.Cache.Quota != 40<<30 || c.Limits.WANDown != 2_500_000 || c.Cache.ScrubPeriod.Std() != 7*24*time.Hour {
+	if c.Cache.Quota != 40<<30 || c.Limits.WANDown != (RateLimit{true, 2_500_000}) || c.Cache.ScrubPeriod.Std() != 7*24*time.Hour {
 		t.Errorf("units: %v %v %v", c.Cache.Quota, c.Limits.WANDown, c.Cache.ScrubPeriod)
 	}
 	if c.Location().String() != "Europe/Berlin" || len(c.PrefixList()) != 1 {

@@ -131,7 +131,7 @@ func (d *decoder) table(tree map[string]any, v reflect.Value, prefix string) {
 			d.fault(d.file, name, "unknown key%s", suggest(key, fields))
 			continue
 		}
-		if field.Kind() == reflect.Struct {
+		if _, leaf := field.Addr().Interface().(encoding.TextUnmarshaler); !leaf && field.Kind() == reflect.Struct {
 			sub, ok := val.(map[string]any)
 			if !ok {
 				d.fault(d.file, name, "want a table [%s], have %s", name, kindName(val))

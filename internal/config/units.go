@@ -18,6 +18,18 @@ type Rate int64
 // Duration is a time.Duration; in the file "90s", "15m", "36h" or "30d".
 type Duration time.Duration
 
+// RateLimit is a Rate that may be absent: the zero value is no limit, a Value of 0 stops.
+type RateLimit struct {
+	Set   bool
+	Value Rate
+}
+
+// SizeLimit is a Size that may be absent: the zero value is no limit, a Value of 0 stops.
+type SizeLimit struct {
+	Set   bool
+	Value Size
+}
+
 type unit struct {
 	name  string
 	bytes float64
@@ -117,6 +129,12 @@ func (v *Duration) UnmarshalText(b []byte) (err error) {
 	*v, err = ParseDuration(string(b))
 	return err
 }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (v *RateLimit) UnmarshalText(b []byte) error { v.Set = true; return v.Value.UnmarshalText(b) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (v *SizeLimit) UnmarshalText(b []byte) error { v.Set = true; return v.Value.UnmarshalText(b) }
 
 // String is the size with the largest unit that leaves no remainder.
 func (v Size) String() string {
