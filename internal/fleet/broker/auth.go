@@ -1,0 +1,155 @@
+package broker
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"boxd/internal/mqttwire"
+)
+
+// Client is a box that may connect.
+type Client struct {
+	Box    string
+	Groups []string
+	Until  time.Time // the session ends then; zero for never
+}
+
+// Authorize judges the verified chain of an MQTT client; leaf first. An error refuses the connection.
+type Authorize func(ctx context.Context, chain []*x509.Certificate) (Client, error)
+
+// Auth answers the broker's auth callouts. Several fleetd share the work.
+type Auth struct {
+	Fleet     string
+	Creds     Creds
+	Authorize Authorize
+	Log       *slog.Logger
+
+	issuer nkeys.KeyPair
+}
+
+// maxCallouts bounds the callouts that are worked on at the same time.
+const maxCallouts = 8
+
+// Run answers until ctx ends. ready is called once it listens.
+func (a *Auth) Run(ctx context.Context, at Endpoint, ready func()) error {
+	kp, err := nkeys.FromSeed([]byte(a.Creds.Issuer))
+	if err != nil {
+		return fmt.Errorf("auth callout key: %w", err)
+	}
+	a.issuer = kp
+	nc, err := at.connect(userAuth, a.Creds.Auth, "fleetd-auth")
+	if err != nil {
+		return fmt.Errorf("auth callout: %w", err)
+	}
+	defer nc.Close()
+	work := make(chan *nats.Msg, 1024)
+	sub, err := nc.ChanQueueSubscribe("$SYS.REQ.USER.AUTH", "fleetd", work)
+	if err != nil {
+		return fmt.Errorf("auth callout: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := nc.Flush(); err != nil {
+		return fmt.Errorf("auth callout: %w", err)
+	}
+	ready()
+	done := make(chan struct{}, maxCallouts)
+	for range maxCallouts {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case m := <-work:
+					a.answer(ctx, m)
+				}
+			}
+		}()
+	}
+	for range maxCallouts {
+		<-done
+	}
+	return nil
+}
+
+func (a *Auth) answer(ctx context.Context, m *nats.Msg) {
+	req, err := jwt.DecodeAuthorizationRequestClaims(string(m.Data))
+	if err != nil {
+		a.Log.Warn("auth callout not understood", "err", err)
+		return
+	}
+	resp := jwt.NewAuthorizationResponseClaims(req.UserNkey)
+	resp.Audience = req.Server.ID
+	user, err := a.user(ctx, req)
+	if err != nil {
+		a.Log.Info("mqtt client refused", "client", clip(req.ClientInformation.MQTT), "host", req.ClientInformation.Host,
+			"err", err)
+		resp.Error = "not authorised"
+	} else {
+		resp.Jwt = user
+	}
+	token, err := resp.Encode(a.issuer)
+	if err != nil {
+		a.Log.Error("auth callout not signed", "err", err)
+		return
+	}
+	if err := m.Respond([]byte(token)); err != nil {
+		a.Log.Warn("auth callout not answered", "err", err)
+	}
+}
+
+func (a *Auth) user(ctx context.Context, req *jwt.AuthorizationRequestClaims) (string, error) {
+	if req.TLS == nil || len(req.TLS.VerifiedChains) == 0 {
+		return "", errors.New("no verified certificate")
+	}
+	var chain []*x509.Certificate
+	for _, text := range req.TLS.VerifiedChains[0] {
+		block, _ := pem.Decode([]byte(text))
+		if block == nil {
+			return "", errors.New("bad certificate in the callout")
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return "", fmt.Errorf("bad certificate in the callout: %w", err)
+		}
+		chain = append(chain, cert)
+	}
+	c, err := a.Authorize(ctx, chain)
+	if err != nil {
+		return "", err
+	}
+	if !mqttwire.ValidBox(c.Box) || req.ClientInformation.MQTT != c.Box {
+		return "", fmt.Errorf("client id %.60q is not the certificate's name %q", req.ClientInformation.MQTT, c.Box)
+	}
+	uc := jwt.NewUserClaims(req.UserNkey)
+	uc.Name, uc.Audience = c.Box, accountFleet
+	uc.AllowedConnectionTypes.Add(jwt.ConnectionTypeMqtt)
+	if !c.Until.IsZero() {
+		uc.Expires = c.Until.Unix()
+	}
+	base := "boxd.v1." + a.Fleet + "." + c.Box + "."
+	uc.Pub.Allow.Add(base+"state", base+"reported", base+"tele", base+"evt.*", base+"cmd.*.ack")
+	uc.Sub.Allow.Add(base+"desired", base+"cmd.*", base+"evt.*.ack")
+	for _, g := range c.Groups {
+		if mqttwire.ValidName(g) {
+			uc.Sub.Allow.Add("boxd.v1." + a.Fleet + ".group." + g + ".desired")
+		}
+	}
+	uc.NatsLimits.Subs, uc.NatsLimits.Payload = 32, mqttwire.MaxDesired
+	token, err := uc.Encode(a.issuer)
+	if err != nil {
+		return "", fmt.Errorf("sign the callout: %w", err)
+	}
+	return token, nil
+}
+
+func clip(s string) string { return s[:min(len(s), 60)] }

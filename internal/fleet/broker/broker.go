@@ -1,0 +1,256 @@
+// Package broker is the fleet manager's side of MQTT: an embedded NATS server with its MQTT listener (or connections to
+// a NATS cluster elsewhere), the authorisation of boxes, and the bus over which fleetd reads the boxes' messages and
+// speaks to them.
+//
+// Invariants: an MQTT client that is not fleetd itself has a certificate of the fleet's boxes, and its client id is that
+// certificate's common name; it may publish and subscribe under its own name and read its own groups' wishes, nothing
+// else, whatever it asks for. A message is acknowledged to the broker only after its handler returned without error,
+// so what fleetd has not committed is delivered again, to this fleetd or another.
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+)
+
+// The accounts and users of the broker.
+const (
+	accountFleet = "FLEET" // boxes and fleetd
+	accountAuth  = "AUTH"  // the auth callout
+	accountSys   = "SYS"
+	userFleetd   = "fleetd"
+	userAuth     = "fleetd-auth"
+	userSys      = "fleetd-sys"
+)
+
+// Creds are the secrets that fleetd and the broker share. All nodes of one fleet have the same.
+type Creds struct {
+	Issuer string `json:"issuer_seed"` // nkey seed of an account: signs the auth callout's answers
+	Fleetd string `json:"fleetd"`      // passwords
+	Auth   string `json:"auth"`
+	Sys    string `json:"sys"`
+}
+
+// LoadCreds reads the secrets from path and makes them when there are none.
+func LoadCreds(path string) (Creds, error) {
+	var c Creds
+	data, err := os.ReadFile(path)
+	if err == nil {
+		if err := json.Unmarshal(data, &c); err != nil || c.Issuer == "" {
+			return c, fmt.Errorf("broker credentials %s are damaged: %w", path, err)
+		}
+		return c, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return c, fmt.Errorf("broker credentials: %w", err)
+	}
+	kp, err := nkeys.CreateAccount()
+	if err != nil {
+		return c, fmt.Errorf("make broker key: %w", err)
+	}
+	seed, err := kp.Seed()
+	if err != nil {
+		return c, fmt.Errorf("make broker key: %w", err)
+	}
+	c = Creds{Issuer: string(seed), Fleetd: secret(), Auth: secret(), Sys: secret()}
+	if data, err = json.MarshalIndent(c, "", "  "); err != nil {
+		return c, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return c, fmt.Errorf("broker credentials: %w", err)
+	}
+	return c, writeSecret(path, data)
+}
+
+func writeSecret(path string, data []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return fmt.Errorf("broker credentials: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("broker credentials: %w", err)
+	}
+	return nil
+}
+
+func secret() string {
+	var b [24]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// ServerOptions configures the embedded server.
+type ServerOptions struct {
+	Dir      string // JetStream's store
+	Name     string // of this server
+	MQTT     string // host:port; port 0 picks one
+	TLS      *tls.Config
+	Creds    Creds
+	MaxStore int64 // bytes; 0 means 4 GiB. When it is reached boxes get no PUBACK and keep what they have
+	Log      *slog.Logger
+}
+
+// Server is the embedded NATS server.
+type Server struct {
+	o  ServerOptions
+	ns *server.Server
+}
+
+// Config is the part of a nats-server configuration that is the same embedded and in a cluster: accounts, users and
+// the auth callout.
+func Config(c Creds, name, storeDir string, maxStore int64) (string, error) {
+	kp, err := nkeys.FromSeed([]byte(c.Issuer))
+	if err != nil {
+		return "", fmt.Errorf("broker issuer: %w", err)
+	}
+	pub, err := kp.PublicKey()
+	if err != nil {
+		return "", fmt.Errorf("broker issuer: %w", err)
+	}
+	return fmt.Sprintf(`server_name: %s
+max_payload: 262144
+write_deadline: "10s"
+jetstream { store_dir: %s, max_file_store: %d, max_memory_store: 268435456, sync_interval: "2m" }
+accounts {
+  %s { jetstream: enabled, users: [ { user: %s, password: %s } ] }
+  %s { users: [ { user: %s, password: %s } ] }
+  %s { users: [ { user: %s, password: %s } ] }
+}
+system_account: %s
+authorization {
+  timeout: 10
+  auth_callout { issuer: %s, account: %s, auth_users: [ %s, %s, %s ] }
+}
+`, strconv.Quote(name), strconv.Quote(storeDir), maxStore,
+		accountFleet, userFleetd, strconv.Quote(c.Fleetd), accountAuth, userAuth, strconv.Quote(c.Auth),
+		accountSys, userSys, strconv.Quote(c.Sys), accountSys, pub, accountAuth, userFleetd, userAuth, userSys), nil
+}
+
+// NewServer makes the embedded server; Start starts it.
+func NewServer(o ServerOptions) (*Server, error) {
+	if o.MaxStore == 0 {
+		o.MaxStore = 4 << 30
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.TLS == nil {
+		return nil, errors.New("broker: no TLS for the MQTT listener")
+	}
+	conf, err := Config(o.Creds, o.Name, o.Dir, o.MaxStore)
+	if err != nil {
+		return nil, err
+	}
+	so := &server.Options{}
+	if err := so.ProcessConfigString(conf); err != nil {
+		return nil, fmt.Errorf("broker configuration: %w", err)
+	}
+	host, port, err := splitAddr(o.MQTT)
+	if err != nil {
+		return nil, err
+	}
+	so.DontListen, so.NoSigs, so.NoLog = true, true, true
+	so.MQTT = server.MQTTOpts{
+		Host: host, Port: port, TLSConfig: o.TLS, TLSTimeout: 15, AuthTimeout: 15, StreamReplicas: 1,
+		ConsumerInactiveThreshold: time.Hour, JSAPITimeout: 10 * time.Second,
+	}
+	ns, err := server.NewServer(so)
+	if err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	ns.SetLoggerV2(natsLog{o.Log}, false, false, false)
+	return &Server{o: o, ns: ns}, nil
+}
+
+func splitAddr(addr string) (string, int, error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, fmt.Errorf("mqtt address %q: %w", addr, err)
+	}
+	port, err := strconv.Atoi(p)
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("mqtt address %q: bad port", addr)
+	}
+	if port == 0 {
+		port = -1
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	return host, port, nil
+}
+
+// Run serves until ctx ends. It returns an error when the server does not come up, for example because the port is
+// taken. ready is called once it answers.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	go s.ns.Start()
+	defer func() { s.ns.Shutdown(); s.ns.WaitForShutdown() }()
+	deadline := time.Now().Add(30 * time.Second)
+	for !s.ns.ReadyForConnections(200 * time.Millisecond) {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Now().After(deadline) || !s.ns.Running() {
+			return fmt.Errorf("broker did not start on %s: is the port taken?", s.o.MQTT)
+		}
+	}
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+// Connect returns options that connect to this server within the process.
+func (s *Server) Connect() Endpoint {
+	return Endpoint{URL: "nats://127.0.0.1:4222", Options: []nats.Option{nats.InProcessServer(s.ns)}}
+}
+
+// Stats is what the server says about itself.
+type Stats struct {
+	Connections int   `json:"connections"`
+	Memory      int64 `json:"memory"`
+	SlowClients int64 `json:"slow_clients"`
+	InMsgs      int64 `json:"in_messages"`
+	OutMsgs     int64 `json:"out_messages"`
+	StoreBytes  int64 `json:"store_bytes"`
+}
+
+// Stats reads the server's counters.
+func (s *Server) Stats() Stats {
+	v, err := s.ns.Varz(nil)
+	if err != nil {
+		return Stats{}
+	}
+	return Stats{
+		Connections: v.Connections, Memory: v.Mem, SlowClients: v.SlowConsumers, InMsgs: v.InMsgs, OutMsgs: v.OutMsgs,
+		StoreBytes: int64(min(v.JetStream.Stats.Store, 1<<62)), //nolint:gosec // bounded the line before
+	}
+}
+
+// natsLog passes the server's warnings and errors on.
+type natsLog struct{ log *slog.Logger }
+
+func (l natsLog) Noticef(f string, a ...any) { l.log.Debug("nats", "text", fmt.Sprintf(f, a...)) }
+func (l natsLog) Warnf(f string, a ...any)   { l.log.Info("nats", "text", trim(fmt.Sprintf(f, a...))) }
+func (l natsLog) Fatalf(f string, a ...any)  { l.log.Error("nats", "text", trim(fmt.Sprintf(f, a...))) }
+func (l natsLog) Errorf(f string, a ...any)  { l.log.Warn("nats", "text", trim(fmt.Sprintf(f, a...))) }
+func (l natsLog) Debugf(string, ...any)      {}
+func (l natsLog) Tracef(string, ...any)      {}
+
+func trim(s string) string { return strings.TrimSpace(s[:min(len(s), 500)]) }

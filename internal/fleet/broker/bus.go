@@ -1,0 +1,332 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"boxd/internal/mqttwire"
+)
+
+// Endpoint is where and how to reach NATS.
+type Endpoint struct {
+	URL     string // nats://host:port[,…]
+	Options []nats.Option
+}
+
+func (e Endpoint) connect(user, password, name string) (*nats.Conn, error) {
+	opts := append([]nats.Option{
+		nats.Name(name), nats.UserInfo(user, password), nats.MaxReconnects(-1), nats.ReconnectWait(500 * time.Millisecond),
+		nats.ReconnectJitter(500*time.Millisecond, time.Second), nats.RetryOnFailedConnect(false),
+		nats.Timeout(5 * time.Second), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.ReconnectBufSize(1 << 20),
+	}, e.Options...)
+	return nats.Connect(e.URL, opts...)
+}
+
+// Msg is one message of a box.
+type Msg struct {
+	Topic    mqttwire.Topic
+	Payload  []byte
+	Received time.Time
+}
+
+// BusOptions configures a Bus.
+type BusOptions struct {
+	Fleet    string
+	At       Endpoint
+	Creds    Creds
+	MQTT     string                                       // host:port of an MQTT listener, for retained messages
+	MQTTTLS  func() *tls.Config                           // trusts that listener
+	Handle   func(ctx context.Context, batch []Msg) error // commits a batch; on error it is delivered again
+	Tele     func(Msg)                                    // must not block
+	MaxBatch int                                          // 0 means 500
+	Log      *slog.Logger
+}
+
+// Bus reads what boxes send, through one durable consumer that all fleetd of a fleet share, and speaks to boxes.
+type Bus struct {
+	o BusOptions
+
+	mu  sync.Mutex // guards the fields below
+	nc  *nats.Conn
+	sys *nats.Conn
+	pub mqtt.Client
+}
+
+// consumerName is shared by all fleetd: each message goes to one of them.
+const consumerName = "fleetd"
+
+// NewBus makes a bus; Run connects it.
+func NewBus(o BusOptions) *Bus {
+	if o.MaxBatch == 0 {
+		o.MaxBatch = 500
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Bus{o: o}
+}
+
+// Run works until ctx ends. ready is called once messages flow.
+func (b *Bus) Run(ctx context.Context, ready func()) error {
+	nc, err := b.o.At.connect(userFleetd, b.o.Creds.Fleetd, "fleetd")
+	if err != nil {
+		return fmt.Errorf("connect to nats: %w", err)
+	}
+	defer nc.Close()
+	sys, err := b.o.At.connect(userSys, b.o.Creds.Sys, "fleetd-sys")
+	if err != nil {
+		return fmt.Errorf("connect to nats as system: %w", err)
+	}
+	defer sys.Close()
+	b.mu.Lock()
+	b.nc, b.sys = nc, sys
+	b.mu.Unlock()
+	// The first MQTT client of the account makes the broker create its streams; the consumer needs them.
+	if err := b.publisher(ctx); err != nil {
+		return err
+	}
+	defer b.closePublisher()
+	cons, err := b.consumer(ctx)
+	if err != nil {
+		return err
+	}
+	if b.o.Tele != nil {
+		sub, err := nc.QueueSubscribe("boxd.v1."+b.o.Fleet+".*.tele", "fleetd", b.tele)
+		if err != nil {
+			return fmt.Errorf("subscribe to telemetry: %w", err)
+		}
+		defer func() { _ = sub.Unsubscribe() }()
+	}
+	ready()
+	return b.consume(ctx, cons)
+}
+
+func (b *Bus) consumer(ctx context.Context) (jetstream.Consumer, error) {
+	b.mu.Lock()
+	nc := b.nc
+	b.mu.Unlock()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	base := "$MQTT.msgs.boxd.v1." + b.o.Fleet + ".*."
+	var last error
+	for range 30 {
+		c, err := js.CreateOrUpdateConsumer(ctx, "$MQTT_msgs", jetstream.ConsumerConfig{
+			Durable: consumerName, AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second,
+			MaxAckPending: 20_000, DeliverPolicy: jetstream.DeliverAllPolicy,
+			FilterSubjects: []string{base + "state", base + "reported", base + "evt.*", base + "cmd.*.ack"},
+		})
+		if err == nil {
+			return c, nil
+		}
+		last = err
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	return nil, fmt.Errorf("consumer of the boxes' messages: %w", last)
+}
+
+// consume takes messages in batches: one commit for many is what makes the store fast.
+func (b *Bus) consume(ctx context.Context, cons jetstream.Consumer) error {
+	work := make(chan jetstream.Msg, 2*b.o.MaxBatch)
+	cc, err := cons.Consume(func(m jetstream.Msg) {
+		select {
+		case work <- m:
+		case <-ctx.Done():
+		}
+	}, jetstream.PullMaxMessages(2*b.o.MaxBatch), jetstream.ConsumeErrHandler(
+		func(_ jetstream.ConsumeContext, err error) { b.o.Log.Debug("consumer", "err", err) }))
+	if err != nil {
+		return fmt.Errorf("consume: %w", err)
+	}
+	defer cc.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-cc.Closed():
+			return errors.New("the consumer of the boxes' messages was closed")
+		case first := <-work:
+			raw := []jetstream.Msg{first}
+			for len(raw) < b.o.MaxBatch && len(work) > 0 {
+				raw = append(raw, <-work)
+			}
+			b.batch(ctx, raw)
+		}
+	}
+}
+
+func (b *Bus) batch(ctx context.Context, raw []jetstream.Msg) {
+	msgs := make([]Msg, 0, len(raw))
+	now := time.Now()
+	for _, m := range raw {
+		topic, err := mqttwire.ParseTopic(strings.ReplaceAll(strings.TrimPrefix(m.Subject(), "$MQTT.msgs."), ".", "/"))
+		if err != nil {
+			b.o.Log.Debug("message on an unknown topic", "subject", m.Subject())
+			continue
+		}
+		msgs = append(msgs, Msg{Topic: topic, Payload: m.Data(), Received: now})
+	}
+	if err := b.o.Handle(ctx, msgs); err != nil {
+		b.o.Log.Warn("batch not stored; it will come again", "messages", len(msgs), "err", err)
+		for _, m := range raw {
+			_ = m.NakWithDelay(2 * time.Second)
+		}
+		select { // a database that is down or full is not asked in a tight loop
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+		return
+	}
+	for _, m := range raw {
+		if err := m.Ack(); err != nil {
+			b.o.Log.Debug("broker not acknowledged; the message will come again and be known", "err", err)
+		}
+	}
+}
+
+func (b *Bus) tele(m *nats.Msg) {
+	topic, err := mqttwire.ParseTopic(strings.ReplaceAll(m.Subject, ".", "/"))
+	if err == nil && len(m.Data) <= mqttwire.MaxPayload {
+		b.o.Tele(Msg{Topic: topic, Payload: m.Data, Received: time.Now()})
+	}
+}
+
+// Send publishes to a box or group at QoS 0, not retained. It does not wait for anybody.
+func (b *Bus) Send(topic string, payload []byte) error {
+	b.mu.Lock()
+	nc := b.nc
+	b.mu.Unlock()
+	if nc == nil {
+		return errors.New("not connected to the broker")
+	}
+	if err := nc.Publish(strings.ReplaceAll(topic, "/", "."), payload); err != nil {
+		return fmt.Errorf("send %s: %w", topic, err)
+	}
+	return nil
+}
+
+// Retain publishes a retained message, which only MQTT knows. An empty payload clears it.
+func (b *Bus) Retain(topic string, payload []byte) error {
+	b.mu.Lock()
+	pub := b.pub
+	b.mu.Unlock()
+	if pub == nil || !pub.IsConnectionOpen() {
+		return errors.New("not connected to the broker's MQTT listener")
+	}
+	t := pub.Publish(topic, 0, true, payload)
+	if !t.WaitTimeout(5 * time.Second) {
+		return fmt.Errorf("retain %s: timeout", topic)
+	}
+	if t.Error() != nil {
+		return fmt.Errorf("retain %s: %w", topic, t.Error())
+	}
+	return nil
+}
+
+func (b *Bus) publisher(ctx context.Context) error {
+	o := mqtt.NewClientOptions().AddBroker("tls://" + b.o.MQTT).SetClientID("fleetd-" + secret()[:12]).
+		SetUsername(userFleetd).SetPassword(b.o.Creds.Fleetd).SetCleanSession(true).SetProtocolVersion(4).
+		SetAutoReconnect(true).SetMaxReconnectInterval(5 * time.Second).SetWriteTimeout(5 * time.Second).
+		SetOrderMatters(false).SetConnectTimeout(10 * time.Second).
+		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
+			d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: b.o.MQTTTLS()}
+			return d.Dial("tcp", b.o.MQTT)
+		})
+	c := mqtt.NewClient(o)
+	var last error
+	for range 30 {
+		t := c.Connect()
+		if t.WaitTimeout(20*time.Second) && t.Error() == nil {
+			b.mu.Lock()
+			b.pub = c
+			b.mu.Unlock()
+			return nil
+		}
+		last = t.Error()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	return fmt.Errorf("connect to the MQTT listener %s: %w", b.o.MQTT, last)
+}
+
+func (b *Bus) closePublisher() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pub != nil {
+		b.pub.Disconnect(100)
+	}
+	b.pub, b.nc, b.sys = nil, nil, nil
+}
+
+// Kick closes the live connections of a box on every server: after a revocation.
+func (b *Bus) Kick(box string) (int, error) {
+	b.mu.Lock()
+	sys := b.sys
+	b.mu.Unlock()
+	if sys == nil {
+		return 0, errors.New("not connected to the broker")
+	}
+	inbox := nats.NewInbox()
+	sub, err := sys.SubscribeSync(inbox)
+	if err != nil {
+		return 0, fmt.Errorf("kick %s: %w", box, err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	req, err := json.Marshal(map[string]any{"mqtt_client": box, "acc": accountFleet})
+	if err != nil {
+		return 0, err
+	}
+	if err := sys.PublishRequest("$SYS.REQ.SERVER.PING.CONNZ", inbox, req); err != nil {
+		return 0, fmt.Errorf("kick %s: %w", box, err)
+	}
+	kicked := 0
+	for wait := 2 * time.Second; ; wait = 300 * time.Millisecond {
+		m, err := sub.NextMsg(wait)
+		if err != nil {
+			return kicked, nil // every server that is there has answered
+		}
+		var reply struct {
+			Server struct{ ID string }
+			Data   struct {
+				Connections []struct {
+					CID        uint64
+					MQTTClient string `json:"mqtt_client"`
+				}
+			}
+		}
+		if json.Unmarshal(m.Data, &reply) != nil {
+			continue
+		}
+		for _, c := range reply.Data.Connections {
+			if c.MQTTClient != box {
+				continue
+			}
+			kick, err := json.Marshal(map[string]uint64{"cid": c.CID})
+			if err == nil && sys.Publish("$SYS.REQ.SERVER."+reply.Server.ID+".KICK", kick) == nil {
+				kicked++
+			}
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package mgmt
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"boxd/internal/mqttwire"
+)
+
+const (
+	maxCommands  = 512 // ids that are remembered; one is forgotten only after it expired
+	commandQueue = 16  // verified commands that wait for the worker
+)
+
+// commandRecord is what state.db remembers of a command id.
+type commandRecord struct {
+	Name    string               `json:"name"`
+	Expires time.Time            `json:"expires"`
+	Answer  *mqttwire.CommandAck `json:"answer,omitempty"` // nil while it runs
+}
+
+// commands runs verified commands one at a time, each id at most once: the id is committed before it runs, and one that
+// was running when the power went is answered as interrupted rather than run again.
+type commands struct {
+	m     *Manager
+	queue chan Message
+	// accepted is told of each command that was taken, so that the session can say so; it may drop.
+	accepted chan mqttwire.CommandAck
+}
+
+func newCommands(m *Manager) *commands {
+	return &commands{
+		m: m, queue: make(chan Message, commandQueue), accepted: make(chan mqttwire.CommandAck, commandQueue),
+	}
+}
+
+// offer takes a verified command without blocking; when the queue is full the fleet manager will send it again.
+func (c *commands) offer(msg Message) {
+	select {
+	case c.queue <- msg:
+	default:
+		c.m.o.Log.Warn("command queue full", "command", msg.ID)
+	}
+}
+
+func (c *commands) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case msg := <-c.queue:
+			if err := c.handle(ctx, msg); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (c *commands) handle(ctx context.Context, msg Message) error {
+	cmd, perr := mqttwire.DecodeCommand(msg.Payload)
+	name := ""
+	if cmd != nil {
+		name = cmd.Name
+	}
+	fresh, err := c.begin(msg, name)
+	if err != nil || !fresh {
+		return err
+	}
+	var res Result
+	switch {
+	case perr != nil:
+		res = Result{Code: "bad-command", Text: perr.Error()}
+	case !mqttwire.KnownCommand(name):
+		res = Result{Code: "unknown-command", Text: "this version does not know the command " + name}
+	default:
+		select {
+		case c.accepted <- mqttwire.CommandAck{ID: msg.ID, Name: name, Status: mqttwire.StatusAccepted}:
+		default:
+		}
+		c.m.o.Log.Info("command", "command", msg.ID, "name", name)
+		res = c.m.o.Box.Do(ctx, Command{ID: msg.ID, Name: name, Args: cmd.Args})
+		if ctx.Err() != nil && res.Code != "" {
+			return nil // stopping: the next start answers it as interrupted
+		}
+	}
+	return c.finish(ctx, msg.ID, name, res)
+}
+
+// begin commits the id. It reports false for an id that was seen: one that has an answer is answered again.
+func (c *commands) begin(msg Message, name string) (fresh bool, err error) {
+	now, _ := c.m.o.Now()
+	again := false
+	err = c.m.o.DB.Update(func(tx *bbolt.Tx) error {
+		fresh, again = false, false
+		b, err := bucket(tx, bucketCommands)
+		if err != nil {
+			return err
+		}
+		if v := b.Get([]byte(msg.ID)); v != nil {
+			var rec commandRecord
+			if json.Unmarshal(v, &rec) == nil && rec.Answer != nil {
+				again, err = c.requeue(tx, b, msg.ID, rec)
+			}
+			return err
+		}
+		if ok, err := makeRoom(b, now); err != nil || !ok {
+			return err
+		}
+		data, err := json.Marshal(commandRecord{Name: name, Expires: msg.Expires})
+		if err != nil {
+			return err
+		}
+		fresh = true
+		return b.Put([]byte(msg.ID), data)
+	})
+	if again {
+		c.m.outbox.added(1)
+	}
+	return fresh, dbErr("begin command", err)
+}
+
+// requeue puts an answer that the fleet manager asks for again back into the outbox, unless it is still there.
+func (c *commands) requeue(tx *bbolt.Tx, b *bbolt.Bucket, id string, rec commandRecord) (bool, error) {
+	ob, err := bucket(tx, bucketOutbox)
+	if err != nil || ob.Get(key64(rec.Answer.Evt)) != nil {
+		return false, err
+	}
+	if _, err := c.m.outbox.add(tx, outboxRecord{Answer: rec.Answer}); err != nil {
+		return false, err
+	}
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return false, err
+	}
+	return true, b.Put([]byte(id), data)
+}
+
+// makeRoom forgets expired ids when there are many. An id that has not expired is never forgotten, since it could then
+// run twice: with 512 of those, new commands wait.
+func makeRoom(b *bbolt.Bucket, now time.Time) (bool, error) {
+	n := 0
+	var old [][]byte
+	err := b.ForEach(func(k, v []byte) error {
+		n++
+		var rec commandRecord
+		if json.Unmarshal(v, &rec) != nil || rec.Answer != nil && now.After(rec.Expires.Add(time.Hour)) {
+			old = append(old, append([]byte(nil), k...))
+		}
+		return nil
+	})
+	if err != nil || n < maxCommands {
+		return err == nil, err
+	}
+	for _, k := range old {
+		if err := b.Delete(k); err != nil {
+			return false, err
+		}
+	}
+	return n-len(old) < maxCommands, nil
+}
+
+// finish commits the answer and its place in the outbox together.
+func (c *commands) finish(ctx context.Context, id, name string, res Result) error {
+	ack := &mqttwire.CommandAck{ID: id, Name: clip(name, 64), Status: mqttwire.StatusDone, Data: res.Data,
+		Text: clip(res.Text, mqttwire.MaxText)}
+	if res.Code != "" {
+		ack.Status, ack.Code = mqttwire.StatusFailed, clip(res.Code, 64)
+	}
+	if len(ack.Data) > mqttwire.MaxData {
+		ack.Data = c.m.uploadResult(ctx, id, ack.Data)
+	}
+	err := c.m.o.DB.Update(func(tx *bbolt.Tx) error {
+		b, err := bucket(tx, bucketCommands)
+		if err != nil {
+			return err
+		}
+		if _, err := c.m.outbox.add(tx, outboxRecord{Answer: ack}); err != nil {
+			return err
+		}
+		rec := commandRecord{Name: name, Answer: ack}
+		var old commandRecord
+		if v := b.Get([]byte(id)); v != nil && json.Unmarshal(v, &old) == nil {
+			rec.Expires = old.Expires
+		}
+		data, err := json.Marshal(rec)
+		if err != nil {
+			return err
+		}
+		return b.Put([]byte(id), data)
+	})
+	if err != nil {
+		return dbErr("finish command", err)
+	}
+	c.m.outbox.added(1)
+	return nil
+}
+
+// answerInterrupted answers the commands that were running when the daemon last stopped.
+func (c *commands) answerInterrupted() error {
+	open := map[string]string{}
+	err := c.m.o.DB.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte(bucketCommands))
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(k, v []byte) error {
+			var rec commandRecord
+			if json.Unmarshal(v, &rec) == nil && rec.Answer == nil {
+				open[string(k)] = rec.Name
+			}
+			return nil
+		})
+	})
+	errs := []error{dbErr("find interrupted commands", err)}
+	for id, name := range open {
+		errs = append(errs, c.finish(context.Background(), id, name, Result{
+			Code: "interrupted", Text: "the daemon stopped while the command ran; send a new one to try again",
+		}))
+	}
+	return errors.Join(errs...)
+}
