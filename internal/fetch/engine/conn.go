@@ -1,0 +1,172 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// conn is one connection of the swarm: counted, and slowed when it uses the access line.
+type conn struct {
+	net.Conn
+	e      *Engine
+	remote *remote
+	out    bool
+	since  time.Time
+
+	done chan struct{} // closed by Close
+	once sync.Once
+
+	debt int // bytes read and not yet paid for; only the reader uses it
+
+	in, sent atomic.Int64 // bytes on the connection, all protocols included
+}
+
+// RemoteAddr is the made-up address of the box.
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+// Close closes the connection once and forgets it.
+func (c *conn) Close() error {
+	err := net.ErrClosed
+	c.once.Do(func() {
+		close(c.done)
+		err = c.Conn.Close()
+		c.e.forget(c)
+	})
+	return err
+}
+
+// Read pays for what the last Read brought, then reads no more at once than the rate suggests: the receive window does
+// the rest (the sender is slowed by the bytes that we leave unread).
+func (c *conn) Read(p []byte) (int, error) {
+	if c.remote.class == LAN {
+		n, err := c.Conn.Read(p)
+		c.in.Add(int64(n))
+		return n, err
+	}
+	if err := c.pay(); err != nil {
+		return 0, err
+	}
+	n := c.e.down.Grant(len(p))
+	if s := c.remote.swarm; s != nil {
+		n = s.down.Grant(n)
+	}
+	n, err := c.Conn.Read(p[:n])
+	c.in.Add(int64(n))
+	c.debt = n
+	return n, err
+}
+
+func (c *conn) pay() error {
+	if c.debt == 0 {
+		return nil
+	}
+	n := c.debt
+	c.debt = 0
+	if s := c.remote.swarm; s != nil {
+		if err := s.down.Take(n, c.done); err != nil {
+			return net.ErrClosed
+		}
+	}
+	if err := c.e.down.Take(n, c.done); err != nil {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// Write sends in portions that the upload rate allows.
+func (c *conn) Write(p []byte) (int, error) {
+	var sent int
+	for {
+		n := len(p) - sent
+		if c.remote.class == WAN {
+			n = c.e.up.Grant(n)
+			if err := c.e.up.Take(n, c.done); err != nil {
+				return sent, net.ErrClosed
+			}
+		}
+		w, err := c.Conn.Write(p[sent : sent+n])
+		sent += w
+		c.sent.Add(int64(w))
+		if s := c.remote.swarm; s != nil {
+			s.sent[c.remote.class].Add(int64(w))
+		}
+		if err != nil || sent == len(p) {
+			return sent, err
+		}
+	}
+}
+
+// track registers a connection, unless it may not be.
+func (e *Engine) track(c *conn) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.bans.has(c.remote.box, time.Now()) || !e.allowedLocked(c) {
+		return false
+	}
+	e.conns[c] = struct{}{}
+	e.wakeLocked()
+	return true
+}
+
+// allowedLocked reports whether the torrent's policy lets this connection live. e.mu is held.
+func (e *Engine) allowedLocked(c *conn) bool {
+	s := c.remote.swarm
+	if s == nil || c.remote.class == LAN {
+		return true
+	}
+	p := s.policy
+	if !p.Complete {
+		return p.WANDown
+	}
+	if !p.WANUp {
+		return false
+	}
+	served := 0
+	for o := range e.conns {
+		if o.remote.swarm == s && o.remote.class == WAN && o != c {
+			served++
+		}
+	}
+	return served < e.opts.Limits.UploadSlots
+}
+
+func (e *Engine) forget(c *conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, ok := e.conns[c]; ok {
+		delete(e.conns, c)
+		e.wakeLocked()
+	}
+}
+
+// closeConns closes those that match. The library drops them when their next read or write fails.
+func (e *Engine) closeConns(match func(*conn) bool) {
+	e.mu.Lock()
+	var list []*conn
+	for c := range e.conns {
+		if match(c) {
+			list = append(list, c)
+		}
+	}
+	e.mu.Unlock()
+	for _, c := range list {
+		_ = c.Close() // the other end sees it either way
+	}
+}
+
+func (e *Engine) newConn(nc net.Conn, r *remote, out bool) *conn {
+	return &conn{Conn: nc, e: e, remote: r, out: out, since: time.Now(), done: make(chan struct{})}
+}
+
+// quiet drops what the library logs below warnings: it logs every connection that ends, and peers come and go.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)
+}
+func (q quiet) WithAttrs(a []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(a)} }
+func (q quiet) WithGroup(n string) slog.Handler      { return quiet{q.Handler.WithGroup(n)} }

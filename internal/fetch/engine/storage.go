@@ -1,0 +1,168 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/anacrolix/torrent/metainfo"
+	"github.com/anacrolix/torrent/storage"
+
+	"boxd/internal/asset"
+)
+
+// Store is where the bytes of one asset are. What it says of a piece is the truth.
+type Store interface {
+	Info() *asset.Info
+	Torrent() []byte
+	WriteAt(p []byte, off int64) (int, error)
+	ReadVerifiedAt(p []byte, off int64) (int, error)
+	HashPiece(i int) ([asset.HashSize]byte, error)
+	MarkVerified(i int) error
+	MarkMissing(i int) error
+	Have(i int) bool
+}
+
+var errStoreClosed = errors.New("the torrent was dropped")
+
+// refuseStorage is the client's default: every torrent brings its own.
+type refuseStorage struct{}
+
+// OpenTorrent always fails.
+func (refuseStorage) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
+	return storage.TorrentImpl{}, errors.New("no storage for this torrent")
+}
+
+// disk puts a Store behind the library's interface. It latches the first failure, because the library goes on after one.
+type disk struct {
+	store  Store
+	failed func(error)
+	known  func(error) bool // errors that are not failures, such as a piece that came from elsewhere meanwhile
+
+	mu     sync.RWMutex // held for reading by every use of store, so that Close waits for them
+	closed bool
+	bad    error // guarded by badMu
+	badMu  sync.Mutex
+}
+
+// OpenTorrent returns the storage of the one torrent it was made for.
+func (d *disk) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
+	return storage.TorrentImpl{
+		Piece: func(p metainfo.Piece) storage.PieceImpl { return diskPiece{d, p.Index()} },
+		Close: d.close,
+	}, nil
+}
+
+func (d *disk) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return nil
+}
+
+func (d *disk) fail(err error) {
+	d.badMu.Lock()
+	first := d.bad == nil
+	if first {
+		d.bad = err
+	}
+	d.badMu.Unlock()
+	if first && d.failed != nil {
+		d.failed(err)
+	}
+}
+
+func (d *disk) failure() error {
+	d.badMu.Lock()
+	defer d.badMu.Unlock()
+	return d.bad
+}
+
+// use runs f while the torrent is loaded and sound.
+func (d *disk) use(f func() error) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return errStoreClosed
+	}
+	if err := d.failure(); err != nil {
+		return err
+	}
+	return f()
+}
+
+type diskPiece struct {
+	d *disk
+	i int
+}
+
+func (p diskPiece) offset() int64 {
+	off, _ := p.d.store.Info().PieceSpan(p.i)
+	return off
+}
+
+// ReadAt gives verified bytes only: what peers get.
+func (p diskPiece) ReadAt(b []byte, off int64) (n int, err error) {
+	err = p.d.use(func() (err error) {
+		n, err = p.d.store.ReadVerifiedAt(b, p.offset()+off)
+		return err
+	})
+	return n, err
+}
+
+// WriteAt stores bytes that nobody has checked yet.
+func (p diskPiece) WriteAt(b []byte, off int64) (n int, err error) {
+	err = p.d.use(func() (err error) {
+		n, err = p.d.store.WriteAt(b, p.offset()+off)
+		if err != nil && p.d.store.Have(p.i) {
+			n, err = len(b), nil // it came from another source meanwhile
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, errStoreClosed) {
+		p.d.fail(err)
+	}
+	return n, err
+}
+
+// SelfHash hashes what is there: the running hash if the blocks came in order.
+func (p diskPiece) SelfHash() (sum metainfo.Hash, err error) {
+	err = p.d.use(func() error {
+		h, err := p.d.store.HashPiece(p.i)
+		sum = h
+		return err
+	})
+	if err != nil && !errors.Is(err, errStoreClosed) {
+		p.d.fail(err)
+	}
+	return sum, err
+}
+
+// MarkComplete tells the store that the piece has the right hash. The library believes the piece whatever this returns.
+func (p diskPiece) MarkComplete() error {
+	err := p.d.use(func() error {
+		if p.d.store.Have(p.i) {
+			return nil
+		}
+		return p.d.store.MarkVerified(p.i)
+	})
+	if err != nil && !errors.Is(err, errStoreClosed) {
+		p.d.fail(err)
+	}
+	return err
+}
+
+// MarkNotComplete forgets the bytes of a piece whose hash was wrong.
+func (p diskPiece) MarkNotComplete() error {
+	return p.d.use(func() error {
+		if p.d.store.Have(p.i) {
+			return nil // what was verified stays so: only the scrub takes it back
+		}
+		return p.d.store.MarkMissing(p.i)
+	})
+}
+
+// Completion is what the store says.
+func (p diskPiece) Completion() storage.Completion {
+	return storage.Completion{Ok: true, Complete: p.d.store.Have(p.i)}
+}
