@@ -1,0 +1,178 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"boxd/internal/health"
+)
+
+const (
+	tickEvery = time.Minute
+	minWait   = time.Second
+	maxWait   = 5 * time.Minute
+	// refusedWait is how long a box waits at most after a clear no: an operator may still mend it.
+	refusedWait = time.Hour
+)
+
+// Run enrols until there is a certificate, renews it at two thirds of its life, and keeps the time floor, until ctx
+// ends. A fleet manager that does not answer is a health code, not an error.
+func (i *Identity) Run(ctx context.Context) error {
+	wait := minWait
+	var next time.Time // no attempt before that, by opts.Clock
+	for ctx.Err() == nil {
+		changed := i.clock.tick(i.Enrolled())
+		i.checkHealth()
+		if changed {
+			i.wake()
+		}
+		if op := i.due(); op != nil && !i.opts.Clock().Before(next) {
+			err := op(ctx)
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case err == nil:
+				i.attempted(nil)
+				wait, next = minWait, time.Time{}
+			default:
+				i.attempted(err)
+				var pause time.Duration
+				pause, wait = backoff(err, wait)
+				next = i.opts.Clock().Add(pause)
+			}
+		}
+		i.sleep(ctx, next)
+	}
+	return nil
+}
+
+// due returns what should be done now, nil when nothing.
+func (i *Identity) due() func(context.Context) error {
+	switch {
+	case i.opts.EnrollURL == "":
+		return nil
+	case !i.Enrolled():
+		if i.opts.Token == "" {
+			return nil
+		}
+		return i.Enroll
+	case i.RenewalDue():
+		return i.Renew
+	default:
+		return nil
+	}
+}
+
+// RenewalDue reports whether two thirds of the certificate's life have passed, or a new one is needed to find out what
+// time it is. The moment is spread over a twentieth of the life, by the serial number.
+func (i *Identity) RenewalDue() bool {
+	c := i.credential()
+	if c == nil {
+		return false
+	}
+	if i.clock.contradicted() {
+		return true
+	}
+	life := c.leaf.NotAfter.Sub(c.leaf.NotBefore)
+	spread := time.Duration(0)
+	if n := c.leaf.SerialNumber; n != nil && n.BitLen() > 0 {
+		spread = life / 20 * time.Duration(n.Bytes()[0]) / 256
+	}
+	now, _ := i.clock.now()
+	return !now.Before(c.leaf.NotBefore.Add(life*2/3 - spread))
+}
+
+// backoff returns how long to wait now, with full jitter, and the bound for the next time.
+func backoff(err error, wait time.Duration) (pause, next time.Duration) {
+	limit := maxWait
+	if errors.Is(err, ErrRefused) {
+		limit = refusedWait
+	}
+	pause = minWait/2 + rand.N(wait)
+	var r *Refusal
+	if errors.As(err, &r) && r.RetryAfter > 0 {
+		pause = r.RetryAfter + rand.N(r.RetryAfter)
+	}
+	return pause, min(2*wait, limit)
+}
+
+// sleep waits for the next tick, the next attempt, or a change.
+func (i *Identity) sleep(ctx context.Context, next time.Time) {
+	changed := i.Changed()
+	d := tickEvery
+	if !next.IsZero() {
+		d = min(d, max(next.Sub(i.opts.Clock()), minWait/10))
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-changed:
+	}
+}
+
+// attempted turns the outcome of an attempt into a health code.
+func (i *Identity) attempted(err error) {
+	codes := []string{"enrolment-failed", "enrolment-refused", "renewal-failed", "renewal-refused"}
+	code := ""
+	if err != nil {
+		code = codes[0]
+		if i.Enrolled() {
+			code = codes[2]
+		}
+		w := health.Warning{Severity: health.Warn, Text: "The fleet manager gave no certificate: " + err.Error()}
+		if errors.Is(err, ErrRefused) {
+			code = codes[1]
+			w.Severity, w.Action = health.Critical, "Make a new token and enrol the box again, or ask the operator why."
+			if i.Enrolled() {
+				code = codes[3]
+			}
+		}
+		w.Code = code
+		i.log.Warn("no certificate", "error", err)
+		i.opts.Health.Raise(w)
+	}
+	for _, c := range codes {
+		if c != code {
+			i.opts.Health.Clear(c)
+		}
+	}
+}
+
+// checkHealth raises and clears the codes about the certificate as it stands.
+func (i *Identity) checkHealth() {
+	h, c := i.opts.Health, i.credential()
+	set := func(on bool, w health.Warning) {
+		if on {
+			h.Raise(w)
+		} else {
+			h.Clear(w.Code)
+		}
+	}
+	set(c == nil, health.Warning{Code: "not-enrolled", Severity: health.Critical,
+		Text:   "The box has no certificate of the fleet yet, so it can fetch nothing.",
+		Action: "Give it an enrolment token, or wait until the fleet manager answers."})
+	now, trusted := i.clock.now()
+	set(!trusted, health.Warning{Code: "clock-untrusted", Severity: health.Info,
+		Text:   "The clock is not trusted: no window opens and nothing expires until it is.",
+		Action: "Check that the box's time synchronisation works."})
+	var text string
+	var expired, revoked, expiring bool
+	if c != nil {
+		life := c.leaf.NotAfter.Sub(c.leaf.NotBefore)
+		revoked = i.Revoked(c.peer.Serial)
+		expired = now.After(c.leaf.NotAfter)
+		expiring = !expired && now.After(c.leaf.NotAfter.Add(-life/6))
+		text = fmt.Sprintf("The certificate of %s ends at %s.", c.peer.BoxID, c.leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	set(expired, health.Warning{Code: "certificate-expired", Severity: health.Critical, Text: text,
+		Action: "It renews itself when the fleet manager can be reached."})
+	set(expiring, health.Warning{Code: "certificate-expiring", Severity: health.Warn, Text: text,
+		Action: "Check why the fleet manager does not renew it."})
+	set(revoked, health.Warning{Code: "certificate-revoked", Severity: health.Critical,
+		Text: "The operator has revoked this box's certificate.", Action: "Enrol the box again with a new token."})
+}
