@@ -249,16 +249,23 @@ func windowsOf(live []Campaign) (ws []Window, whole bool) {
 }
 
 // fraction is a number in [0, 1) that depends on the words alone and differs from box to box.
-func fraction(words ...string) float64 {
+func fraction(words ...string) float64 { return float64(mix(hashOf(words...))>>11) / (1 << 53) }
+
+func hashOf(words ...string) uint64 {
 	h := fnv.New64a()
 	for _, w := range words {
 		_, _ = h.Write([]byte(w))
 		_, _ = h.Write([]byte{0})
 	}
-	x := h.Sum64() // FNV mixes its high bits badly for short words: finish as splitmix64 does
+	return h.Sum64()
+}
+
+// mix finishes a hash as splitmix64 does: FNV alone mixes its high bits badly for short words.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
 	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9
 	x = (x ^ (x >> 27)) * 0x94d049bb133111eb
-	return float64((x^(x>>31))>>11) / (1 << 53)
+	return x ^ (x >> 31)
 }
 
 func nextMonth(now time.Time, loc *time.Location) time.Time {

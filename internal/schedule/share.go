@@ -1,0 +1,110 @@
+package schedule
+
+import (
+	"sort"
+	"time"
+)
+
+// ShareInput is what OriginPieces looks at.
+type ShareInput struct {
+	BoxID   string
+	Asset   string
+	Mode    OriginMode
+	Pieces  int
+	Missing func(piece int) bool // not here and not under way
+	Holders func(piece int) int  // known peers that have it
+	Peers   []string             // box ids of the known peers of the swarm, for when the tracker tells no share
+	// Index and Of are this box's place among the boxes of the swarm, as the tracker tells it; Of 0: it does not.
+	Index, Of int
+	Elapsed   time.Duration // since this box may use the WAN for the asset
+	Patience  time.Duration // after so long, the next box in line takes over a piece that its owner has not brought
+	Max       int           // pieces to return at most; 0: all
+}
+
+// DefaultPatience is how long the owner of a piece is given to bring it into the swarm.
+const DefaultPatience = 30 * time.Second
+
+// OriginPieces returns the pieces that this box may ask the origin for now, best first. Every piece has one owner in the
+// swarm and a line of boxes behind it, so that boxes that know nothing of each other ask for different pieces, and a
+// piece whose owner is dead is brought by the next in line.
+//
+// OriginSpare gives the pieces that no known peer has and whose turn it is; OriginAssist and OriginUrgent give every
+// missing piece, this box's own first, then those that the fewest peers have.
+func OriginPieces(in ShareInput) []int {
+	if in.Mode == OriginOff {
+		return nil
+	}
+	type choice struct{ piece, turn, holders int }
+	var list []choice
+	patience := in.Patience
+	if patience <= 0 {
+		patience = DefaultPatience
+	}
+	turns := int(in.Elapsed / patience)
+	line := in.line()
+	for p := range in.Pieces {
+		if !in.Missing(p) {
+			continue
+		}
+		c := choice{p, line.turn(p), in.Holders(p)}
+		if in.Mode == OriginSpare && (c.holders > 0 || c.turn > turns) {
+			continue
+		}
+		list = append(list, c)
+	}
+	sort.SliceStable(list, func(i, j int) bool {
+		a, b := list[i], list[j]
+		if (a.turn == 0) != (b.turn == 0) {
+			return a.turn == 0
+		}
+		if a.holders != b.holders {
+			return a.holders < b.holders
+		}
+		return a.turn < b.turn
+	})
+	if in.Max > 0 && len(list) > in.Max {
+		list = list[:in.Max]
+	}
+	pieces := make([]int, len(list))
+	for i, c := range list {
+		pieces[i] = c.piece
+	}
+	return pieces
+}
+
+// line knows this box's place in the line for each piece.
+type line struct {
+	index, of int
+	asset     uint64
+	self      uint64   // seed of this box's rendezvous weights
+	others    []uint64 // seeds of the known peers'
+}
+
+func (in *ShareInput) line() line {
+	l := line{index: in.Index, of: in.Of, asset: hashOf(in.Asset), self: hashOf(in.Asset, in.BoxID)}
+	if in.Of > 1 {
+		return l
+	}
+	for _, p := range in.Peers {
+		if p != in.BoxID {
+			l.others = append(l.others, hashOf(in.Asset, p))
+		}
+	}
+	return l
+}
+
+// turn is 0 for the owner of a piece, 1 for the box that takes over from it, and so on.
+func (l *line) turn(piece int) int {
+	n := uint64(piece) //nolint:gosec // pieces are not negative
+	if l.of > 1 {
+		owner := int(mix(l.asset+n) % uint64(l.of)) //nolint:gosec // less than of, which is an int
+		return ((l.index-owner)%l.of + l.of) % l.of
+	}
+	before := 0
+	for mine, i := mix(l.self+n), 0; i < len(l.others); i++ {
+		if mix(l.others[i]+n) > mine {
+			before++
+		}
+	}
+	return before
+}
