@@ -1,0 +1,310 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"boxd/internal/asset"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// rootEvery is how often a newer root is asked for while the timestamp does not change.
+const rootEvery = 24 * time.Hour
+
+// load is Open's part: the last good catalog, verified again from what is on disk. Nothing counts as expired here, as an
+// expired catalog still tells what is to be kept and played; Fresh says no.
+func (c *Catalog) load() error {
+	b, err := c.store.read()
+	if err != nil {
+		c.log.Warn("stored catalog cannot be read; starting from the firmware's root", "error", err)
+		if err := c.store.setAside(); err != nil {
+			return err
+		}
+		b = bundle{}
+	}
+	if b.Roots, err = chain(c.opt.Root, b.Roots); err != nil {
+		c.log.Warn("stored catalog was signed under another root; starting from the firmware's", "error", err)
+		b = bundle{Roots: [][]byte{c.opt.Root}}
+	}
+	c.bundle = b
+	if b.Good == nil {
+		return nil
+	}
+	s, err := c.verifyStored(b)
+	if err != nil {
+		c.log.Warn("stored catalog does not verify; it is fetched again", "error", err)
+		c.bundle.Good = nil
+		return nil
+	}
+	c.publish(s)
+	c.judge(s)
+	return nil
+}
+
+// chain links stored roots to the firmware's: a firmware that knows a newer root cuts off what came before.
+func chain(firmware []byte, stored [][]byte) ([][]byte, error) {
+	if len(stored) == 0 {
+		return [][]byte{firmware}, nil
+	}
+	t, err := newTrust([][]byte{firmware}, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	base := t.tm.Root.Signed.Version
+	roots := [][]byte{firmware}
+	for _, b := range stored {
+		var v int64
+		err := guard("stored root", func() error {
+			m, err := metadata.Root().FromBytes(b)
+			if err == nil {
+				v = m.Signed.Version
+			}
+			return err
+		})
+		switch {
+		case err != nil:
+			return nil, err
+		case v < base: // the firmware has moved past it
+		case v == base:
+			if !slices.Equal(b, firmware) {
+				return nil, fmt.Errorf("root version %d is not the firmware's", v)
+			}
+		default:
+			if err := t.addRoot(b); err != nil {
+				return nil, err
+			}
+			roots = append(roots, b)
+		}
+	}
+	return roots, nil
+}
+
+func (c *Catalog) verifyStored(b bundle) (*Snapshot, error) {
+	t, err := newTrust(b.Roots, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.setTimestamp(b.Good.Timestamp); err != nil {
+		return nil, err
+	}
+	if _, err := t.snapshotRef(); err != nil {
+		return nil, err
+	}
+	if err := t.setSnapshot(b.Good.Snapshot); err != nil {
+		return nil, err
+	}
+	t.getRole = func(role string, _ *metadata.MetaFiles) ([]byte, error) {
+		if raw, ok := b.Good.Roles[role]; ok {
+			return raw, nil
+		}
+		return nil, fail(CodeStore, "stored role "+role, errors.New("missing"))
+	}
+	now, _ := c.opt.Now()
+	a := &assembler{
+		t: t, groups: b.Good.Groups, boxID: b.Good.BoxID, now: now, prev: c.Snapshot(), sums: map[string]string{},
+		getTarget: func(path string, tf *metadata.TargetFiles) ([]byte, error) {
+			raw, err := c.store.target(fmt.Sprintf("%x", []byte(tf.Hashes["sha256"])), max(asset.MaxTorrentBytes, MaxFleetBytes))
+			if err != nil {
+				return nil, fail(CodeStore, "stored target "+path, err)
+			}
+			return raw, nil
+		},
+	}
+	return a.run()
+}
+
+// Refresh fetches the catalog once. When it returns nil, Snapshot is the newest that the server has. When it returns an
+// error, which is an *Error unless ctx ended, the last good one stays and a health warning says why.
+func (c *Catalog) Refresh(ctx context.Context) error {
+	c.refreshing.Lock()
+	defer c.refreshing.Unlock()
+	before := c.Snapshot()
+	s, err := c.refresh(ctx)
+	c.mu.Lock()
+	c.stats.Refreshes++
+	if err != nil {
+		c.stats.Failures++
+	}
+	c.mu.Unlock()
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	c.report(err)
+	if s != nil && s != before {
+		c.publish(s)
+		c.log.Info("catalog is new", "version", s.Version, "campaigns", len(s.Campaigns), "assets", len(s.Assets),
+			"expires", s.Expires)
+		if c.opt.OnTime != nil && !s.SignedAt.IsZero() {
+			c.opt.OnTime(s.SignedAt)
+		}
+	}
+	c.judge(c.Snapshot())
+	return err
+}
+
+func (c *Catalog) report(err error) {
+	code := ""
+	if err != nil {
+		code = CodeOf(err)
+		raise(c.opt.Health, code, "The catalog could not be renewed: "+err.Error())
+	}
+	for _, other := range refreshCodes {
+		if other != code {
+			c.opt.Health.Clear(other)
+		}
+	}
+}
+
+// judge raises or clears the warnings that depend on the snapshot itself.
+func (c *Catalog) judge(s *Snapshot) {
+	now, _ := c.opt.Now()
+	if s.Version > 0 && !s.Fresh(now) {
+		raise(c.opt.Health, CodeExpired, fmt.Sprintf("The catalog expired on %s.", s.Expires.Format(time.RFC3339)))
+	} else {
+		c.opt.Health.Clear(CodeExpired)
+	}
+	if len(s.Rejected) > 0 {
+		r := s.Rejected[0]
+		raise(c.opt.Health, CodeAsset, fmt.Sprintf("%d assets of the campaigns cannot be believed. The first is %s: %s.",
+			len(s.Rejected), r.Path, r.Reason))
+	} else {
+		c.opt.Health.Clear(CodeAsset)
+	}
+}
+
+// refresh walks the client workflow. It returns the present snapshot if nothing is new.
+func (c *Catalog) refresh(ctx context.Context) (*Snapshot, error) {
+	groups, boxID := slices.Clone(c.opt.Groups()), c.opt.BoxID()
+	slices.Sort(groups)
+	groups = slices.Compact(groups)
+	now, _ := c.opt.Now()
+	g := c.bundle.Good
+	etag := c.etag
+	if g == nil || !g.sameReader(groups, boxID) || now.Sub(c.rootAsked) >= rootEvery || !c.Snapshot().Fresh(now) {
+		etag = ""
+	}
+	stamp, newTag, err := c.get(ctx, "metadata/timestamp.json", maxTimestampBytes, etag)
+	if err != nil {
+		return nil, err
+	}
+	if stamp == nil {
+		return c.Snapshot(), nil // the server has nothing new
+	}
+	t, next, err := c.fetchTop(ctx, stamp, now)
+	if err != nil {
+		c.remember(next)
+		return nil, err
+	}
+	cached := &sources{c: c, ctx: ctx, sums: map[string]string{}}
+	t.getRole = cached.role
+	a := &assembler{
+		t: t, groups: groups, boxID: boxID, now: now, prev: c.Snapshot(), sums: cached.sums, getTarget: cached.target,
+	}
+	s, err := a.run()
+	if err != nil {
+		c.remember(next)
+		return nil, err
+	}
+	next.Good = &good{
+		Timestamp: next.Timestamp, Snapshot: next.Snapshot, Roles: t.raw, Targets: a.sums, Groups: groups, BoxID: boxID,
+	}
+	if err := c.store.write(next); err != nil {
+		return nil, fail(CodeStore, "store the catalog", err)
+	}
+	c.bundle, c.etag = next, newTag
+	if err := c.store.collect(next.Good); err != nil {
+		c.log.Warn("old targets could not be removed", "error", err)
+	}
+	if p := c.Snapshot(); p.Version == s.Version && g != nil && g.sameReader(groups, boxID) && len(p.Rejected) == len(s.Rejected) {
+		return p, nil // asked again after a root check or a restart: nothing has changed
+	}
+	return s, nil
+}
+
+// fetchTop brings root, timestamp and snapshot up to date. The bundle that it returns is what to remember even if the rest
+// fails.
+func (c *Catalog) fetchTop(ctx context.Context, stamp []byte, now time.Time) (*trust, bundle, error) {
+	next := c.bundle
+	t, err := newTrust(next.Roots, now)
+	if err != nil {
+		return nil, next, err
+	}
+	if next.Roots, err = c.fetchRoots(ctx, t, next.Roots); err != nil {
+		return nil, next, err
+	}
+	if len(next.Timestamp) > 0 {
+		t.recallTimestamp(next.Timestamp)
+	}
+	newer, err := t.setTimestamp(stamp)
+	if newer {
+		next.Timestamp = stamp
+	}
+	if err != nil {
+		return nil, next, err
+	}
+	ref, err := t.snapshotRef()
+	if err != nil {
+		return nil, next, err
+	}
+	if len(next.Snapshot) > 0 {
+		t.recallSnapshot(next.Snapshot)
+	}
+	raw := next.Snapshot
+	if len(raw) == 0 || ref.VerifyLengthHashes(raw) != nil {
+		name := "metadata/" + strconv.FormatInt(ref.Version, 10) + ".snapshot.json"
+		if raw, err = c.must(ctx, name, ref.Length, maxSnapshotBytes); err != nil {
+			return nil, next, err
+		}
+	}
+	if err := t.setSnapshot(raw); err != nil {
+		return nil, next, err
+	}
+	next.Snapshot = raw
+	return t, next, nil
+}
+
+func (c *Catalog) fetchRoots(ctx context.Context, t *trust, roots [][]byte) ([][]byte, error) {
+	roots = slices.Clip(roots)
+	for range maxRootSteps {
+		name := "metadata/" + strconv.FormatInt(t.tm.Root.Signed.Version+1, 10) + ".root.json"
+		b, _, err := c.get(ctx, name, maxRootBytes, "")
+		if isNotFound(err) {
+			c.rootAsked, _ = c.opt.Now()
+			return roots, nil
+		}
+		if err != nil {
+			return roots, err
+		}
+		if err := t.addRoot(b); err != nil {
+			return roots, err
+		}
+		c.log.Info("new root", "version", t.tm.Root.Signed.Version)
+		roots = append(roots, b)
+	}
+	return roots, nil
+}
+
+// remember stores newer roots, timestamp and snapshot after a refresh that failed further on: what was verified once must
+// not be rolled back, though it is not whole yet.
+func (c *Catalog) remember(next bundle) {
+	b := &c.bundle
+	if len(next.Roots) == len(b.Roots) && slices.Equal(next.Timestamp, b.Timestamp) && slices.Equal(next.Snapshot, b.Snapshot) {
+		return
+	}
+	next.Good = b.Good
+	if err := c.store.write(next); err != nil {
+		c.log.Warn("newest catalog version could not be remembered", "error", err)
+		return
+	}
+	c.bundle = next
+}
+
+var errNotFound = &Error{Code: CodeIncomplete, Op: "get", Err: fmt.Errorf("HTTP status %d", http.StatusNotFound)}
+
+func isNotFound(err error) bool { return errors.Is(err, errNotFound) }
