@@ -62,7 +62,7 @@ func newClock(o Options, base time.Time) *clock {
 	if c.store == nil {
 		return c
 	}
-	data, ok, err := c.store.Get(stateBucket, floorKey)
+	data, ok, err := c.store.Get(stateBucket, []byte(floorKey))
 	if err == nil && ok {
 		err = json.Unmarshal(data, &c.saved)
 	}
@@ -219,7 +219,7 @@ func (c *clock) save(step time.Duration) {
 	}
 	data, err := json.Marshal(rec)
 	if err == nil {
-		err = c.store.Put(stateBucket, floorKey, data)
+		err = c.store.Put(stateBucket, []byte(floorKey), data)
 	}
 	if err != nil {
 		c.log.Warn("time floor not saved", "error", err)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 
 	"boxd/internal/durable"
 	"boxd/internal/health"
@@ -19,6 +20,9 @@ import (
 func (i *Identity) load() error {
 	fsys := i.opts.FS
 	if err := fsys.MkdirAll(i.opts.Dir, 0o700); err != nil {
+		return fmt.Errorf("identity directory: %w", err)
+	}
+	if err := fsys.SyncDir(filepath.Dir(i.opts.Dir)); err != nil {
 		return fmt.Errorf("identity directory: %w", err)
 	}
 	switch data, err := durable.ReadFile(fsys, i.path(identityFile), maxFile); {
@@ -66,16 +70,20 @@ func (i *Identity) parseIdentity(data []byte) (*credential, error) {
 }
 
 func (i *Identity) setAside(why error) {
-	code := "identity-damaged"
-	if errors.Is(why, ErrOtherFleet) {
-		code = "certificate-other-fleet"
-	}
 	i.log.Warn("identity set aside", "file", i.path(identityFile), "error", why)
-	i.opts.Health.Raise(health.Warning{Code: code, Severity: health.Critical,
-		Text:   "The box's certificate cannot be used and was set aside: " + why.Error(),
-		Action: "Enrol the box again with a new token."})
+	w := health.Warning{Code: "identity-damaged", Severity: health.Critical}
+	if errors.Is(why, ErrOtherFleet) {
+		w = health.Warning{Code: "certificate-other-fleet", Severity: health.Critical}
+	}
+	w.Text = "The box's certificate cannot be used and was set aside: " + why.Error()
+	w.Action = "Enrol the box again with a new token."
+	i.opts.Health.Raise(w)
 	if err := i.opts.FS.Rename(i.path(identityFile), i.path(identityFile+".bad")); err != nil {
 		i.log.Warn("identity not set aside", "error", err)
+		return
+	}
+	if err := i.opts.FS.SyncDir(i.opts.Dir); err != nil {
+		i.log.Warn("identity directory not synced", "error", err)
 	}
 }
 

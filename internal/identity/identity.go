@@ -61,8 +61,8 @@ const (
 
 // Store is the part of the box's state database that holds the time floor.
 type Store interface {
-	Get(bucket, key string) ([]byte, bool, error)
-	Put(bucket, key string, val []byte) error
+	Get(bucket string, key []byte) (val []byte, ok bool, err error)
+	Put(bucket string, key, val []byte) error
 }
 
 // Options say where an identity lives and whom it asks. CAFile and Dir are needed, the rest may be empty.

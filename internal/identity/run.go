@@ -117,29 +117,33 @@ func (i *Identity) sleep(ctx context.Context, next time.Time) {
 
 // attempted turns the outcome of an attempt into a health code.
 func (i *Identity) attempted(err error) {
-	codes := []string{"enrolment-failed", "enrolment-refused", "renewal-failed", "renewal-refused"}
-	code := ""
+	var now health.Warning
 	if err != nil {
-		code = codes[0]
-		if i.Enrolled() {
-			code = codes[2]
-		}
-		w := health.Warning{Severity: health.Warn, Text: "The fleet manager gave no certificate: " + err.Error()}
-		if errors.Is(err, ErrRefused) {
-			code = codes[1]
-			w.Severity, w.Action = health.Critical, "Make a new token and enrol the box again, or ask the operator why."
-			if i.Enrolled() {
-				code = codes[3]
-			}
-		}
-		w.Code = code
+		now = i.complaint(err)
 		i.log.Warn("no certificate", "error", err)
-		i.opts.Health.Raise(w)
+		i.opts.Health.Raise(now)
 	}
-	for _, c := range codes {
-		if c != code {
-			i.opts.Health.Clear(c)
+	for _, code := range []string{"enrolment-failed", "enrolment-refused", "renewal-failed", "renewal-refused"} {
+		if code != now.Code {
+			i.opts.Health.Clear(code)
 		}
+	}
+}
+
+func (i *Identity) complaint(err error) health.Warning {
+	text := "The fleet manager gave no certificate: " + err.Error()
+	const retries = "It is asked again; check the address of the fleet manager and the line."
+	switch refused := errors.Is(err, ErrRefused); {
+	case refused && i.Enrolled():
+		return health.Warning{Code: "renewal-refused", Severity: health.Critical, Text: text,
+			Action: "Ask the operator why, and enrol the box again with a new token."}
+	case refused:
+		return health.Warning{Code: "enrolment-refused", Severity: health.Critical, Text: text,
+			Action: "Give the box a new enrolment token."}
+	case i.Enrolled():
+		return health.Warning{Code: "renewal-failed", Severity: health.Warn, Text: text, Action: retries}
+	default:
+		return health.Warning{Code: "enrolment-failed", Severity: health.Warn, Text: text, Action: retries}
 	}
 }
 

@@ -21,8 +21,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"boxd/internal/identity/pki"
 )
 
 // MaxEnvelope is how large an envelope may be, in bytes.
@@ -202,9 +200,9 @@ func (b Box) is(fleet, to string) bool {
 func (m Message) check() error {
 	name, _ := strings.CutPrefix(m.To, GroupPrefix)
 	switch {
-	case !pki.ValidLabel(m.Fleet):
+	case !validName(m.Fleet):
 		return fmt.Errorf("%w: fleet %.60q", ErrMalformed, m.Fleet)
-	case !pki.ValidLabel(name):
+	case !validName(name):
 		return fmt.Errorf("%w: receiver %.60q", ErrMalformed, m.To)
 	case m.Kind == "" || len(m.Kind) > maxKind || m.ID == "" || len(m.ID) > maxID:
 		return fmt.Errorf("%w: kind %.60q, id %.80q", ErrMalformed, m.Kind, m.ID)
@@ -214,6 +212,11 @@ func (m Message) check() error {
 		return fmt.Errorf("%w: no payload", ErrMalformed)
 	}
 	return nil
+}
+
+// validName is the form of box ids, groups and fleets: 1 to 40 of a-z, 0-9 and "-".
+func validName(s string) bool {
+	return len(s) >= 1 && len(s) <= 40 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
 // strict refuses fields that are not known: one that is overlooked might be a restriction.
