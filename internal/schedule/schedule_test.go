@@ -203,7 +203,7 @@ func TestDangerPointsAreSpreadOverTheFleet(t *testing.T) {
 	var tenth [10]int
 	for i := range 1000 {
 		in.BoxID = "box-" + time.Duration(i).String()
-		left := in.Campaigns[0].Deadline.Sub(Decide(now, in).Next).Seconds() / 1024
+		left := (in.Campaigns[0].Deadline.Sub(Decide(now, in).Next).Seconds() - dangerReserve) / 1024
 		k := int((left - dangerMargin) / dangerSpread * 10)
 		if k < 0 || k > 9 {
 			t.Fatalf("danger begins %v times the needed time before the deadline", left)
@@ -293,7 +293,7 @@ func TestFollowerTurnsToTheLineOnlyWhenTheCourierCannotMakeIt(t *testing.T) {
 	now := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
 	in := base()
 	in.Assets[0].Follower = true
-	in.Campaigns[0].Deadline = now.Add(11 * time.Second)
+	in.Campaigns[0].Deadline = now.Add(11 * time.Second) // the margin alone makes this a danger
 	in.Assets[0].CourierETA = now.Add(10 * time.Second)
 	if w := only(t, Decide(now, in)); w.WAN || !w.Danger {
 		t.Errorf("wan %v danger %v: the courier makes it", w.WAN, w.Danger)

@@ -200,11 +200,12 @@ func (d *decider) originFor(a Asset, c Campaign, w *Want) (OriginMode, Reason) {
 	return OriginSpare, Reason{"fetching", "Fetching from peers, and from the origin what no peer has."}
 }
 
-// Danger is judged with this much more time than the bytes need, and up to twice of it, spread over the fleet, so that
-// boxes turn to the origin one after the other.
+// Danger is judged with this much more time than the bytes need, up to twice as much, spread over the fleet, so that boxes
+// turn to the origin one after the other; and with some seconds on top, which setting up and verifying take.
 const (
-	dangerMargin = 1.3
-	dangerSpread = 0.7
+	dangerMargin  = 1.3
+	dangerSpread  = 0.7
+	dangerReserve = 10.0
 )
 
 // foresee compares the time that is left with the time that the missing bytes, and those before them, need.
@@ -221,7 +222,7 @@ func (d *decider) foresee(a Asset, live []Campaign, ahead int64, w *Want) {
 	}
 	margin := dangerMargin + dangerSpread*fraction("danger", d.in.BoxID, a.ID)
 	w.Late = open.until(w.Deadline) < needed
-	slackGone := open.before(w.Deadline, needed*margin)
+	slackGone := open.before(w.Deadline, needed*margin+dangerReserve)
 	w.Danger = !slackGone.After(d.now)
 	d.at(slackGone)
 }
