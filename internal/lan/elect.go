@@ -1,0 +1,246 @@
+package lan
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"boxd/internal/asset"
+)
+
+// bid is one box's claim to be the courier of one asset, as it announced it.
+type bid struct {
+	box    string
+	hash   uint64 // boxHash(box)
+	class  int
+	acting bool // it already is, and something has moved
+	yields bool // it cannot, says it or a neighbour: only when nobody else can either
+}
+
+// elect returns the courier among the bids, "" without bids. The order is total and depends on nothing but the bids,
+// so boxes that know the same agree. Within the best class the box that already moves stays, as a change costs the
+// requests under way; before the first byte the hash decides, so that not the first box to wake carries everything.
+// Two that move (a split has healed) are told apart by the hash.
+func elect(id asset.ID, bids []bid) string {
+	if len(bids) == 0 {
+		return ""
+	}
+	best := slices.MinFunc(bids, func(a, b bid) int {
+		return cmp.Or(
+			compareBool(a.yields, b.yields),
+			cmp.Compare(a.class, b.class),
+			compareBool(b.acting, a.acting),
+			cmp.Compare(score(id, b.hash), score(id, a.hash)),
+			cmp.Compare(a.box, b.box))
+	})
+	return best.box
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	default:
+		return 1
+	}
+}
+
+// score is the rendezvous weight of a box for an asset. The asset's id and the box's hash are both uniform already,
+// so a strong mixer (splitmix64's) is enough.
+func score(id asset.ID, box uint64) uint64 {
+	x := binary.BigEndian.Uint64(id[:8]) ^ box
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+func boxHash(box string) uint64 {
+	sum := sha256.Sum256([]byte(box))
+	return binary.BigEndian.Uint64(sum[:8])
+}
+
+type veto struct {
+	id  asset.ID
+	box string
+}
+
+// progress is how far a courier was, and since when.
+type progress struct {
+	box   string
+	mark  int64
+	since time.Time
+}
+
+// courier elects; the caller holds the mutex.
+func (l *LAN) courier(id asset.ID) string {
+	for _, k := range l.links {
+		if k.holds[id] {
+			return ""
+		}
+	}
+	won := elect(id, l.bids(id))
+	if won == l.id && !l.acting[id] && l.opt.now().Before(l.settled) {
+		return ""
+	}
+	return won
+}
+
+// bids collects who may be the courier of an asset.
+func (l *LAN) bids(id asset.ID) []bid {
+	var bids []bid
+	if w, ok := l.want(id); ok && l.id != "" && l.self.WAN && !w.NoWAN {
+		bids = append(bids, bid{
+			box: l.id, hash: boxHash(l.id), class: l.class(id), acting: l.acting[id] && w.Have+int(min(w.WANBytes, 1)) > 0,
+			yields: l.yielded[id] || l.vetoed(id, l.id),
+		})
+	}
+	for box, k := range l.links {
+		w, ok := k.wants[id]
+		if !ok || !k.state.WAN || w.NoWAN {
+			continue
+		}
+		bids = append(bids, bid{
+			box: box, hash: k.hash, class: w.Class, acting: w.Acting && w.Have+int(min(w.WANBytes, 1)) > 0,
+			yields: w.Yields || l.vetoed(id, box),
+		})
+	}
+	return bids
+}
+
+func (l *LAN) want(id asset.ID) (Want, bool) {
+	for _, w := range l.self.Wants {
+		if w.ID == id {
+			return w, true
+		}
+	}
+	return Want{}, false
+}
+
+// class is what this box announces for an asset: as it was when the asset's flight began.
+func (l *LAN) class(id asset.ID) int {
+	if c, ok := l.frozen[id]; ok {
+		return c
+	}
+	return l.self.Class
+}
+
+// vetoed reports whether this box or a live neighbour voted against a courier.
+func (l *LAN) vetoed(id asset.ID, box string) bool {
+	if end, ok := l.vetoes[veto{id, box}]; ok && l.opt.now().Before(end) {
+		return true
+	}
+	for _, k := range l.links {
+		if k.vetoes[veto{id, box}] {
+			return true
+		}
+	}
+	return false
+}
+
+// forgetWants drops what is kept about assets that this box no longer wants, and freezes the class of new flights.
+func (l *LAN) forgetWants() {
+	wanted := make(map[asset.ID]bool, len(l.self.Wants))
+	for _, w := range l.self.Wants {
+		wanted[w.ID] = true
+		if _, flying := l.frozen[w.ID]; w.InFlight && !flying {
+			l.frozen[w.ID] = l.self.Class
+		} else if !w.InFlight {
+			delete(l.frozen, w.ID)
+		}
+		if w.Stalled {
+			l.yielded[w.ID] = true
+		}
+	}
+	forget(l.frozen, wanted)
+	forget(l.acting, wanted)
+	forget(l.yielded, wanted)
+	forget(l.slow, wanted)
+	forget(l.watch, wanted)
+	for v := range l.vetoes {
+		if !wanted[v.id] {
+			delete(l.vetoes, v)
+		}
+	}
+}
+
+func forget[V any](m map[asset.ID]V, keep map[asset.ID]bool) {
+	for id := range m {
+		if !keep[id] {
+			delete(m, id)
+		}
+	}
+}
+
+// judge looks at the couriers: votes against one that does not move, and yields when another box is twice as fast.
+// It runs every tick; the caller holds the mutex and refreshes.
+func (l *LAN) judge(now time.Time) {
+	for v, end := range l.vetoes {
+		if !now.Before(end) {
+			delete(l.vetoes, v)
+		}
+	}
+	for _, w := range l.self.Wants {
+		box := l.courier(w.ID)
+		if box != l.id || box == "" {
+			delete(l.slow, w.ID)
+			l.judgeCourier(now, w, box)
+			continue
+		}
+		delete(l.watch, w.ID)
+		if !l.anotherIsFaster(w) {
+			delete(l.slow, w.ID)
+			continue
+		}
+		if since, ok := l.slow[w.ID]; !ok {
+			l.slow[w.ID] = now
+		} else if now.Sub(since) >= slowAfter {
+			l.yielded[w.ID] = true
+			l.stats.yields.Add(1)
+			l.log.Info("hand over the courier's role: another box is faster", "asset", w.ID.Short())
+		}
+	}
+}
+
+// judgeCourier votes against a courier that does not move, if this box could do better.
+func (l *LAN) judgeCourier(now time.Time, w Want, box string) {
+	k, ok := l.links[box]
+	if !ok || !l.self.WAN || w.NoWAN || l.yielded[w.ID] {
+		delete(l.watch, w.ID)
+		return
+	}
+	theirs := k.wants[w.ID]
+	mark := theirs.WANBytes + int64(theirs.Have)
+	if p := l.watch[w.ID]; p.box != box || p.mark != mark {
+		l.watch[w.ID] = progress{box, mark, now}
+	} else if now.Sub(p.since) >= stallAfter && len(l.vetoes) < maxVetoes {
+		delete(l.watch, w.ID)
+		l.vetoes[veto{w.ID, box}] = now.Add(vetoFor)
+		l.stats.vetoes.Add(1)
+		l.log.Info("the courier does not move", "asset", w.ID.Short(), "courier", box)
+	}
+}
+
+// anotherIsFaster reports whether a neighbour that could be courier gets twice what this box gets for the asset.
+func (l *LAN) anotherIsFaster(w Want) bool {
+	if w.WANRate == 0 || l.yielded[w.ID] {
+		return false
+	}
+	for box, k := range l.links {
+		theirs, ok := k.wants[w.ID]
+		if ok && k.state.WAN && !theirs.NoWAN && !theirs.Yields && !l.vetoed(w.ID, box) &&
+			k.state.WANRate > 2*w.WANRate {
+			return true
+		}
+	}
+	return false
+}
+
+func sortNeighbours(list []Neighbour) {
+	slices.SortFunc(list, func(a, b Neighbour) int { return cmp.Compare(a.ID, b.ID) })
+}

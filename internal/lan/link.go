@@ -1,0 +1,466 @@
+package lan
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"boxd/internal/asset"
+	"boxd/internal/health"
+)
+
+const (
+	dialTimeout      = 2 * time.Second
+	handshakeTimeout = 5 * time.Second
+	writeTimeout     = 2 * time.Second
+	maxPending       = 16                     // inbound connections at once that are not admitted yet
+	coalesce         = 50 * time.Millisecond  // between two states on one connection
+	messagesPerSec   = 50                     // that one neighbour may make us parse; more waits in its socket
+	byeTimeout       = 200 * time.Millisecond // for a goodbye at the end
+)
+
+// link is an admitted neighbour and the connection to it. The mutex of LAN guards what is below conn.
+type link struct {
+	lan    *LAN
+	id     string
+	hash   uint64
+	addr   netip.AddrPort
+	nonce  string
+	dialer string // box id of the end that dialled
+	conn   net.Conn
+	since  time.Time
+	wakeup chan struct{} // for the writer; never closed
+	done   chan struct{} // closed when the reader has ended
+
+	seen   time.Time
+	rtt    time.Duration
+	pings  uint64
+	pinged time.Time
+	pongs  []uint64 // to be sent
+	sent   uint64   // seq of the own state that it knows
+	idle   bool
+	closed bool
+
+	state  wireState
+	public []Want
+	demand []Demand
+	wants  map[asset.ID]wireWant
+	holds  map[asset.ID]bool
+	vetoes map[veto]bool
+}
+
+var errSelf = errors.New("connection to this box itself")
+
+// poke makes the writer look for something to send.
+func (k *link) poke() {
+	select {
+	case k.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+func (k *link) neighbour() Neighbour {
+	return Neighbour{
+		ID: k.id, Addr: k.addr, Wants: k.public, Holds: k.state.Holds, Class: k.state.Class, WAN: k.state.WAN,
+		WANRate: k.state.WANRate, Demand: k.demand, Since: k.since, LastSeen: k.seen, RTT: k.rtt,
+	}
+}
+
+// accept takes household connections until the listener closes.
+func (l *LAN) accept(ctx context.Context, stop func()) {
+	defer stop()
+	for {
+		conn, err := l.opt.Listener.Accept()
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				l.log.Warn("accept household connection", "err", err)
+			}
+			return
+		}
+		if !l.mayEnter(conn) {
+			_ = conn.Close()
+			continue
+		}
+		l.spawn(func() {
+			err := l.serve(ctx, conn, false, func(error) {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.pending--
+			})
+			if err != nil {
+				l.log.Debug("household connection", "from", conn.RemoteAddr().String(), "err", err)
+			}
+		})
+	}
+}
+
+// mayEnter checks the address and reserves a place among those not yet admitted.
+func (l *LAN) mayEnter(conn net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.isLAN(addrOf(conn).Addr()) {
+		l.stats.offLink.Add(1)
+		return false
+	}
+	if l.pending >= maxPending {
+		l.stats.refused.Add(1)
+		return false
+	}
+	l.pending++
+	return true
+}
+
+// serve greets the other end, admits it, says by entered how that went, and talks with it until the connection ends.
+// It closes conn.
+func (l *LAN) serve(ctx context.Context, conn net.Conn, dialled bool, entered func(error)) error {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(l.opt.now().Add(byeTimeout)) })
+	defer stop()
+	k, err := l.greet(conn, dialled)
+	if err == nil {
+		err = l.admit(k)
+	}
+	entered(err)
+	if err != nil {
+		return err
+	}
+	l.spawn(func() { k.write(ctx) })
+	err = k.read(ctx)
+	close(k.done)
+	l.remove(k, err)
+	return err
+}
+
+// greet exchanges hello and the first states.
+func (l *LAN) greet(conn net.Conn, dialled bool) (*link, error) {
+	id, fleet, err := l.peer(conn)
+	if err != nil {
+		l.stats.refused.Add(1)
+		return nil, err
+	}
+	l.mu.Lock()
+	self, own := l.id, l.fleet
+	frame, seq := l.frame, l.seq
+	l.mu.Unlock()
+	if fleet != own || self == "" {
+		l.stats.otherFleet.Add(1)
+		return nil, fmt.Errorf("box %s is of fleet %q", id, fleet)
+	}
+	_ = conn.SetDeadline(l.opt.now().Add(handshakeTimeout))
+	hello, err := encodeFrame(message{Kind: kindHello, V: protocolVersion, Port: l.opt.Port, Nonce: l.nonce})
+	if err != nil {
+		return nil, err
+	}
+	wrote := make(chan error, 1)
+	l.spawn(func() {
+		_, err := conn.Write(append(hello, frame...))
+		wrote <- err
+	})
+	k, err := l.hear(conn)
+	if err != nil {
+		_ = conn.Close()
+	}
+	if werr := <-wrote; err == nil {
+		err = werr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("greet %s: %w", id, err)
+	}
+	k.id, k.hash, k.sent, k.dialer = id, boxHash(id), seq, id
+	if dialled {
+		k.dialer = self
+	}
+	if id == self {
+		if k.nonce != l.nonce {
+			l.opt.Health.Raise(health.Warning{
+				Code: "identity-cloned", Severity: health.Critical,
+				Text:   "another box in this home has the same identity (" + id + ") as this one",
+				Action: "remove the identity that was copied with the image and enrol the box anew",
+			})
+		}
+		return nil, errSelf
+	}
+	_ = conn.SetDeadline(time.Time{})
+	return k, nil
+}
+
+// hear reads the other end's hello and first state.
+func (l *LAN) hear(conn net.Conn) (*link, error) {
+	k := &link{
+		lan: l, conn: conn, wakeup: make(chan struct{}, 1), done: make(chan struct{}),
+		since: l.opt.now(), seen: l.opt.now(),
+	}
+	m, err := readMessage(conn, maxHello)
+	if err == nil && m.Kind != kindHello {
+		err = fmt.Errorf("%w: %q where a hello belongs", errMessage, m.Kind)
+	}
+	if err == nil {
+		k.nonce, k.addr = m.Nonce, netip.AddrPortFrom(addrOf(conn).Addr(), uint16(m.Port))
+		m, err = readMessage(conn, maxFrame)
+	}
+	if err == nil && m.Kind != kindState {
+		err = fmt.Errorf("%w: %q where a state belongs", errMessage, m.Kind)
+	}
+	if err != nil {
+		if errors.Is(err, errMessage) {
+			l.stats.malformed.Add(1)
+		}
+		return nil, err
+	}
+	k.take(m.State)
+	return k, nil
+}
+
+// peer asks the connection who is at its other end.
+func (l *LAN) peer(conn net.Conn) (id, fleet string, err error) {
+	t, ok := conn.(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return "", "", fmt.Errorf("connection of type %T has no TLS", conn)
+	}
+	id, fleet, err = l.opt.PeerOf(t.ConnectionState())
+	if err == nil && (id == "" || len(id) > maxBoxID) {
+		err = fmt.Errorf("box id of %d characters", len(id))
+	}
+	return id, fleet, err
+}
+
+// admit puts a link into the table. Of two connections between the same two daemons both ends keep the one that the
+// box with the smaller id dialled; between equals the newer wins: its maker knows that the older is dead.
+func (l *LAN) admit(k *link) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old, had := l.links[k.id]
+	preferred := min(k.id, l.id)
+	switch {
+	case had && old.nonce == k.nonce && old.dialer == preferred && k.dialer != preferred:
+		return fmt.Errorf("connected to %s already", k.id)
+	case had:
+		old.shut()
+	case len(l.links) >= MaxNeighbours:
+		l.stats.refused.Add(1)
+		l.opt.Health.Raise(health.Warning{
+			Code: "lan-full", Severity: health.Warn,
+			Text: fmt.Sprintf("more than %d boxes in this home; the others are not used", MaxNeighbours),
+		})
+		return errors.New("enough neighbours")
+	}
+	l.links[k.id] = k
+	l.found.admitted(k.id, k.addr, l.opt.now())
+	l.stats.admitted.Add(1)
+	if !had {
+		l.log.Info("neighbour", "box", k.id, "addr", k.addr.String())
+	}
+	k.extend()
+	l.refresh()
+	k.poke()
+	return nil
+}
+
+func (l *LAN) remove(k *link, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k.shut()
+	if l.links[k.id] != k {
+		return
+	}
+	delete(l.links, k.id)
+	l.found.lost(k.id, l.opt.now())
+	l.log.Info("neighbour gone", "box", k.id, "why", why)
+	l.opt.Health.Clear("lan-full")
+	l.refresh()
+}
+
+// shut ends the connection below TLS, whose own Close may wait seconds for a dead neighbour to take its last record.
+func (k *link) shut() {
+	k.closed = true
+	if t, ok := k.conn.(interface{ NetConn() net.Conn }); ok {
+		_ = t.NetConn().Close()
+		return
+	}
+	_ = k.conn.Close()
+}
+
+// end is shut for who does not hold the mutex.
+func (k *link) end() {
+	k.lan.mu.Lock()
+	defer k.lan.mu.Unlock()
+	k.shut()
+}
+
+// read takes messages until the connection ends or has been silent for too long.
+func (k *link) read(ctx context.Context) error {
+	limit := rate.NewLimiter(messagesPerSec, messagesPerSec)
+	for {
+		m, err := readMessage(k.conn, maxFrame)
+		if errors.Is(err, errMessage) {
+			k.lan.stats.malformed.Add(1)
+		}
+		if err != nil {
+			return err
+		}
+		if m.Kind == kindBye {
+			return io.EOF
+		}
+		k.handle(m)
+		if err := limit.Wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (k *link) handle(m message) {
+	l := k.lan
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k.seen = l.opt.now()
+	switch m.Kind {
+	case kindPing:
+		if len(k.pongs) < 4 {
+			k.pongs = append(k.pongs, m.N)
+		}
+		k.poke()
+	case kindPong:
+		if m.N == k.pings {
+			sample := k.seen.Sub(k.pinged)
+			if k.rtt == 0 {
+				k.rtt = sample
+			}
+			k.rtt += (sample - k.rtt) / 8
+		}
+	case kindState:
+		k.take(m.State)
+		if l.links[k.id] == k {
+			l.refresh()
+		}
+	}
+	k.extend()
+}
+
+// take replaces what is known of the neighbour. Its slices go to callers: they are made anew each time.
+func (k *link) take(st *wireState) {
+	k.state = *st
+	k.public = make([]Want, len(st.Wants))
+	k.wants = make(map[asset.ID]wireWant, len(st.Wants))
+	for i, w := range st.Wants {
+		k.wants[w.ID] = w
+		k.public[i] = Want{
+			ID: w.ID, InFlight: w.InFlight, Have: w.Have, NoWAN: w.NoWAN, WANBytes: w.WANBytes, WANRate: w.WANRate,
+			Stalled: w.Yields, Acting: w.Acting,
+		}
+	}
+	k.holds = make(map[asset.ID]bool, len(st.Holds))
+	for _, id := range st.Holds {
+		k.holds[id] = true
+	}
+	k.demand = make([]Demand, len(st.Demand))
+	for i, d := range st.Demand {
+		k.demand[i] = Demand(d)
+	}
+	k.vetoes = make(map[veto]bool, len(st.Vetoes))
+	for _, v := range st.Vetoes {
+		k.vetoes[veto{v.ID, v.Box}] = true
+	}
+}
+
+// extend moves the moment at which silence means death.
+func (k *link) extend() {
+	k.idle = len(k.wants) == 0 && len(k.lan.self.Wants) == 0
+	wait := silence
+	if k.idle {
+		wait = idleSilence
+	}
+	if !k.closed {
+		_ = k.conn.SetReadDeadline(k.lan.opt.now().Add(wait))
+	}
+}
+
+// write sends states, pings and pongs until the connection ends, then says goodbye if this box is the one that goes.
+func (k *link) write(ctx context.Context) {
+	timer := time.NewTimer(heartbeat)
+	defer timer.Stop()
+	for {
+		select {
+		case <-k.done:
+			return
+		case <-ctx.Done():
+			_ = k.conn.SetDeadline(k.lan.opt.now().Add(byeTimeout))
+			if frame, err := encodeFrame(message{Kind: kindBye}); err == nil {
+				_, _ = k.conn.Write(frame) // a courtesy: silence says the same a little later
+			}
+			k.end()
+			return
+		case <-k.wakeup:
+		case <-timer.C:
+		}
+		out, next := k.outgoing()
+		if len(out) > 0 {
+			_ = k.conn.SetWriteDeadline(k.lan.opt.now().Add(writeTimeout))
+			if _, err := k.conn.Write(out); err != nil {
+				k.end() // the reader notices
+				<-k.done
+				return
+			}
+		}
+		timer.Reset(next)
+		if len(out) > 0 {
+			select { // states that follow each other closely become one
+			case <-time.After(coalesce):
+			case <-k.done:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// outgoing collects what is due now and says when to look again at the latest.
+func (k *link) outgoing() (out []byte, next time.Duration) {
+	l := k.lan
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.opt.now()
+	period := heartbeat
+	if idle := len(k.wants) == 0 && len(l.self.Wants) == 0; idle {
+		period = idleHeartbeat
+	} else if k.idle {
+		k.extend() // idle no more: judge by the short times from now on
+	}
+	due := now.Sub(k.pinged) >= period
+	if k.sent < l.urgent || due && k.sent < l.seq {
+		out = append(out, l.frame...)
+		k.sent = l.seq
+	}
+	for _, n := range k.pongs {
+		out = appendFrame(out, message{Kind: kindPong, N: n})
+	}
+	k.pongs = k.pongs[:0]
+	if due {
+		k.pings++
+		k.pinged = now
+		out = appendFrame(out, message{Kind: kindPing, N: k.pings})
+	}
+	return out, period - now.Sub(k.pinged)
+}
+
+func appendFrame(out []byte, m message) []byte {
+	if frame, err := encodeFrame(m); err == nil {
+		out = append(out, frame...)
+	}
+	return out
+}
+
+// addrOf is the other end's address, unmapped.
+func addrOf(conn net.Conn) netip.AddrPort {
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	ap, _ := netip.ParseAddrPort(conn.RemoteAddr().String()) // zero for what is no address: not LAN
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

@@ -1,0 +1,109 @@
+package lan
+
+import (
+	"bytes"
+	"slices"
+
+	"boxd/internal/asset"
+)
+
+// refresh works out which assets this box is the courier of, tells the neighbours when its state is not what it last
+// told, and wakes the watchers. The caller holds the mutex.
+func (l *LAN) refresh() {
+	for _, w := range l.self.Wants {
+		if mine := l.id != "" && l.courier(w.ID) == l.id; mine != l.acting[w.ID] {
+			l.log.Info("courier", "asset", w.ID.Short(), "self", mine)
+			if mine {
+				l.acting[w.ID] = true
+			} else {
+				delete(l.acting, w.ID)
+			}
+		}
+	}
+	l.encode()
+	l.wake()
+}
+
+// encode writes the own state as a frame. A change of mere progress waits for the next heartbeat.
+func (l *LAN) encode() {
+	st := l.wire()
+	frame, err := encodeFrame(message{Kind: kindState, State: st})
+	if err != nil {
+		l.log.Error("encode own state", "err", err) // the lists are bounded: cannot be
+		return
+	}
+	if bytes.Equal(frame, l.frame) {
+		return
+	}
+	urgent := l.frame == nil || !sameBut(st, l.last)
+	l.frame, l.last = frame, st
+	l.seq++
+	if !urgent {
+		return
+	}
+	l.urgent = l.seq
+	for _, k := range l.links {
+		k.poke()
+	}
+}
+
+func (l *LAN) wire() *wireState {
+	st := &wireState{Class: l.self.Class, WAN: l.self.WAN, WANRate: l.self.WANRate, Holds: l.tellHolds()}
+	for _, w := range l.self.Wants {
+		st.Wants = append(st.Wants, wireWant{
+			ID: w.ID, Class: l.class(w.ID), InFlight: w.InFlight, Have: w.Have, NoWAN: w.NoWAN,
+			WANBytes: w.WANBytes, WANRate: w.WANRate, Yields: l.yielded[w.ID], Acting: l.acting[w.ID],
+		})
+	}
+	for _, d := range l.self.Demand {
+		if d.First >= 0 && d.Last >= d.First {
+			st.Demand = append(st.Demand, wireDemand(d))
+		}
+	}
+	for v := range l.vetoes {
+		st.Vetoes = append(st.Vetoes, wireVeto{ID: v.id, Box: v.box})
+	}
+	slices.SortFunc(st.Vetoes, func(a, b wireVeto) int {
+		if c := bytes.Compare(a.ID[:], b.ID[:]); c != 0 {
+			return c
+		}
+		return bytes.Compare([]byte(a.Box), []byte(b.Box))
+	})
+	return st
+}
+
+// tellHolds bounds the list of whole assets: what a neighbour wants comes first.
+func (l *LAN) tellHolds() []asset.ID {
+	if len(l.self.Holds) <= MaxHolds {
+		return l.self.Holds
+	}
+	wanted := func(id asset.ID) bool {
+		for _, k := range l.links {
+			if _, ok := k.wants[id]; ok {
+				return true
+			}
+		}
+		return false
+	}
+	list := make([]asset.ID, 0, MaxHolds)
+	for _, first := range []bool{true, false} {
+		for _, id := range l.self.Holds {
+			if len(list) < MaxHolds && wanted(id) == first {
+				list = append(list, id)
+			}
+		}
+	}
+	return list
+}
+
+// sameBut reports whether two states differ in nothing but progress and rates.
+func sameBut(a, b *wireState) bool {
+	if a.Class != b.Class || a.WAN != b.WAN || !slices.Equal(a.Holds, b.Holds) || !slices.Equal(a.Demand, b.Demand) ||
+		!slices.Equal(a.Vetoes, b.Vetoes) {
+		return false
+	}
+	return slices.EqualFunc(a.Wants, b.Wants, func(x, y wireWant) bool {
+		x.Have, x.WANBytes, x.WANRate = y.Have, y.WANBytes, y.WANRate
+		return x == y
+	})
+}
