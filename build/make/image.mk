@@ -1,0 +1,18 @@
+# A bootable reference image: kernel, read-only root in two slots, a data partition; and the test that boots it.
+
+IMAGE_WORK := out/image
+IMAGE_ARCH ?= arm64
+image_boxd_arm64 := arm64
+image_boxd_armhf := armv7
+# Folder with what `fleetd serve` writes for boxes: boxd.toml, ca.pem, root.json, token.
+FLEET ?=
+
+.PHONY: image
+image: arm-$(image_boxd_$(IMAGE_ARCH)) ## bootable ARM image, needs root; FLEET=folder with boxd.toml, ca.pem, root.json, token
+	@ARCH=$(IMAGE_ARCH) WORK=$(CURDIR)/$(IMAGE_WORK) build/arm/image/make \
+		$(DIST)/boxd-$(image_boxd_$(IMAGE_ARCH)) "$(FLEET)" $(VERSION)
+
+.PHONY: image-test
+image-test: build arm-arm64 ## boot two boxes in qemu: enrol, fetch, share, power cuts, update, rollback; SHORT=1 for 20 cuts
+	@$(GO) run ./build/arm/imagetest -boxd $(DIST)/boxd-arm64 -fleetd bin/fleetd -media media/demo.webm \
+		$(if $(SHORT),-cuts 20,-cuts 200)
