@@ -1,0 +1,139 @@
+package publish
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"boxd/internal/asset"
+)
+
+// stagingPrefix begins the names of unfinished copies; the origin does not serve them.
+const stagingPrefix = ".staging-"
+
+// staging is the origin's copy in the making.
+type staging struct {
+	origin, dir string
+	dirs        map[string]bool // made below dir, to be synced
+}
+
+func newStaging(origin string) (*staging, error) {
+	if err := os.MkdirAll(origin, 0o755); err != nil { //nolint:gosec // public files
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(origin, stagingPrefix+stamp()+"-")
+	if err != nil {
+		return nil, err
+	}
+	return &staging{origin: origin, dir: dir, dirs: map[string]bool{dir: true}}, os.Chmod(dir, 0o755) //nolint:gosec // public
+}
+
+// discard removes what commit has not moved away.
+func (s *staging) discard() { _ = os.RemoveAll(s.dir) } // a leftover is removed by CleanStaging
+
+// tee opens a file so that reading it copies it to the staging directory. Close fails unless all of it was copied durably
+// and it is still the file that scan saw.
+func (s *staging) tee(f file, to string) (io.ReadCloser, error) {
+	in, err := os.Open(f.full)
+	if err != nil {
+		return nil, err
+	}
+	dst := filepath.Join(s.dir, to)
+	for d := filepath.Dir(dst); d != s.dir; d = filepath.Dir(d) {
+		s.dirs[d] = true
+	}
+	err = os.MkdirAll(filepath.Dir(dst), 0o755) //nolint:gosec // public files
+	var out *os.File
+	if err == nil {
+		out, err = os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644) //nolint:gosec // public files
+	}
+	if err != nil {
+		return nil, errors.Join(err, in.Close())
+	}
+	return &teeFile{f: f, in: in, out: out}, nil
+}
+
+type teeFile struct {
+	f       file
+	in, out *os.File
+}
+
+func (t *teeFile) Read(p []byte) (int, error) {
+	n, err := t.in.Read(p)
+	if n > 0 {
+		if _, werr := t.out.Write(p[:n]); werr != nil {
+			return 0, fmt.Errorf("copy to the origin: %w", werr)
+		}
+	}
+	return n, err
+}
+
+func (t *teeFile) Close() error {
+	now, err := t.in.Stat()
+	if err == nil && (now.Size() != t.f.info.Size() || !now.ModTime().Equal(t.f.info.ModTime()) ||
+		!os.SameFile(now, t.f.info)) {
+		err = ErrChanged
+	}
+	return errors.Join(err, t.in.Close(), t.out.Sync(), t.out.Close())
+}
+
+// commit gives the copy its place. An asset that is published again keeps the copy that is there.
+func (s *staging) commit(id asset.ID) (string, error) {
+	for d := range s.dirs {
+		if err := syncDir(d); err != nil {
+			return "", err
+		}
+	}
+	final := filepath.Join(s.origin, id.String())
+	if _, err := os.Stat(final); err == nil {
+		return final, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if err := os.Rename(s.dir, final); err != nil {
+		return "", fmt.Errorf("place the origin's copy: %w", err)
+	}
+	return final, syncDir(s.origin)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// CleanStaging removes copies that a crash left unfinished. Call it while nothing is being published.
+func CleanStaging(originDir string) error {
+	entries, err := os.ReadDir(originDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), stagingPrefix) {
+			faults = append(faults, os.RemoveAll(filepath.Join(originDir, e.Name())))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Remove deletes the origin's copy of an asset; one that is not there is no fault.
+func Remove(originDir string, id asset.ID) error {
+	dir := filepath.Join(originDir, id.String())
+	gone := filepath.Join(originDir, stagingPrefix+stamp()+"-removed-"+id.String())
+	if err := os.Rename(dir, gone); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return errors.Join(syncDir(originDir), os.RemoveAll(gone))
+}

@@ -1,0 +1,327 @@
+package tracker
+
+import (
+	"container/heap"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"boxd/internal/asset"
+)
+
+// Announce is one announce, once it is known who sent it.
+type Announce struct {
+	ID       asset.ID
+	Box      string
+	PeerID   string
+	Addr     netip.AddrPort
+	Complete bool
+	Stopped  bool
+	Want     int // peers; at most MaxPeers are given
+
+	region string
+}
+
+// Answer is what the box is told.
+type Answer struct {
+	Interval   time.Duration
+	Complete   int
+	Incomplete int
+	Peers      []Peer // nearest first
+	// ShareOf is how many shares the origin's pieces are cut into, and ShareIndex which of them is this box's: distinct for
+	// every box that is not complete, and stable while it keeps announcing. A complete box has no share: -1.
+	ShareIndex, ShareOf int
+}
+
+// Peer is where another box is reached.
+type Peer struct {
+	Addr   netip.AddrPort
+	PeerID string
+}
+
+// The places where peers are looked for, nearest first.
+const (
+	near   = iota // same public address
+	prefix        // same /24 or /48
+	region        // same region of the operator's list
+	all
+	places
+)
+
+type peer struct {
+	box    string
+	peerID string
+	addr   netip.AddrPort
+	region string
+	seen   time.Time
+	until  time.Time
+	seed   bool
+	slot   int         // share of the origin's pieces; -1: none
+	pos    [places]int // index in each bucket
+}
+
+// bucket is a set of peers from which some can be drawn at random in constant time.
+type bucket struct{ list []*peer }
+
+func (b *bucket) add(p *peer, place int) {
+	p.pos[place] = len(b.list)
+	b.list = append(b.list, p)
+}
+
+func (b *bucket) remove(p *peer, place int) {
+	last := len(b.list) - 1
+	i := p.pos[place]
+	b.list[i] = b.list[last]
+	b.list[i].pos[place] = i
+	b.list[last] = nil
+	b.list = b.list[:last]
+}
+
+type swarm struct {
+	mu      sync.Mutex // guards all fields
+	peers   map[string]*peer
+	byAddr  map[netip.Addr]*bucket
+	byNet   map[netip.Prefix]*bucket
+	byArea  map[string]*bucket
+	all     bucket
+	seeds   int
+	slots   int     // one more than the highest slot in use
+	holes   intHeap // free slots below it
+	held    []bool  // by slot
+	retired bool
+}
+
+func newSwarm() *swarm {
+	return &swarm{
+		peers: map[string]*peer{}, byAddr: map[netip.Addr]*bucket{}, byNet: map[netip.Prefix]*bucket{},
+		byArea: map[string]*bucket{},
+	}
+}
+
+func netOf(a netip.Addr) netip.Prefix {
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// announce updates the swarm and draws peers. It is false if the swarm has been retired.
+func (s *swarm) announce(a Announce, now time.Time, interval func(int) time.Duration) (Answer, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.retired {
+		return Answer{}, false
+	}
+	p := s.peers[a.Box]
+	if p != nil && (a.Stopped || p.addr != a.Addr || p.region != a.region) {
+		slot := p.slot
+		s.drop(p, !a.Stopped)
+		p = nil
+		if !a.Stopped {
+			p = s.join(a, slot)
+		}
+	} else if p == nil && !a.Stopped {
+		p = s.join(a, -1)
+	}
+	wait := interval(len(s.peers))
+	if p != nil {
+		p.peerID, p.seen, p.until = a.PeerID, now, now.Add(wait*5/2)
+		s.setSeed(p, a.Complete)
+	}
+	ans := Answer{
+		Interval: wait, Complete: s.seeds, Incomplete: len(s.peers) - s.seeds, ShareIndex: -1, ShareOf: s.slots,
+	}
+	if p != nil {
+		ans.ShareIndex = p.slot
+		ans.Peers = s.draw(p, min(a.Want, MaxPeers))
+	}
+	return ans, true
+}
+
+// join adds a box; slot is the share it already has, or -1.
+func (s *swarm) join(a Announce, slot int) *peer {
+	p := &peer{box: a.Box, addr: a.Addr, region: a.region, seed: a.Complete, slot: slot}
+	s.peers[a.Box] = p
+	s.all.add(p, all)
+	put(s.byAddr, a.Addr.Addr(), p, near)
+	put(s.byNet, netOf(a.Addr.Addr()), p, prefix)
+	if a.region != "" {
+		put(s.byArea, a.region, p, region)
+	}
+	if p.seed {
+		s.seeds++
+	}
+	return p
+}
+
+// drop removes a box; keepSlot leaves its share taken.
+func (s *swarm) drop(p *peer, keepSlot bool) {
+	delete(s.peers, p.box)
+	s.all.remove(p, all)
+	cut(s.byAddr, p.addr.Addr(), p, near)
+	cut(s.byNet, netOf(p.addr.Addr()), p, prefix)
+	if p.region != "" {
+		cut(s.byArea, p.region, p, region)
+	}
+	if p.seed {
+		s.seeds--
+	}
+	if !keepSlot {
+		s.release(p)
+	}
+}
+
+func put[K comparable](m map[K]*bucket, k K, p *peer, place int) {
+	b := m[k]
+	if b == nil {
+		b = &bucket{}
+		m[k] = b
+	}
+	b.add(p, place)
+}
+
+func cut[K comparable](m map[K]*bucket, k K, p *peer, place int) {
+	b := m[k]
+	b.remove(p, place)
+	if len(b.list) == 0 {
+		delete(m, k)
+	}
+}
+
+// setSeed moves a box between those that have a share of the origin's pieces and those that are complete.
+func (s *swarm) setSeed(p *peer, seed bool) {
+	switch {
+	case seed && !p.seed:
+		s.seeds++
+	case !seed && p.seed:
+		s.seeds--
+	}
+	p.seed = seed
+	if seed {
+		s.release(p)
+	} else if p.slot < 0 {
+		p.slot = s.takeSlot()
+	}
+}
+
+// takeSlot gives the lowest free share, so that the shares stay about as many as the boxes.
+func (s *swarm) takeSlot() int {
+	slot := s.slots
+	if len(s.holes) > 0 {
+		slot = heap.Pop(&s.holes).(int)
+	}
+	if slot >= s.slots {
+		slot = s.slots
+		s.slots++
+		s.held = append(s.held[:slot], true)
+		s.holes = s.holes[:0]
+	}
+	s.held[slot] = true
+	return slot
+}
+
+func (s *swarm) release(p *peer) {
+	if p.slot < 0 {
+		return
+	}
+	s.held[p.slot] = false
+	heap.Push(&s.holes, p.slot)
+	p.slot = -1
+	for s.slots > 0 && !s.held[s.slots-1] {
+		s.slots--
+	}
+}
+
+// draw picks peers for p: those at its own address first, then in its prefix, then in its region, each in random order; but
+// the last quarter comes from the whole swarm, so that it hangs together. Complete boxes are not told of each other.
+func (s *swarm) draw(p *peer, want int) []Peer {
+	if want <= 0 {
+		return nil
+	}
+	got := make([]Peer, 0, min(want, len(s.peers)))
+	taken := map[*peer]bool{p: true}
+	take := func(b *bucket, upTo int) {
+		if b == nil || len(b.list) == 0 {
+			return
+		}
+		start, tries := rand.IntN(len(b.list)), min(len(b.list), 4*want)
+		for i := 0; i < tries && len(got) < upTo; i++ {
+			q := b.list[(start+i)%len(b.list)]
+			if taken[q] || p.seed && q.seed {
+				continue
+			}
+			taken[q] = true
+			got = append(got, Peer{Addr: q.addr, PeerID: q.peerID})
+		}
+	}
+	local := want - want/4
+	take(s.byAddr[p.addr.Addr()], local)
+	take(s.byNet[netOf(p.addr.Addr())], local)
+	if p.region != "" {
+		take(s.byArea[p.region], local)
+	}
+	s.scatter(p, &got, taken, want)
+	return got
+}
+
+// scatter fills up with peers from all over the swarm, each drawn for itself.
+func (s *swarm) scatter(p *peer, got *[]Peer, taken map[*peer]bool, want int) {
+	n := len(s.all.list)
+	if n <= 4*want { // few: go through them once, from a random place
+		start := rand.IntN(n)
+		for i := 0; i < n && len(*got) < want; i++ {
+			s.pick(s.all.list[(start+i)%n], p, got, taken)
+		}
+		return
+	}
+	for tries := 0; tries < 4*want && len(*got) < want; tries++ {
+		s.pick(s.all.list[rand.IntN(n)], p, got, taken)
+	}
+}
+
+func (s *swarm) pick(q, p *peer, got *[]Peer, taken map[*peer]bool) {
+	if taken[q] || p.seed && q.seed {
+		return
+	}
+	taken[q] = true
+	*got = append(*got, Peer{Addr: q.addr, PeerID: q.peerID})
+}
+
+// expire drops boxes that are overdue and returns how many are left.
+func (s *swarm) expire(now time.Time) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.peers {
+		if now.After(p.until) {
+			s.drop(p, false)
+		}
+	}
+	return len(s.peers)
+}
+
+// retire marks an empty swarm as gone.
+func (s *swarm) retire() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = len(s.peers) == 0
+	return s.retired
+}
+
+type intHeap []int
+
+func (h intHeap) Len() int           { return len(h) }
+func (h intHeap) Less(i, j int) bool { return h[i] < h[j] }
+func (h intHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *intHeap) Push(x any)        { *h = append(*h, x.(int)) }
+func (h *intHeap) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return x
+}
