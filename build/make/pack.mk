@@ -1,0 +1,10 @@
+# Packages for firmware: .deb and .ipk, with a list of what is linked (CycloneDX) and the licences.
+# The tools that this takes are a Go module of their own.
+
+.PHONY: deb
+deb: arm-armv7 arm-arm64 ## .deb and .ipk for armhf and arm64, with SBOM and licences, in dist/
+	@rm -f $(DIST)/*.deb $(DIST)/*.ipk
+	@cd build/tools && GOFLAGS= $(GO) test ./... && GOFLAGS= $(GO) build -o ../../bin/tools/pack ./pack
+	@bin/tools/pack -binary $(DIST)/boxd-armv7 -arch armhf -version $(VERSION) -out $(DIST)
+	@bin/tools/pack -binary $(DIST)/boxd-arm64 -arch arm64 -version $(VERSION) -out $(DIST)
+	@build/ci/check-packages $(DIST)
