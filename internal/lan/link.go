@@ -231,15 +231,16 @@ func (l *LAN) peer(conn net.Conn) (id, fleet string, err error) {
 	return id, fleet, err
 }
 
-// admit puts a link into the table. Of two connections between the same two daemons both ends keep the one that the
-// box with the smaller id dialled; between equals the newer wins: its maker knows that the older is dead.
+// admit puts a link into the table. When two daemons dial each other at the same time both ends keep the connection
+// that the box with the smaller id dialled. Otherwise the newer one wins: its maker has found the older one dead.
 func (l *LAN) admit(k *link) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old, had := l.links[k.id]
 	preferred := min(k.id, l.id)
 	switch {
-	case had && old.nonce == k.nonce && old.dialer == preferred && k.dialer != preferred:
+	case had && old.nonce == k.nonce && old.dialer == preferred && k.dialer != preferred &&
+		k.since.Sub(old.since) < handshakeTimeout:
 		return fmt.Errorf("connected to %s already", k.id)
 	case had:
 		old.shut()
@@ -455,12 +456,16 @@ func appendFrame(out []byte, m message) []byte {
 	return out
 }
 
-// addrOf is the other end's address, unmapped.
-func addrOf(conn net.Conn) netip.AddrPort {
-	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		ap := a.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+// addrOf is the other end's address, unmapped; the zero address, which is not LAN, when it has none.
+func addrOf(conn net.Conn) netip.AddrPort { return unmapped(conn.RemoteAddr()) }
+
+func localAddr(conn net.Conn) netip.Addr { return unmapped(conn.LocalAddr()).Addr().WithZone("") }
+
+func unmapped(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
 	}
-	ap, _ := netip.ParseAddrPort(conn.RemoteAddr().String()) // zero for what is no address: not LAN
+	ap := tcp.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

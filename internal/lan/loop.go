@@ -147,6 +147,11 @@ func (l *LAN) moved() bool {
 		return false
 	}
 	l.log.Info("interfaces changed", "prefixes", len(l.onlink))
+	for _, k := range l.links {
+		if a := localAddr(k.conn); a.IsValid() && !l.own[a] && !a.IsLoopback() {
+			k.shut() // its address is gone: nothing will come any more
+		}
+	}
 	l.settle()
 	l.found.all(l.opt.now())
 	l.refresh()

@@ -1,0 +1,14 @@
+# The home in network namespaces: its tests, and the benches that the figures come from.
+
+E2E_PKGS += ./internal/netlab ./internal/lan ./test/home
+E2E_TIMEOUT_internal_netlab := 60
+E2E_TIMEOUT_internal_lan := 150
+E2E_TIMEOUT_test_home := 240
+NEEDS += avahi-daemon:avahi-daemon dbus-daemon:dbus unshare:util-linux
+
+# What bench-home runs: all, or one of Copies, Courier, Joiner, ...
+HOME_BENCH ?= .
+
+.PHONY: bench-home
+bench-home: ## copies over the access line, times and take-overs of a home against curl, in namespaces, needs root
+	@BOXD_BENCH=1 $(GO) test -count=1 -timeout 60m -v -run 'TestBench.*$(HOME_BENCH)' ./test/home
