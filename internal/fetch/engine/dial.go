@@ -48,11 +48,10 @@ func (e *Engine) dialBox(ctx context.Context, r *remote) (net.Conn, error) {
 	if e.opts.ClientTLS == nil {
 		return raw, nil
 	}
-	tc := tls.Client(raw, e.opts.ClientTLS(r.box, ServerName(r.swarm.id)))
 	hctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := tc.HandshakeContext(hctx); err != nil {
-		_ = raw.Close() // the handshake's error is the one that matters
+	tc, err := e.opts.Handshake(hctx, raw, e.opts.ClientTLS(r.box, ServerName(r.swarm.id)))
+	if err != nil {
 		return nil, err
 	}
 	box, err := e.admit(tc, r.box)
@@ -62,6 +61,19 @@ func (e *Engine) dialBox(ctx context.Context, r *remote) (net.Conn, error) {
 	}
 	r.box = box
 	e.learnBox(r)
+	if r.class == WAN && e.opts.Home(box) {
+		_ = tc.Close()
+		return nil, errors.New("it is in this home: over the LAN only")
+	}
+	return tc, nil
+}
+
+func handshake(ctx context.Context, raw net.Conn, conf *tls.Config) (*tls.Conn, error) {
+	tc := tls.Client(raw, conf)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		_ = raw.Close() // the handshake's error is the one that matters
+		return nil, err
+	}
 	return tc, nil
 }
 

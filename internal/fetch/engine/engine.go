@@ -45,12 +45,16 @@ type Options struct {
 	// ClientTLS returns the configuration for a dial to the box, or to any box if the name is empty. Nil means plain
 	// connections without certificates, which only a test fleet uses.
 	ClientTLS func(box, sni string) *tls.Config
+	// Handshake makes a TLS connection of a dialled one; nil means crypto/tls alone.
+	Handshake func(ctx context.Context, raw net.Conn, conf *tls.Config) (*tls.Conn, error)
 	// PeerOf names the box at the other end.
 	PeerOf func(tls.ConnectionState) (box string, err error)
 	// Listener hands over accepted connections, as *tls.Conn after their handshake; nil means that nobody can dial us.
 	Listener net.Listener
 	Self     func() string // our own box id, to refuse a connection to ourselves
 	IsLAN    func(netip.Addr) bool
+	// Home reports that a box is in the household, and so is to be talked to over the LAN only; nil: none is.
+	Home func(box string) bool
 	// Lazy loads a torrent that a dialler named and that is not loaded; it reports whether it is now.
 	Lazy func(ctx context.Context, id asset.ID) bool
 	// OnFailure is told, once, of a store that failed. It must not block.
@@ -116,6 +120,12 @@ func New(opts Options) *Engine {
 	}
 	if opts.Dial == nil {
 		opts.Dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	}
+	if opts.Handshake == nil {
+		opts.Handshake = handshake
+	}
+	if opts.Home == nil {
+		opts.Home = func(string) bool { return false }
 	}
 	if opts.Self == nil {
 		opts.Self = func() string { return "" }

@@ -81,8 +81,8 @@ func newStore(t testing.TB, torrent, data []byte) *memStore {
 	return s
 }
 
-func (s *memStore) Info() *asset.Info { return s.info }
-func (s *memStore) Torrent() []byte   { return s.torrent }
+func (s *memStore) Info() *asset.Info        { return s.info }
+func (s *memStore) Torrent() ([]byte, error) { return s.torrent, nil }
 
 func (s *memStore) WriteAt(p []byte, off int64) (int, error) {
 	s.mu.Lock()

@@ -132,7 +132,7 @@ func (e *Engine) identify(ctx context.Context, nc net.Conn, r *remote) bool {
 		return false
 	}
 	box, err := e.admit(tc, "")
-	if err != nil {
+	if err != nil || r.class == WAN && e.opts.Home(box) {
 		return false
 	}
 	r.box = box

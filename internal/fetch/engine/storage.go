@@ -14,7 +14,7 @@ import (
 // Store is where the bytes of one asset are. What it says of a piece is the truth.
 type Store interface {
 	Info() *asset.Info
-	Torrent() []byte
+	Torrent() ([]byte, error)
 	WriteAt(p []byte, off int64) (int, error)
 	ReadVerifiedAt(p []byte, off int64) (int, error)
 	HashPiece(i int) ([asset.HashSize]byte, error)

@@ -68,7 +68,11 @@ func (e *Engine) Load(store Store, policy Policy, down *pace.Bucket) error {
 	var raw struct {
 		Info bencode.Bytes `bencode:"info"`
 	}
-	if err := bencode.Unmarshal(store.Torrent(), &raw); err != nil {
+	tor, err := store.Torrent()
+	if err == nil {
+		err = bencode.Unmarshal(tor, &raw)
+	}
+	if err != nil {
 		return fmt.Errorf("load %s: %w", info.ID.Short(), err)
 	}
 	if down == nil {

@@ -66,6 +66,8 @@ type Answer struct {
 	Complete   int // peers that have everything, as far as the tracker knows
 	Incomplete int
 	Warning    string
+	// ShareIndex and ShareOf are this box's place among the boxes that share the origin's pieces; ShareOf 0: not told.
+	ShareIndex, ShareOf int
 }
 
 // ErrRefused is wrapped when the tracker answers with a failure reason.
@@ -128,6 +130,8 @@ type rawAnswer struct {
 	Incomplete  int           `bencode:"incomplete"`
 	Peers       bencode.Bytes `bencode:"peers"`
 	Peers6      []byte        `bencode:"peers6"`
+	ShareIndex  int           `bencode:"share index"` // our tracker's own keys
+	ShareOf     int           `bencode:"share of"`
 }
 
 type rawPeer struct {
@@ -151,6 +155,9 @@ func Parse(b []byte) (Answer, error) {
 	a := Answer{
 		Interval: interval(max(raw.Interval, raw.MinInterval)), Warning: printable(raw.Warning),
 		Complete: max(raw.Complete, 0), Incomplete: max(raw.Incomplete, 0),
+	}
+	if raw.ShareOf > 0 && raw.ShareIndex >= 0 && raw.ShareIndex < raw.ShareOf {
+		a.ShareIndex, a.ShareOf = raw.ShareIndex, raw.ShareOf
 	}
 	if err := a.addPeers(raw.Peers); err != nil {
 		return Answer{}, err

@@ -1,0 +1,107 @@
+package fetch
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	mrand "math/rand/v2"
+	"sync"
+	"time"
+
+	"boxd/internal/fetch/tracker"
+)
+
+// Announces that fail are tried again after between nothing and this, which doubles.
+const (
+	firstAnnounceWait = 2 * time.Second
+	lastAnnounceWait  = 10 * time.Minute
+)
+
+// peerID is the same for all announces of one run of the program, and says nothing about the box.
+var peerID = sync.OnceValue(func() (id [20]byte) {
+	copy(id[:], "-BX0001-")
+	_, _ = rand.Read(id[8:]) // never fails
+	return id
+})
+
+// announce tells the tracker about an asset when it is time.
+func (f *Fetcher) announce(it *item, mono time.Time) {
+	a := &it.ann
+	if f.o.TrackerURL == "" {
+		a.known = true // there is nobody to ask
+		return
+	}
+	seeding := it.complete() && it.bytes().WAN() > 0 && f.policyOf(it).WANUp
+	if a.busy || !(it.wanOn || seeding) {
+		return
+	}
+	event := tracker.Regular
+	switch {
+	case !a.started:
+		event = tracker.Started
+	case seeding && !a.completed:
+		event = tracker.Completed
+	case mono.Before(a.next):
+		return
+	}
+	if event != tracker.Regular && a.fails > 0 && mono.Before(a.next) {
+		return
+	}
+	a.busy = true
+	req := tracker.Request{
+		Asset: it.id, PeerID: peerID(), Port: f.port(), Uploaded: it.sent().Peer, Downloaded: it.bytes().WAN(),
+		Left: it.missing(), Event: event,
+	}
+	f.running.Go(func() {
+		ans, err := tracker.Announce(f.jobs, f.o.Tracker, f.o.TrackerURL, req)
+		f.do(f.jobs, func(mono time.Time) { f.announced(it, event, ans, err, mono) })
+	})
+}
+
+func (f *Fetcher) announced(it *item, event tracker.Event, ans tracker.Answer, err error, mono time.Time) {
+	a := &it.ann
+	a.busy, a.err = false, err
+	if err != nil {
+		a.fails++
+		a.next = mono.Add(mrand.N(min(firstAnnounceWait<<min(a.fails, 12), lastAnnounceWait))) //nolint:gosec // jitter
+		if a.fails >= 2 {
+			a.known = true // the swarm cannot be asked; the plan must not wait for it
+		}
+		f.log.Debug("an announce failed", "asset", it.id.Short(), "err", err)
+		return
+	}
+	f.reach.success(mono)
+	a.fails, a.known, a.answer, a.started = 0, true, ans, true
+	a.completed = a.completed || event == tracker.Completed
+	wait := ans.Interval
+	if len(ans.Peers) == 0 && !it.complete() {
+		wait = min(wait, 30*time.Second) // alone now; others are about to begin
+	}
+	a.next = mono.Add(wait + mrand.N(wait/10+1)) //nolint:gosec // jitter
+}
+
+// port is where the box is reached from outside.
+func (f *Fetcher) port() int { return f.o.Port }
+
+// farewell tells the tracker that the box leaves; it is not waited for long.
+func (f *Fetcher) farewell() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	n := 0
+	for _, it := range f.items {
+		if !it.ann.started || n >= 8 {
+			continue
+		}
+		n++
+		req := tracker.Request{
+			Asset: it.id, PeerID: peerID(), Port: f.port(), Left: it.missing(), Event: tracker.Stopped,
+		}
+		wg.Go(func() {
+			if _, err := tracker.Announce(ctx, f.o.Tracker, f.o.TrackerURL, req); err != nil {
+				f.log.Debug("saying goodbye to the tracker failed", "err", fmt.Sprint(err))
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -1,0 +1,418 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"syscall"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/fetch/engine"
+	"boxd/internal/fetch/pace"
+	"boxd/internal/health"
+	"boxd/internal/lan"
+	"boxd/internal/schedule"
+)
+
+const (
+	defaultMaxLoaded = 16
+	defaultRatio     = 2.0
+	idleSeed         = 2 * time.Minute // a complete torrent that nobody asks for is unloaded after so long
+)
+
+// ordered lists the items, most urgent first.
+func (f *Fetcher) ordered() []*item {
+	list := make([]*item, 0, len(f.items))
+	for _, it := range f.items {
+		list = append(list, it)
+	}
+	sort.Slice(list, func(i, j int) bool {
+		if list[i].rank != list[j].rank {
+			return list[i].rank < list[j].rank
+		}
+		return list[i].id.String() < list[j].id.String()
+	})
+	return list
+}
+
+// load reserves space for what is wanted, and loads what is to move, at most MaxLoaded torrents at a time.
+func (f *Fetcher) load(mono time.Time) {
+	limits, _, _ := f.wishes()
+	most := limits.MaxLoaded
+	if most <= 0 {
+		most = defaultMaxLoaded
+	}
+	n := 0
+	for _, it := range f.ordered() {
+		f.reserve(it, mono)
+		if !f.shouldLoad(it, mono) || n >= most {
+			f.unload(it)
+			continue
+		}
+		if it.loaded || f.loadItem(it) {
+			n++
+		}
+	}
+}
+
+// reserve creates a wanted asset in the cache: admission precedes download.
+func (f *Fetcher) reserve(it *item, mono time.Time) {
+	if it.meta == nil {
+		return
+	}
+	attr := Attr{
+		Name: it.meta.name, Version: it.meta.version, Publisher: it.meta.publisher, Priority: it.want.Priority,
+		Deadline: it.want.Deadline, KeepUntil: it.want.KeepUntil, NeighbourHolds: f.neighbourHolds(it.id),
+	}
+	if it.store != nil && (it.store.Reserved() >= it.info.Length || !it.want.Fetch) {
+		if attr != it.attr {
+			if err := f.o.Cache.SetAttr(it.id, attr); err == nil {
+				it.attr = attr
+			}
+		}
+		return
+	}
+	rejected := it.state == Rejected && mono.Before(it.retryAt)
+	if rejected || !(it.want.Fetch || it.state == Rejected) {
+		return
+	}
+	store, err := f.o.Cache.Create(it.meta.torrent, attr)
+	if err != nil {
+		it.state, it.code, it.codeText = Rejected, rejectCode(err), err.Error()
+		it.retryAt = mono.Add(30 * time.Second)
+		f.log.Info("an asset was refused by the cache", "asset", it.id.Short(), "err", err)
+		return
+	}
+	if it.state == Rejected {
+		it.state, it.code, it.codeText = Accepted, "", ""
+	}
+	it.attr = attr
+	f.adopt(it, store)
+	f.wake()
+}
+
+func (f *Fetcher) neighbourHolds(id asset.ID) bool {
+	if f.o.LAN == nil {
+		return false
+	}
+	for _, n := range f.o.LAN.Neighbours() {
+		for _, h := range n.Holds {
+			if h == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (f *Fetcher) shouldLoad(it *item, mono time.Time) bool {
+	switch {
+	case it.store == nil, it.state == Failed && mono.Before(it.retryAt):
+		return false
+	case !it.store.Complete():
+		return it.want.Fetch && it.store.Unknown() == 0
+	}
+	if len(it.live.Peers) > 0 {
+		it.lastUse = mono
+	}
+	return it.loaded && mono.Sub(it.lastUse) < idleSeed // who wants it has it loaded, by naming it
+}
+
+func (f *Fetcher) loadItem(it *item) bool {
+	if it.bucket == nil {
+		it.bucket = pace.NewBucket(pace.Unlimited)
+	}
+	it.policy = f.policyOf(it)
+	if err := f.swarm.Load(it.store, it.policy, it.bucket); err != nil {
+		f.log.Warn("loading a torrent failed", "asset", it.id.Short(), "err", err)
+		return false
+	}
+	if it.state == Failed {
+		it.state, it.code, it.codeText = Accepted, "", ""
+	}
+	f.holds.put(it.id, it.store.Hold())
+	it.loaded, it.prio, it.have = true, nil, nil
+	it.lastUse = time.Now()
+	ctx, cancel := context.WithCancel(f.jobs)
+	it.stopWatch = cancel
+	store := it.store
+	f.running.Go(func() { f.watch(ctx, store) })
+	return true
+}
+
+// watch wakes the owner when pieces or demand of a loaded asset change.
+func (f *Fetcher) watch(ctx context.Context, a Asset) {
+	for ch := a.Changed(); ; ch = a.Changed() {
+		f.wake()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ch:
+		}
+	}
+}
+
+// unload takes a torrent out of the swarm and ends what fetches it.
+func (f *Fetcher) unload(it *item) {
+	for r := range it.runs {
+		r.cancel()
+	}
+	if !it.loaded {
+		return
+	}
+	f.release(it.id)
+	f.unloaded(it)
+}
+
+// unloaded notes that a torrent has left the swarm.
+func (f *Fetcher) unloaded(it *item) {
+	f.holds.mu.Lock()
+	if st, ok := f.holds.last[it.id]; ok {
+		it.live = st
+		delete(f.holds.last, it.id)
+	}
+	f.holds.mu.Unlock()
+	it.fold()
+	it.loaded, it.wanOn = false, false
+	it.stopWatch()
+	f.saveRecord(it)
+}
+
+// holds are the loaded torrents: the cache may take one away at any moment, on a goroutine of its own.
+type holds struct {
+	mu    sync.Mutex // guards the fields below
+	free  map[asset.ID]func()
+	last  map[asset.ID]engine.Stats // what the engine had counted when it let go
+	taken map[asset.ID]bool         // by the cache, and the owner does not know yet
+}
+
+func (h *holds) put(id asset.ID, free func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.free[id] = free
+}
+
+// release drops a torrent from the swarm and lets go of its files. Any goroutine may call it.
+func (f *Fetcher) release(id asset.ID) {
+	st, ok := f.swarm.Stats(id)
+	f.swarm.Drop(id)
+	f.holds.mu.Lock()
+	free := f.holds.free[id]
+	delete(f.holds.free, id)
+	if ok {
+		f.holds.last[id] = st
+	}
+	f.holds.mu.Unlock()
+	if free != nil {
+		free()
+	}
+}
+
+// evict is called by the cache before files go: the torrent leaves the swarm first. The owner of the state may be waiting
+// for the cache at this moment, so it is not asked; it finds out by itself.
+func (f *Fetcher) evict(id asset.ID) {
+	f.holds.mu.Lock()
+	f.holds.taken[id] = true
+	f.holds.mu.Unlock()
+	f.release(id)
+	f.wake()
+}
+
+// evicted catches up with what the cache has taken away.
+func (f *Fetcher) evicted() {
+	f.holds.mu.Lock()
+	taken := f.holds.taken
+	f.holds.taken = map[asset.ID]bool{}
+	f.holds.mu.Unlock()
+	for id := range taken {
+		it, ok := f.items[id]
+		if !ok {
+			continue
+		}
+		for r := range it.runs {
+			r.cancel()
+		}
+		if it.loaded {
+			f.unloaded(it)
+		}
+		it.store, it.src, it.have = nil, nil, nil
+		it.rec.Completed = time.Time{}
+		it.state = Accepted
+	}
+}
+
+// lazy loads a complete torrent that a dialler named.
+func (f *Fetcher) lazy(ctx context.Context, id asset.ID) bool {
+	var ok bool
+	f.do(ctx, func(mono time.Time) {
+		it, found := f.items[id]
+		if !found || it.store == nil {
+			return
+		}
+		if !it.loaded && f.makeRoom() {
+			it.lastUse = mono
+			f.loadItem(it)
+		}
+		ok = it.loaded
+	})
+	return ok
+}
+
+// makeRoom unloads the complete torrent that was asked for least lately, if there are too many.
+func (f *Fetcher) makeRoom() bool {
+	limits, _, _ := f.wishes()
+	most := limits.MaxLoaded
+	if most <= 0 {
+		most = defaultMaxLoaded
+	}
+	n := 0
+	var oldest *item
+	for _, it := range f.items {
+		if !it.loaded {
+			continue
+		}
+		n++
+		if it.complete() && (oldest == nil || it.lastUse.Before(oldest.lastUse)) {
+			oldest = it
+		}
+	}
+	if n < most {
+		return true
+	}
+	if oldest == nil {
+		return false
+	}
+	f.unload(oldest)
+	return true
+}
+
+// failed is called by the engine when a store refused to write or to mark a piece.
+func (f *Fetcher) failed(id asset.ID, err error) {
+	go f.do(context.Background(), func(mono time.Time) { f.fail(id, err, mono) })
+}
+
+func (f *Fetcher) fail(id asset.ID, err error, mono time.Time) {
+	it, ok := f.items[id]
+	if !ok {
+		return
+	}
+	f.unload(it)
+	it.failures++
+	wait := min(10*time.Second<<min(it.failures, 6), 10*time.Minute)
+	it.state, it.code, it.codeText, it.retryAt = Failed, failCode(err), err.Error(), mono.Add(wait)
+	f.log.Warn("an asset's store failed", "asset", id.Short(), "err", err, "retry_in", wait)
+	f.o.Health.Raise(health.Warning{
+		Code: "fetch-store", Severity: health.Warn,
+		Text:   fmt.Sprintf("Fetched bytes could not be kept on the disk (%s).", it.code),
+		Action: "Look at the disk: boxd doctor.",
+	})
+}
+
+// failCode names what a disk says in a word that operators can count.
+func failCode(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "disk-full"
+	case errors.Is(err, syscall.EROFS):
+		return "disk-read-only"
+	case errors.Is(err, syscall.EIO):
+		return "disk-error"
+	}
+	return "store"
+}
+
+func rejectCode(err error) string {
+	if c := failCode(err); c != "store" {
+		return c
+	}
+	return "no-space"
+}
+
+// policyOf says which links a torrent may use now.
+func (f *Fetcher) policyOf(it *item) engine.Policy {
+	limits, paused, _ := f.wishes()
+	ratio := limits.UploadRatio
+	if ratio <= 0 {
+		ratio = defaultRatio
+	}
+	up := !limits.UploadOff && !limits.WANUp.Stopped() && !paused &&
+		float64(it.sent().Peer) < ratio*float64(it.info.Length)
+	return engine.Policy{Complete: it.complete(), WANDown: it.wanOn, WANUp: up}
+}
+
+// tellLAN tells the household what this box wants, holds and is asked for by its players.
+func (f *Fetcher) tellLAN() {
+	if f.o.LAN == nil {
+		return
+	}
+	self := lan.Self{Class: f.o.Class, WAN: f.reach.ok(time.Now()), WANRate: int64(f.measured.best)}
+	home := map[string]bool{}
+	for _, n := range f.o.LAN.Neighbours() {
+		home[n.ID] = true
+	}
+	f.home.Store(&home)
+	for _, it := range f.ordered() {
+		if it.complete() {
+			self.Holds = append(self.Holds, it.id)
+			continue
+		}
+		if it.store == nil || !it.want.Fetch {
+			continue
+		}
+		self.Wants = append(self.Wants, lan.Want{
+			ID: it.id, InFlight: it.store.HaveCount() > 0, Have: it.store.HaveCount(), NoWAN: !it.alone.WAN,
+			WANBytes: it.bytes().WAN(), WANRate: it.rates.smooth.WAN(), Stalled: f.stalled(it),
+		})
+		for _, d := range it.demand {
+			self.Demand = append(self.Demand, lan.Demand{ID: it.id, First: d.First, Last: d.End - 1})
+		}
+	}
+	f.o.LAN.SetSelf(self)
+}
+
+// stalled says that the WAN was asked and gives this box nothing, so that another should try.
+func (f *Fetcher) stalled(it *item) bool {
+	return it.carries && it.wanOn && it.want.Origin != schedule.OriginOff && it.srcErr != nil &&
+		it.rates.smooth.WAN() == 0 && time.Since(it.wanSince) > 20*time.Second
+}
+
+// applyRates sets the buckets of the access line.
+func (f *Fetcher) applyRates() {
+	limits, _, playback := f.wishes()
+	f.limitsMu.Lock()
+	down := f.headroom
+	f.limitsMu.Unlock()
+	if limits.WANDown.Set {
+		down = min(down, limits.WANDown.Value)
+	}
+	up := int64(pace.Unlimited)
+	if limits.WANUp.Set {
+		up = limits.WANUp.Value
+	}
+	if playback {
+		up = min(up, up/4+1)
+	}
+	f.swarm.Down().SetRate(down)
+	f.swarm.Up().SetRate(up)
+}
+
+// finish drops everything and saves the counters.
+func (f *Fetcher) finish() {
+	now, _ := f.o.Identity.Now()
+	for _, it := range f.items {
+		if it.loaded {
+			if st, ok := f.swarm.Stats(it.id); ok {
+				it.live = st
+			}
+		}
+	}
+	f.count(now)
+	for _, it := range f.items {
+		f.unload(it)
+	}
+	f.totals.dirty = true
+	f.save(now, true)
+}

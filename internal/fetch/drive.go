@@ -1,0 +1,216 @@
+package fetch
+
+import (
+	"time"
+
+	"boxd/internal/fetch/engine"
+	"boxd/internal/fetch/pace"
+	"boxd/internal/schedule"
+)
+
+// lanPatience is how long the household is asked alone for what a neighbour has already, when this box becomes courier.
+const lanPatience = 5 * time.Second
+
+// drive acts on the decision about one asset.
+func (f *Fetcher) drive(it *item, mono time.Time) {
+	f.switchWAN(it, mono)
+	f.announce(it, mono)
+	if !it.loaded {
+		return
+	}
+	rate := int64(pace.Unlimited)
+	if it.want.Rate.Set {
+		rate = it.want.Rate.Value
+	}
+	it.bucket.SetRate(rate)
+	f.syncPieces(it)
+	if p := f.policyOf(it); p != it.policy {
+		it.policy = p
+		f.swarm.SetPolicy(it.id, p)
+	}
+	f.addPeers(it)
+	if it.complete() {
+		return
+	}
+	f.askOrigin(it, mono)
+	f.prioritise(it)
+}
+
+// switchWAN turns the access line on or off for an asset. A box that becomes courier first takes from the household what
+// is there already: its bytes crossed the line once.
+func (f *Fetcher) switchWAN(it *item, mono time.Time) {
+	on := it.want.WAN && it.carries || it.want.WAN && it.playing()
+	if !on || it.complete() {
+		it.wanOn = false
+		for r := range it.runs {
+			r.cancel()
+		}
+		return
+	}
+	if it.wanOn {
+		return
+	}
+	if it.loaded && f.fromLAN(it) > 0 {
+		if it.lanProgress.IsZero() {
+			it.lanProgress = mono
+		}
+		if mono.Sub(it.lanProgress) < lanPatience {
+			return
+		}
+	}
+	it.wanOn = true
+	it.wanSince = mono
+	if it.rec.Started.IsZero() {
+		it.rec.Started, _ = f.o.Identity.Now()
+	}
+	it.ann.next = time.Time{}
+}
+
+// fromLAN counts the missing pieces that a connected neighbour has.
+func (f *Fetcher) fromLAN(it *item) int {
+	n := 0
+	for i, c := range f.swarm.Availability(it.id, engine.LAN) {
+		if c > 0 && !it.store.Have(i) {
+			n++
+		}
+	}
+	return n
+}
+
+// syncPieces tells the engine of pieces that became verified, or were lost, without it.
+func (f *Fetcher) syncPieces(it *item) {
+	n := it.info.NumPieces()
+	if it.have == nil {
+		it.have = make([]bool, n)
+		for i := range n {
+			it.have[i] = it.store.Have(i)
+		}
+		return
+	}
+	var changed []int
+	for i := range n {
+		if h := it.store.Have(i); h != it.have[i] {
+			it.have[i] = h
+			changed = append(changed, i)
+		}
+	}
+	if len(changed) > 0 {
+		f.swarm.Refresh(it.id, changed...)
+	}
+}
+
+// addPeers tells the engine of the neighbours that have or want the asset, and of the tracker's peers.
+func (f *Fetcher) addPeers(it *item) {
+	var list []engine.Peer
+	if f.o.LAN != nil && !it.complete() { // a complete one is asked, it need not ask
+		for _, n := range f.o.LAN.Neighbours() {
+			near := false
+			for _, h := range n.Holds {
+				near = near || h == it.id
+			}
+			for _, w := range n.Wants {
+				near = near || w.ID == it.id
+			}
+			if near {
+				list = append(list, engine.Peer{Box: n.ID, Addr: n.Addr})
+			}
+		}
+	}
+	if it.wanOn {
+		for _, p := range it.ann.answer.Peers {
+			if p.Box != "" && f.isHome(p.Box) {
+				continue
+			}
+			list = append(list, engine.Peer{Box: p.Box, Addr: p.Addr})
+		}
+	}
+	if len(list) > 0 {
+		f.swarm.AddPeers(it.id, list...)
+	}
+}
+
+// prioritise says which pieces are wanted from peers, and how much.
+func (f *Fetcher) prioritise(it *item) {
+	n := it.info.NumPieces()
+	want := make([]engine.Priority, n)
+	if it.want.Fetch {
+		end := n
+		if it.want.Prefix {
+			end = f.prefixEnd(it)
+		}
+		mine := f.share(it)
+		for i := range end {
+			want[i] = engine.Later
+			if mine(i) {
+				want[i] = engine.Mine
+			}
+		}
+	}
+	for _, spans := range [][]Span{f.neighbourDemand(it), it.demand} {
+		first := true
+		for _, s := range spans {
+			for i := max(s.First, 0); i < min(s.End, n); i++ {
+				want[i] = max(want[i], engine.Ahead)
+				if first && !it.store.Have(i) {
+					want[i], first = engine.Now, false
+				}
+			}
+		}
+	}
+	for i := range it.inflight {
+		if it.inflight[i] {
+			want[i] = engine.Skip // the origin is bringing it
+		}
+	}
+	f.swarm.SetPriorities(it.id, want)
+}
+
+func (f *Fetcher) prefixEnd(it *item) int {
+	var prefix int64
+	for _, c := range f.sched.Campaigns {
+		for _, r := range c.Assets {
+			if r.ID == it.want.ID {
+				prefix = max(prefix, r.PrefixBytes)
+			}
+		}
+	}
+	_, end := it.info.PiecesOf(0, min(prefix, it.info.Length))
+	return end
+}
+
+// neighbourDemand is what players elsewhere in the home wait for.
+func (f *Fetcher) neighbourDemand(it *item) []Span {
+	if f.o.LAN == nil || !it.carries {
+		return nil
+	}
+	var list []Span
+	for _, n := range f.o.LAN.Neighbours() {
+		for _, d := range n.Demand {
+			if d.ID == it.id {
+				list = append(list, Span{d.First, d.Last + 1})
+			}
+		}
+	}
+	return list
+}
+
+// share says which pieces are this box's to fetch first, so that boxes of one swarm fetch different ones and then trade.
+func (f *Fetcher) share(it *item) func(int) bool {
+	var boxes []string
+	for _, p := range it.live.Peers {
+		if p.Box != "" {
+			boxes = append(boxes, p.Box)
+		}
+	}
+	if len(boxes) == 0 {
+		return func(int) bool { return true }
+	}
+	own := map[int]bool{}
+	for _, i := range schedule.OriginPieces(schedule.ShareInput{
+		BoxID: f.o.Identity.BoxID(), Asset: it.id.String(), Mode: schedule.OriginSpare, Pieces: it.info.NumPieces(),
+		Missing: func(i int) bool { return !it.store.Have(i) }, Holders: func(int) int { return 0 }, Peers: boxes,
+	}) {
+		own[i] = true
+	}
+	return func(i int) bool { return own[i] }
+}

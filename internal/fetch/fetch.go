@@ -1,0 +1,380 @@
+// Package fetch makes the cache match the plan: it drives the swarm, the origin and the rates.
+//
+// Invariants: one goroutine, Run's, owns all state; others ask it. Space is reserved before the first byte. Only the
+// courier of an asset uses the tracker, WAN peers and the origin. An asset leaves the swarm before it leaves the cache.
+// Every byte that arrives is counted once, under the source it came from. A store that failed is dropped and tried again
+// later, never served. Every retry has a back-off with jitter.
+package fetch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/catalog"
+	"boxd/internal/fetch/engine"
+	"boxd/internal/fetch/pace"
+	"boxd/internal/health"
+	"boxd/internal/lan"
+	"boxd/internal/schedule"
+)
+
+// Asset is one asset of the cache.
+type Asset interface {
+	engine.Store
+	HaveCount() int
+	Bytes() int64 // verified
+	Complete() bool
+	Durable() bool // all of it survives power loss
+	Reserved() int64
+	Unknown() int // pieces that are being hashed again; not to be fetched yet
+	Demand() []Span
+	Changed() <-chan struct{}
+	Hold() (release func())
+}
+
+// Span is pieces [First, End) that a reader needs.
+type Span struct{ First, End int }
+
+// Attr is what the cache must know about an asset to decide what to evict.
+type Attr struct {
+	Name, Version, Publisher string
+	Priority                 int
+	Deadline, KeepUntil      time.Time
+	NeighbourHolds           bool
+}
+
+// Cache is where assets are kept; FromCache makes one of a *cache.Cache.
+type Cache interface {
+	Create(torrent []byte, attr Attr) (Asset, error)
+	Asset(id asset.ID) (Asset, bool)
+	IDs() []asset.ID
+	SetAttr(id asset.ID, attr Attr) error
+	Remove(id asset.ID, why string) error
+	OnEvict(func(asset.ID))
+	Changed() <-chan struct{}
+}
+
+// Catalog is what the operator wants.
+type Catalog interface {
+	Snapshot() *catalog.Snapshot
+	Changed() <-chan struct{}
+}
+
+// LAN is the household. Nil means that there is none.
+type LAN interface {
+	SetSelf(lan.Self)
+	Neighbours() []lan.Neighbour
+	Courier(asset.ID) (box string, self bool)
+	IsLAN(netip.Addr) bool
+	Changed() <-chan struct{}
+}
+
+// Identity is who this box is.
+type Identity interface {
+	BoxID() string
+	Group() string
+	Now() (time.Time, bool)
+}
+
+// Store keeps counters across restarts; *state.DB is one.
+type Store interface {
+	Get(bucket string, key []byte) ([]byte, bool, error)
+	Put(bucket string, key, val []byte) error
+	Delete(bucket string, key []byte) error
+}
+
+// Swarm is the engine, or a scripted one.
+type Swarm interface {
+	Run(ctx context.Context) error
+	Ready() <-chan struct{}
+	Changed() <-chan struct{}
+	Load(store engine.Store, p engine.Policy, down *pace.Bucket) error
+	Drop(id asset.ID)
+	SetPolicy(id asset.ID, p engine.Policy)
+	SetPriorities(id asset.ID, want []engine.Priority)
+	Refresh(id asset.ID, pieces ...int)
+	AddPeers(id asset.ID, peers ...engine.Peer)
+	Stats(id asset.ID) (engine.Stats, bool)
+	Availability(id asset.ID, class engine.Class) []int
+	Pardon(box string)
+	Banned() []string
+	Down() *pace.Bucket
+	Up() *pace.Bucket
+}
+
+// Limits are what the box's owner and its operator allow. A zero schedule.Limit is no limit; LimitTo(0) stops.
+type Limits struct {
+	WANDown, WANUp schedule.Limit // bytes per second
+	Budget         schedule.Limit // bytes over the WAN in a calendar month
+	MaxActive      int            // assets that use the WAN at one time; default schedule.DefaultMaxActive
+	MaxLoaded      int            // torrents loaded at one time, default 16
+	UploadOff      bool           // nothing is sent to the WAN
+	UploadRatio    float64        // bytes sent over the WAN for each byte of the asset; 0: default 2
+	PlaybackOff    bool           // playing does not open the WAN outside the windows
+}
+
+// Options of a Fetcher. Cache, Catalog, Identity and Swarm are required.
+type Options struct {
+	Cache    Cache
+	Catalog  Catalog
+	Identity Identity
+	LAN      LAN
+	State    Store
+	// NewSwarm makes the engine; the Fetcher gives it what it needs of itself.
+	NewSwarm func(Hooks) Swarm
+	// HTTP is used for the origin and the tracker.
+	Origin, Tracker *http.Client
+	TrackerURL      string   // empty: no tracker
+	OriginURLs      []string // used for assets whose .torrent names no web seed
+	Port            int      // where peers reach the swarm
+	Class           int      // 0 to 2, see lan.Self
+	Location        *time.Location
+	Limits          Limits
+	Health          *health.Set
+	Log             *slog.Logger
+}
+
+// Hooks is what the engine calls back.
+type Hooks struct {
+	Lazy      func(ctx context.Context, id asset.ID) bool
+	OnFailure func(id asset.ID, err error)
+	IsLAN     func(netip.Addr) bool
+	Home      func(box string) bool // the box is in the household: it is talked to over the LAN only
+}
+
+// Validate joins all faults.
+func (o *Options) Validate() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, errors.New("fetch: no "+what))
+		}
+	}
+	need(o.Cache != nil, "cache")
+	need(o.Catalog != nil, "catalog")
+	need(o.Identity != nil, "identity")
+	need(o.NewSwarm != nil, "swarm")
+	return errors.Join(errs...)
+}
+
+// Fetcher makes the cache match the plan.
+type Fetcher struct {
+	o     Options
+	log   *slog.Logger
+	swarm Swarm
+	home  atomic.Pointer[map[string]bool] // boxes of the household
+
+	calls   chan func(now time.Time) // run by the owner of the state
+	poke    chan struct{}            // something may have changed
+	stopped chan struct{}            // closed when Run has returned
+
+	limitsMu sync.Mutex // guards the four below: others set them
+	limits   Limits
+	paused   bool
+	playback bool
+	headroom int64 // bytes per second that the yield controller allows; pace.Unlimited when it does not restrain
+
+	holds   holds
+	status  atomic.Pointer[Status]
+	plan    atomic.Pointer[schedule.Input] // what the last decision was made from
+	changed atomic.Pointer[chan struct{}]
+
+	// Owned by Run's goroutine:
+	items    map[asset.ID]*item
+	totals   totals
+	reach    reach
+	next     time.Time // of the plan
+	running  sync.WaitGroup
+	jobs     context.Context //nolint:containedctx // of Run, for the goroutines that it starts
+	sched    schedule.Input
+	measured meter
+	lastSave time.Time
+}
+
+// New checks the options and starts nothing.
+func New(o Options) (*Fetcher, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Location == nil {
+		o.Location = time.Local
+	}
+	if o.Origin == nil {
+		o.Origin = http.DefaultClient
+	}
+	if o.Tracker == nil {
+		o.Tracker = o.Origin
+	}
+	f := &Fetcher{
+		o: o, log: o.Log, limits: o.Limits, headroom: pace.Unlimited,
+		calls: make(chan func(time.Time)), poke: make(chan struct{}, 1), stopped: make(chan struct{}),
+		items: map[asset.ID]*item{}, holds: holds{
+			free: map[asset.ID]func(){}, last: map[asset.ID]engine.Stats{}, taken: map[asset.ID]bool{},
+		},
+	}
+	f.status.Store(&Status{})
+	ch := make(chan struct{})
+	f.changed.Store(&ch)
+	f.home.Store(&map[string]bool{})
+	f.swarm = o.NewSwarm(Hooks{Lazy: f.lazy, OnFailure: f.failed, IsLAN: f.isLAN, Home: f.isHome})
+	return f, nil
+}
+
+func (f *Fetcher) isLAN(a netip.Addr) bool {
+	if f.o.LAN == nil {
+		return a.IsLoopback()
+	}
+	return f.o.LAN.IsLAN(a)
+}
+
+func (f *Fetcher) isHome(box string) bool { return (*f.home.Load())[box] }
+
+// Swarm is the engine, for what measures it.
+func (f *Fetcher) Swarm() Swarm { return f.swarm }
+
+// Run fetches until ctx ends. An error means that fetching cannot go on at all.
+func (f *Fetcher) Run(ctx context.Context) error {
+	defer close(f.stopped)
+	jobs, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f.jobs = jobs
+	f.loadTotals()
+	f.o.Cache.OnEvict(f.evict)
+
+	engineDone := make(chan error, 1)
+	go func() { engineDone <- f.swarm.Run(jobs) }()
+	select {
+	case <-f.swarm.Ready():
+	case err := <-engineDone:
+		return err
+	}
+	err := f.loop(jobs, engineDone)
+	cancel()
+	if err == nil {
+		err = <-engineDone
+	}
+	f.running.Wait()
+	f.finish()
+	f.farewell()
+	return err
+}
+
+// tick is how often everything is looked at when nothing tells of a change.
+const tick = time.Second
+
+func (f *Fetcher) loop(ctx context.Context, engineDone <-chan error) error {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	plan := time.NewTimer(time.Hour)
+	defer plan.Stop()
+	for {
+		catalogChanged, cacheChanged := f.o.Catalog.Changed(), f.o.Cache.Changed()
+		swarmChanged := f.swarm.Changed()
+		var lanChanged <-chan struct{}
+		if f.o.LAN != nil {
+			lanChanged = f.o.LAN.Changed()
+		}
+		f.step(time.Now())
+		wait := time.Hour
+		if !f.next.IsZero() {
+			now, _ := f.o.Identity.Now()
+			wait = max(f.next.Sub(now), 10*time.Millisecond)
+		}
+		plan.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-engineDone:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errors.Join(errors.New("the swarm engine ended by itself"), err)
+		case call := <-f.calls:
+			call(time.Now())
+		case <-f.poke:
+		case <-t.C:
+		case <-plan.C:
+		case <-catalogChanged:
+		case <-cacheChanged:
+		case <-swarmChanged:
+		case <-lanChanged:
+		}
+		f.settle(ctx)
+	}
+}
+
+// settle lets what comes in bursts (pieces, peers) arrive before everything is looked at again.
+func (f *Fetcher) settle(ctx context.Context) {
+	t := time.NewTimer(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case call := <-f.calls:
+			call(time.Now())
+			return // who asks waits for what follows
+		case <-t.C:
+			return
+		}
+	}
+}
+
+// wake makes the owner look again.
+func (f *Fetcher) wake() {
+	select {
+	case f.poke <- struct{}{}:
+	default:
+	}
+}
+
+// do runs call on the owner's goroutine and reports whether it did.
+func (f *Fetcher) do(ctx context.Context, call func(now time.Time)) bool {
+	done := make(chan struct{})
+	select {
+	case f.calls <- func(now time.Time) { defer close(done); call(now) }:
+		<-done
+		return true
+	case <-f.stopped:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// Alive answers when the owner's loop does; the watchdog asks.
+func (f *Fetcher) Alive(ctx context.Context) bool { return f.do(ctx, func(time.Time) {}) }
+
+// SetLimits replaces the limits.
+func (f *Fetcher) SetLimits(l Limits) {
+	f.limitsMu.Lock()
+	f.limits = l
+	f.limitsMu.Unlock()
+	f.wake()
+}
+
+// SetPaused stops or goes on fetching. What is here is still shared in the home.
+func (f *Fetcher) SetPaused(p bool) {
+	f.limitsMu.Lock()
+	f.paused = p
+	f.limitsMu.Unlock()
+	f.wake()
+}
+
+// SetPlayback says that a player is active on the box, or not: boxd then holds back.
+func (f *Fetcher) SetPlayback(active bool) {
+	f.limitsMu.Lock()
+	f.playback = active
+	f.limitsMu.Unlock()
+	f.applyRates()
+	f.wake()
+}

@@ -1,0 +1,273 @@
+package fetch
+
+import (
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/catalog"
+	"boxd/internal/fetch/engine"
+	"boxd/internal/schedule"
+)
+
+// step looks at everything once and acts.
+func (f *Fetcher) step(mono time.Time) {
+	now, trusted := f.o.Identity.Now()
+	f.evicted()
+	f.sync()
+	f.observe(mono)
+	f.count(now)
+	f.sched = f.input(now, trusted)
+	f.decide(now)
+	f.load(mono)
+	for _, it := range f.ordered() {
+		f.drive(it, mono)
+	}
+	f.tellLAN()
+	f.applyRates()
+	f.save(now, false)
+	f.publish(now)
+}
+
+// sync makes an item for every asset that the catalog or the cache names, and lets go of the others.
+func (f *Fetcher) sync() {
+	snap := f.o.Catalog.Snapshot()
+	wanted := map[asset.ID]*listed{}
+	box, groups := f.o.Identity.BoxID(), []string{f.o.Identity.Group()}
+	for i := range snap.Campaigns {
+		c := &snap.Campaigns[i]
+		if !c.Includes(box, groups) {
+			continue
+		}
+		for _, r := range c.Assets {
+			if a, ok := snap.Assets[r.ID]; ok {
+				wanted[r.ID] = &listed{a.Torrent, a.Name, a.Version, a.Publisher}
+				f.item(r.ID, a.Info)
+			}
+		}
+	}
+	for _, id := range f.o.Cache.IDs() {
+		if a, ok := f.o.Cache.Asset(id); ok {
+			f.adopt(f.item(id, a.Info()), a)
+		}
+	}
+	withdrawn := map[asset.ID]bool{}
+	for _, id := range snap.Withdrawn {
+		withdrawn[id] = true
+	}
+	for id, it := range f.items {
+		it.meta = wanted[id]
+		if withdrawn[id] {
+			f.withdraw(it)
+		}
+		if it.store == nil && it.meta == nil {
+			f.forget(it)
+		}
+	}
+}
+
+func (f *Fetcher) item(id asset.ID, info *asset.Info) *item {
+	it, ok := f.items[id]
+	if !ok {
+		it = &item{id: id, info: info, state: Accepted, runs: map[*originRun]bool{}}
+		f.loadRecord(it)
+		if it.rec.Accepted.IsZero() {
+			it.rec.Accepted, _ = f.o.Identity.Now()
+		}
+		f.items[id] = it
+		f.adoptCounted(it)
+	}
+	return it
+}
+
+// adopt takes the cache's asset, watching it for as long as it is there.
+func (f *Fetcher) adopt(it *item, a Asset) {
+	if it.store != nil {
+		return
+	}
+	it.store = a
+
+}
+
+func (f *Fetcher) forget(it *item) {
+	f.unload(it)
+	f.forgetCounted(it)
+	delete(f.items, it.id)
+	if f.o.State != nil {
+		if err := f.o.State.Delete(bucketAssets, it.id[:]); err != nil {
+			f.log.Warn("forgetting an asset's counters failed", "asset", it.id.Short(), "err", err)
+		}
+	}
+}
+
+// withdraw takes an asset that its publisher has called back out of the swarm and the cache.
+func (f *Fetcher) withdraw(it *item) {
+	it.meta = nil
+	f.unload(it)
+	if it.store == nil {
+		return
+	}
+	if err := f.o.Cache.Remove(it.id, "withdrawn by its publisher"); err != nil {
+		return // somebody reads it: at the next look
+	}
+	it.store = nil
+}
+
+// observe reads the engine's counters and the readers' demand.
+func (f *Fetcher) observe(mono time.Time) {
+	var wan int64
+	for _, it := range f.items {
+		if it.loaded {
+			if st, ok := f.swarm.Stats(it.id); ok {
+				if st.Useful[engine.LAN] != it.live.Useful[engine.LAN] {
+					it.lanProgress = mono
+				}
+				it.live = st
+			}
+		}
+		it.demand = nil
+		if it.store != nil && !it.store.Complete() {
+			it.demand = it.store.Demand()
+		}
+		it.rates.update(mono, it.bytes(), it.sent())
+		wan += it.rates.smooth.WAN()
+		f.progress(it)
+	}
+	limits, _, _ := f.wishes()
+	f.measured.best = max(f.measured.best, f.totals.LineRate)
+	f.measured.update(wan, !limits.WANDown.Set)
+	f.totals.LineRate = f.measured.best
+}
+
+// progress moves an asset through its states.
+func (f *Fetcher) progress(it *item) {
+	if it.store == nil {
+		return
+	}
+	now, _ := f.o.Identity.Now()
+	switch {
+	case it.store.Complete():
+		if it.rec.Completed.IsZero() {
+			it.rec.Completed = now
+			f.saveRecord(it)
+		}
+		it.state = Verified
+		if it.store.Durable() {
+			it.state = Ready
+		}
+		it.code, it.codeText = "", ""
+	case it.state == Failed:
+	case it.store.HaveCount() > 0 || it.bytes().Total() > 0:
+		it.state = Fetching
+		it.rec.Completed = time.Time{}
+	default:
+		it.state = Accepted
+	}
+}
+
+// input tells the schedule what this box knows.
+func (f *Fetcher) input(now time.Time, trusted bool) schedule.Input {
+	limits, paused, _ := f.wishes()
+	snap := f.o.Catalog.Snapshot()
+	in := schedule.Input{
+		BoxID: f.o.Identity.BoxID(), ClockTrusted: trusted, CatalogFresh: snap.Fresh(now), Paused: paused,
+		Location: f.o.Location, WANDown: limits.WANDown, Budget: limits.Budget, BudgetUsed: f.totals.MonthWAN,
+		LineRate: f.measured.best, PlayOpensWAN: !limits.PlaybackOff, MaxActive: limits.MaxActive,
+	}
+	box, groups := f.o.Identity.BoxID(), []string{f.o.Identity.Group()}
+	prefix := map[asset.ID]int64{}
+	for i := range snap.Campaigns {
+		c := &snap.Campaigns[i]
+		if c.Paused || !c.Includes(box, groups) {
+			continue
+		}
+		in.Campaigns = append(in.Campaigns, campaign(c))
+		for _, r := range c.Assets {
+			prefix[r.ID] = max(prefix[r.ID], r.PrefixBytes)
+		}
+	}
+	for _, it := range f.items {
+		in.Assets = append(in.Assets, f.describe(it, prefix[it.id]))
+	}
+	return in
+}
+
+func (f *Fetcher) describe(it *item, prefix int64) schedule.Asset {
+	a := schedule.Asset{
+		ID: it.id.String(), Length: it.info.Length, Missing: it.missing(), Playing: it.playing(),
+		Started: it.wanSince, PeerRate: float64(it.rates.smooth.Peer), PeersKnown: it.ann.known,
+	}
+	if prefix > 0 {
+		a.PrefixMissing = it.missingOf(prefix)
+	}
+	for _, p := range it.live.Peers {
+		if p.Class == engine.WAN && p.Pieces > 0 {
+			a.Peers++
+		}
+	}
+	if it.ann.known && a.Peers == 0 {
+		a.Peers = min(len(it.ann.answer.Peers), it.live.Known) // not connected yet, but there
+	}
+	if it.state == Rejected {
+		a.Rejected = it.codeText
+	}
+	if f.o.LAN != nil {
+		box, self := f.o.LAN.Courier(it.id)
+		it.courier, it.carries = box, self
+		a.Follower = !self
+	} else {
+		it.carries = true
+	}
+	return a
+}
+
+func campaign(c *catalog.Campaign) schedule.Campaign {
+	s := schedule.Campaign{
+		ID: c.ID, NotBefore: c.NotBefore, Deadline: c.Deadline, KeepUntil: c.KeepUntil, Priority: c.Priority,
+		Spread: time.Duration(c.Spread), MissedStops: c.MissedStops,
+		Origin: schedule.OriginPolicy{
+			Never: c.Origin.Never, Delay: time.Duration(c.Origin.Delay), Floor: float64(c.Origin.FloorBytesPerSecond),
+		},
+	}
+	for _, r := range c.Assets {
+		s.Assets = append(s.Assets, schedule.Ref{ID: r.ID.String(), PrefixBytes: r.PrefixBytes})
+	}
+	for _, w := range c.Windows {
+		from, to := w.Minutes()
+		s.Windows = append(s.Windows, schedule.Window{
+			Days: w.Weekdays(), From: from, To: to, Rate: limitOf(w.RateBytesPerSecond),
+		})
+	}
+	return s
+}
+
+// decide asks the schedule twice: what to do, and what each asset would be allowed if this box had to carry it, which is
+// what the household's election needs to know.
+func (f *Fetcher) decide(now time.Time) {
+	plan := schedule.Decide(now, f.sched)
+	f.next = plan.Next
+	f.take(plan.Wants, func(it *item, w schedule.Want) { it.want = w })
+	alone := f.sched
+	alone.MaxActive = len(alone.Assets) + 1
+	alone.Assets = append([]schedule.Asset(nil), alone.Assets...)
+	for i := range alone.Assets {
+		alone.Assets[i].Follower = false
+	}
+	f.take(schedule.Decide(now, alone).Wants, func(it *item, w schedule.Want) { it.alone = w })
+}
+
+func (f *Fetcher) take(wants []schedule.Want, set func(*item, schedule.Want)) {
+	for i, w := range wants {
+		id, err := asset.ParseID(w.ID)
+		if it, ok := f.items[id]; err == nil && ok {
+			set(it, w)
+			it.rank = i
+		}
+	}
+}
+
+// wishes is what others have set.
+func (f *Fetcher) wishes() (l Limits, paused, playback bool) {
+	f.limitsMu.Lock()
+	defer f.limitsMu.Unlock()
+	return f.limits, f.paused, f.playback
+}

@@ -1,0 +1,230 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"boxd/internal/fetch/engine"
+	"boxd/internal/fetch/origin"
+	"boxd/internal/fetch/pace"
+	"boxd/internal/health"
+	"boxd/internal/schedule"
+)
+
+const (
+	runsPerAsset = 2
+	runsInAll    = 4
+	runBytes     = 8 << 20 // bytes that one request covers at most, if pieces are not larger
+	demandBytes  = 1 << 20 // the same for what a player waits for: the next decision comes soon
+)
+
+// askOrigin starts requests to the origin, as far as the plan allows.
+func (f *Fetcher) askOrigin(it *item, mono time.Time) {
+	mode := it.want.Origin
+	if !it.wanOn || mode == schedule.OriginOff || mono.Before(it.srcRetry) {
+		return
+	}
+	if !f.openSource(it) {
+		return
+	}
+	f.dropStale(it)
+	if len(it.runs) >= runsPerAsset || f.allRuns() >= runsInAll {
+		return
+	}
+	pieces, demanded := f.originPieces(it, mode)
+	for len(pieces) > 0 && len(it.runs) < runsPerAsset && f.allRuns() < runsInAll {
+		first, end := f.runOf(it, pieces, demanded)
+		f.startRun(it, first, end, demanded)
+		var rest []int
+		for _, p := range pieces {
+			if p < first || p >= end {
+				rest = append(rest, p)
+			}
+		}
+		pieces = rest
+	}
+}
+
+func (f *Fetcher) allRuns() int {
+	n := 0
+	for _, it := range f.items {
+		n += len(it.runs)
+	}
+	return n
+}
+
+func (f *Fetcher) openSource(it *item) bool {
+	if it.src != nil {
+		return true
+	}
+	urls := it.info.WebSeeds
+	if len(f.o.OriginURLs) > 0 {
+		urls = f.o.OriginURLs
+	}
+	if len(urls) == 0 {
+		return false
+	}
+	it.inflight = make([]bool, it.info.NumPieces())
+	it.src = origin.New(it.store, urls, origin.Options{
+		Client: f.o.Origin, Buckets: []*pace.Bucket{it.bucket, f.swarm.Down()}, Log: f.log,
+		OnPiece: func(int) { f.wake() }, OnBytes: func(n int) { it.fromOrigin.Add(int64(n)) },
+	})
+	return true
+}
+
+// originPieces chooses what to ask the origin for, best first; demanded says that a player waits for them.
+func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int, demanded bool) {
+	near := f.swarm.Availability(it.id, engine.LAN)
+	missing := func(i int) bool {
+		return !it.store.Have(i) && !it.inflight[i] && (i >= len(near) || near[i] == 0)
+	}
+	for _, spans := range [][]Span{it.demand, f.neighbourDemand(it)} {
+		for _, s := range spans {
+			for i := max(s.First, 0); i < min(s.End, it.info.NumPieces()); i++ {
+				if missing(i) {
+					pieces = append(pieces, i)
+				}
+			}
+		}
+		if len(pieces) > 0 {
+			return pieces, true
+		}
+	}
+	end := it.info.NumPieces()
+	if it.want.Prefix {
+		end = f.prefixEnd(it)
+	}
+	have := f.swarm.Availability(it.id, engine.WAN)
+	var boxes []string
+	for _, p := range it.live.Peers {
+		if p.Class == engine.WAN && p.Box != "" {
+			boxes = append(boxes, p.Box)
+		}
+	}
+	return schedule.OriginPieces(schedule.ShareInput{
+		BoxID: f.o.Identity.BoxID(), Asset: it.id.String(), Mode: mode, Pieces: end, Missing: missing,
+		Holders: func(i int) int {
+			if i < len(have) {
+				return have[i]
+			}
+			return 0
+		},
+		Peers: boxes, Index: it.ann.answer.ShareIndex, Of: it.ann.answer.ShareOf,
+		Elapsed: time.Since(it.wanSince),
+	}), false
+}
+
+// runOf makes one request of the best piece and those that follow it, as far as they are in the list too.
+func (f *Fetcher) runOf(it *item, pieces []int, demanded bool) (first, end int) {
+	most := int64(runBytes)
+	if demanded {
+		most = demandBytes
+	}
+	in := make(map[int]bool, len(pieces))
+	for _, p := range pieces {
+		in[p] = true
+	}
+	first = pieces[0]
+	end = first + 1
+	for in[end] && int64(end-first+1)*it.info.PieceLength <= most {
+		end++
+	}
+	return first, end
+}
+
+// dropStale ends requests that no player needs while one waits for something else.
+func (f *Fetcher) dropStale(it *item) {
+	if len(it.demand) == 0 || len(it.runs) < runsPerAsset {
+		return
+	}
+	for r := range it.runs {
+		for _, s := range it.demand {
+			if r.first < s.End && s.First < r.end {
+				return // at least one brings what is waited for
+			}
+		}
+	}
+	for r := range it.runs {
+		r.cancel()
+		return
+	}
+}
+
+func (f *Fetcher) startRun(it *item, first, end int, demanded bool) {
+	ctx, cancel := context.WithCancel(f.jobs)
+	r := &originRun{first: first, end: end, cancel: cancel, demanded: demanded}
+	it.runs[r] = true
+	for i := first; i < end; i++ {
+		it.inflight[i] = true
+	}
+	src := it.src
+	f.running.Go(func() {
+		defer cancel()
+		res := src.Fetch(ctx, first, end)
+		f.do(f.jobs, func(mono time.Time) { f.ranOrigin(it, r, res, mono) })
+	})
+}
+
+// ranOrigin takes the result of a request.
+func (f *Fetcher) ranOrigin(it *item, r *originRun, res origin.Result, mono time.Time) {
+	delete(it.runs, r)
+	for i := r.first; i < r.end && i < len(it.inflight); i++ {
+		it.inflight[i] = false
+	}
+	it.rec.Wasted += res.Wasted
+	it.rates.moved = true
+	switch {
+	case res.Err == nil:
+		it.srcErr = nil
+		f.reach.success(mono)
+		f.o.Health.Clear("origin-unusable")
+	case errors.Is(res.Err, context.Canceled):
+	case errors.Is(res.Err, origin.ErrStore) && it.store == nil: // evicted meanwhile
+	case errors.Is(res.Err, origin.ErrStore):
+		f.fail(it.id, res.Err, mono)
+	default:
+		it.srcErr = res.Err
+		it.srcRetry = res.RetryAt
+		if res.Verified == 0 && !errors.Is(res.Err, origin.ErrNotNow) {
+			f.reach.failure(mono)
+		}
+		f.blameOrigin(it, res.Err)
+	}
+	f.wake()
+}
+
+func (f *Fetcher) blameOrigin(it *item, err error) {
+	f.log.Info("the origin did not deliver", "asset", it.id.Short(), "err", err)
+	text := ""
+	switch {
+	case errors.Is(err, origin.ErrWrongBytes):
+		text = "The origin sends other bytes than were published; they are thrown away."
+	case errors.Is(err, origin.ErrRangeIgnored), errors.Is(err, origin.ErrWrongRange):
+		text = "The origin does not answer range requests as it should."
+	case errors.Is(err, origin.ErrStatus):
+		text = "The origin refuses to send an asset."
+	default:
+		return // the network; it mends itself, and status says it
+	}
+	f.o.Health.Raise(health.Warning{
+		Code: "origin-unusable", Severity: health.Warn, Text: text,
+		Action: "The operator should look at the origin server.",
+	})
+}
+
+// reach guesses whether this box can reach the WAN at all, for the household's election.
+type reach struct {
+	failures int
+	last     time.Time // failure
+}
+
+func (r *reach) success(time.Time) { r.failures = 0 }
+
+func (r *reach) failure(now time.Time) {
+	r.failures++
+	r.last = now
+}
+
+// ok is true until several attempts in a row have failed; after a while it is worth another try.
+func (r *reach) ok(now time.Time) bool { return r.failures < 3 || now.Sub(r.last) > 2*time.Minute }
