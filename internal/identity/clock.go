@@ -27,6 +27,7 @@ const (
 // prove, and when the box's own clock was last synchronised, which nobody signs.
 type clock struct {
 	sys    func() time.Time
+	up     func() time.Duration
 	isSync func() bool
 	store  Store
 	health *health.Set
@@ -36,9 +37,9 @@ type clock struct {
 	mu      sync.Mutex // guards the fields below
 	signed  time.Time
 	synced  time.Time
-	seen    time.Time // sys() when the floor was last raised: since then at least this much has passed
-	fleet   time.Time // what the fleet manager said; zero: nothing yet
-	fleetAt time.Time // sys() at that moment
+	seen    time.Duration // up() when the floor was last raised: since then at least this much has passed
+	fleet   time.Time     // what the fleet manager said; zero: nothing yet
+	fleetAt time.Duration // up() at that moment
 	saved   floorRecord
 	wrong   bool // the clock and the floor contradict each other
 	trusted bool // what tick saw last
@@ -51,7 +52,9 @@ type floorRecord struct {
 }
 
 func newClock(o Options, base time.Time) *clock {
-	c := &clock{sys: o.Clock, store: o.State, health: o.Health, log: o.Log, base: base, signed: base, seen: o.Clock()}
+	c := &clock{
+		sys: o.Clock, up: o.Uptime, store: o.State, health: o.Health, log: o.Log, base: base, signed: base, seen: o.Uptime(),
+	}
 	c.isSync = func() bool {
 		if o.TimeSyncPath == "" {
 			return false
@@ -85,12 +88,8 @@ func latest(a, b time.Time) time.Time {
 }
 
 // floor is the latest moment that is known to have passed. The caller holds mu.
-func (c *clock) floor(sys time.Time) time.Time {
-	f := latest(c.signed, c.synced)
-	if d := sys.Sub(c.seen); d > 0 {
-		f = f.Add(d)
-	}
-	return f
+func (c *clock) floor() time.Time {
+	return latest(c.signed, c.synced).Add(c.up() - c.seen)
 }
 
 func (c *clock) now() (time.Time, bool) {
@@ -101,11 +100,10 @@ func (c *clock) now() (time.Time, bool) {
 }
 
 func (c *clock) nowLocked(isSync bool) (time.Time, bool) {
-	sys := c.sys()
-	floor := c.floor(sys)
-	t, known := sys, isSync
+	floor := c.floor()
+	t, known := c.sys(), isSync
 	if !known && !c.fleet.IsZero() {
-		t, known = c.fleet.Add(sys.Sub(c.fleetAt)), true
+		t, known = c.fleet.Add(c.up()-c.fleetAt), true
 	}
 	c.wrong = known && t.Before(floor.Add(-behind))
 	if !known || c.wrong {
@@ -140,24 +138,22 @@ func (c *clock) raise(t time.Time) {
 }
 
 func (c *clock) raiseLocked(t time.Time) {
-	sys := c.sys()
-	if !t.After(c.floor(sys)) {
+	if !t.After(c.floor()) {
 		return
 	}
-	c.rebase(sys)
+	c.rebase()
 	c.signed = latest(c.signed, t)
 	c.save(saveSigned)
 }
 
 // rebase folds the time that has passed since the floor was raised into the floor. The caller holds mu.
-func (c *clock) rebase(sys time.Time) {
-	if d := sys.Sub(c.seen); d > 0 {
-		c.signed = c.signed.Add(d)
-		if !c.synced.IsZero() {
-			c.synced = c.synced.Add(d)
-		}
+func (c *clock) rebase() {
+	up := c.up()
+	c.signed = c.signed.Add(up - c.seen)
+	if !c.synced.IsZero() {
+		c.synced = c.synced.Add(up - c.seen)
 	}
-	c.seen = sys
+	c.seen = up
 }
 
 // setFleet notes the fleet manager's own time and reports whether it is the first.
@@ -165,7 +161,7 @@ func (c *clock) setFleet(t time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	first := c.fleet.IsZero()
-	c.fleet, c.fleetAt = t, c.sys()
+	c.fleet, c.fleetAt = t, c.up()
 	return first
 }
 
@@ -173,13 +169,12 @@ func (c *clock) setFleet(t time.Time) bool {
 func (c *clock) settle(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	sys := c.sys()
-	if !c.floor(sys).After(t.Add(maxAhead)) {
+	if !c.floor().After(t.Add(maxAhead)) {
 		c.raiseLocked(t)
 		return
 	}
-	c.log.Warn("time floor lowered to what the certificate authority says", "floor", c.floor(sys), "now", t)
-	c.signed, c.synced, c.seen = latest(c.base, t), time.Time{}, sys
+	c.log.Warn("time floor lowered to what the certificate authority says", "floor", c.floor(), "now", t)
+	c.signed, c.synced, c.seen = latest(c.base, t), time.Time{}, c.up()
 	c.save(0)
 }
 
@@ -198,7 +193,7 @@ func (c *clock) tick(enrolled bool) (changed bool) {
 		c.health.Clear("clock-contradicted")
 	}
 	if isSync && trusted && enrolled {
-		c.rebase(c.sys())
+		c.rebase()
 		c.synced = latest(c.synced, now)
 		c.save(saveSynced)
 	}
@@ -230,6 +225,3 @@ func (c *clock) save(step time.Duration) {
 	c.health.Clear("time-floor-not-saved")
 	c.saved = rec
 }
-
-// synchronised reports whether the operating system's clock is.
-func (c *clock) synchronised() bool { return c.isSync() }

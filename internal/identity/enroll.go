@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -143,7 +142,7 @@ func (i *Identity) request(ctx context.Context, op string, key *ecdsa.PrivateKey
 	if old == nil {
 		req.SetBasicAuth(i.opts.DeviceSerial, i.opts.Token)
 	}
-	client := oneShot(i.enrollClient(base.Hostname(), old != nil))
+	client := i.oneShot(i.enrollClient(base.Hostname(), old != nil))
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, time.Time{}, err
@@ -162,11 +161,11 @@ func (i *Identity) request(ctx context.Context, op string, key *ecdsa.PrivateKey
 }
 
 // oneShot is an HTTP client for a single request: no proxy, no redirect, nothing kept.
-func oneShot(cfg *tls.Config) *http.Client {
+func (i *Identity) oneShot(cfg *tls.Config) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			TLSClientConfig: cfg, DisableKeepAlives: true, TLSHandshakeTimeout: handshakeTime,
-			DialContext:            (&net.Dialer{Timeout: handshakeTime}).DialContext,
+			DialContext:            i.opts.DialContext,
 			MaxResponseHeaderBytes: 16 << 10, ResponseHeaderTimeout: requestTime,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -200,9 +199,11 @@ func (i *Identity) install(key *ecdsa.PrivateKey, certs []*x509.Certificate, dat
 	if err != nil {
 		return fmt.Errorf("the certificate that came: %w", err)
 	}
-	if now, trusted := i.clock.now(); trusted && i.clock.synchronised() && cred.leaf.NotBefore.After(now.Add(maxAhead)) {
-		return fmt.Errorf("the certificate that came: %w: it begins %s and this box's synchronised clock says %s",
-			ErrNotYetValid, cred.leaf.NotBefore.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
+	if now, trusted := i.clock.now(); trusted && i.clock.isSync() {
+		// Two clocks disagree. The box keeps what it has until one of them is mended.
+		if err := pki.CheckTime([]*x509.Certificate{cred.leaf}, now, true); err != nil {
+			return fmt.Errorf("the certificate that came does not fit this box's synchronised clock: %w", err)
+		}
 	}
 	if err := i.saveIdentity(cred); err != nil {
 		return err

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"net"
 	"net/http"
 	"time"
 )
@@ -13,7 +12,7 @@ func (i *Identity) HTTPClient(timeout time.Duration) *http.Client {
 		Timeout: timeout,
 		Transport: &timed{i, &http.Transport{
 			TLSClientConfig: i.FleetClient(), TLSHandshakeTimeout: handshakeTime, ForceAttemptHTTP2: true,
-			DialContext:           (&net.Dialer{Timeout: handshakeTime, KeepAlive: 30 * time.Second}).DialContext,
+			DialContext:           i.opts.DialContext,
 			ResponseHeaderTimeout: requestTime, IdleConnTimeout: time.Minute, MaxIdleConns: 4, MaxConnsPerHost: 4,
 			MaxResponseHeaderBytes: 16 << 10,
 		}},

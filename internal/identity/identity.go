@@ -14,6 +14,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,6 +23,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -79,6 +81,10 @@ type Options struct {
 	Health       *health.Set
 	Log          *slog.Logger
 	Clock        func() time.Time // nil: time.Now
+	// Uptime rises with real time, whatever happens to the clock; nil: the time since Open.
+	Uptime func() time.Duration
+	// DialContext reaches the fleet manager; nil: a net.Dialer's.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Validate names all that is missing.
@@ -138,6 +144,13 @@ func Open(opts Options) (*Identity, error) {
 	}
 	if opts.Clock == nil {
 		opts.Clock = time.Now
+	}
+	if opts.Uptime == nil {
+		start := time.Now()
+		opts.Uptime = func() time.Duration { return time.Since(start) }
+	}
+	if opts.DialContext == nil {
+		opts.DialContext = (&net.Dialer{Timeout: handshakeTime, KeepAlive: 30 * time.Second}).DialContext
 	}
 	root, fleet, err := readRoot(opts.FS, opts.CAFile)
 	if err != nil {
