@@ -1,0 +1,348 @@
+// Package cache holds every media byte on the disk: it reserves space before a download, takes blocks, checks pieces,
+// commits what was checked, serves it to the player and to peers, evicts, scrubs and rebuilds.
+//
+// Invariants: no byte is served whose piece was not hash-verified by this package, or by this package before a restart.
+// The index never says more than the disk holds: data is synced first, then the piece bits are committed. Within one
+// generation of a blob (a random number in its file name) bits only go from 0 to 1; whatever takes bytes away gives the
+// blob a new generation first, so that no old or damaged index row can claim them. Used never passes the quota, and
+// own reservations never cross the reserve of free space. An asset that a Reader has open is not evicted; one that is
+// held is given to the OnEvict callbacks first and spared if it is still held afterwards.
+//
+// Locks, in the order in which they are taken: Cache.space, Cache.commitMu, Cache.mu, entry.mu. Files are read and
+// written with none of the last two held.
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sort"
+	"sync"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/durable"
+	"boxd/internal/health"
+	"boxd/internal/state"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// What callers branch on.
+var (
+	ErrNoSpace     = errors.New("no space in the cache")
+	ErrNeverFits   = fmt.Errorf("%w: larger than the whole quota", ErrNoSpace)
+	ErrInUse       = errors.New("asset is in use")
+	ErrPinned      = errors.New("asset is pinned")
+	ErrNotFound    = errors.New("not in the cache")
+	ErrVerified    = errors.New("piece is verified already")
+	ErrNotVerified = errors.New("piece is not verified")
+	ErrNotReserved = errors.New("no space is reserved for this part of the asset")
+	ErrHash        = errors.New("piece does not have the hash that was published")
+	ErrGone        = errors.New("asset was removed from the cache")
+	ErrClosed      = errors.New("cache is closed")
+)
+
+// The health codes that this package raises.
+const (
+	CodeNoSpace = "cache-no-space" // an asset was refused
+	CodeReserve = "cache-reserve"  // free space is below the reserve and nothing more may be evicted
+	CodeWrite   = "cache-write"    // a block could not be written
+	CodeSync    = "cache-sync"     // data could not be synced; unsynced pieces were discarded
+	CodeIndex   = "cache-index"    // the index could not be written or opened
+	CodeRead    = "cache-read"     // a read failed; the pieces are fetched again
+	CodeRot     = "cache-rot"      // the scrub found pieces that had changed on the disk
+	CodeRebuilt = "cache-rebuilt"  // the index was lost and is being rebuilt from the files
+)
+
+// Options of Open. Dir and StateDir are required.
+type Options struct {
+	Dir      string       // blobs and metainfo; "<Dir>/assets" is used
+	StateDir string       // index.db
+	State    *state.DB    // pins and reasons of eviction; nil keeps them in memory only
+	FS       durable.FS   // nil is the machine's
+	Quota    int64        // bytes of all reservations together; 0 is no quota (the reserve still holds)
+	Reserve  int64        // bytes of the file system that must stay free for others
+	Log      *slog.Logger // nil is silent
+	Health   *health.Set
+
+	GroupBytes    int64         // a group commit is due when so much is verified but not durable; default 64 MiB
+	GroupInterval time.Duration // or when the oldest waits so long; default 10 s
+
+	KeepPrefix int64         // bytes at the front worth keeping when a large asset must go; default 16 MiB; -1 none
+	ReadAhead  int64         // bytes ahead of a reader that Demand asks for; default 16 MiB
+	RepairWait time.Duration // how long a read waits for bytes that an I/O error took; default 30 s
+
+	ScrubPeriod time.Duration // everything is read and hashed again at least once in it; default 14 days; <0 never
+	ScrubRate   int64         // bytes per second that the scrub may read; default 4 MiB/s
+	SpaceCheck  time.Duration // how often free space is looked at; default 3 s
+
+	MaxOpenFiles int                      // idle blobs kept open; default 32
+	Now          func() (time.Time, bool) // the time and whether it is trusted; nil is the machine's, trusted
+
+	openRows func() (rowStore, bool, error) // tests put an index in memory here
+}
+
+func (o *Options) setDefaults() {
+	def := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	dur := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	if o.FS == nil {
+		o.FS = durable.OS()
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = func() (time.Time, bool) { return time.Now(), true }
+	}
+	if o.MaxOpenFiles == 0 {
+		o.MaxOpenFiles = 32
+	}
+	def(&o.GroupBytes, 64<<20)
+	def(&o.KeepPrefix, 16<<20)
+	def(&o.ReadAhead, 16<<20)
+	def(&o.ScrubRate, 4<<20)
+	dur(&o.GroupInterval, 10*time.Second)
+	dur(&o.RepairWait, 30*time.Second)
+	dur(&o.ScrubPeriod, 14*24*time.Hour)
+	dur(&o.SpaceCheck, 3*time.Second)
+}
+
+// Validate joins all faults of the options.
+func (o *Options) Validate() error {
+	var errs []error
+	if o.Dir == "" {
+		errs = append(errs, errors.New("cache directory is not set"))
+	}
+	if o.StateDir == "" && o.openRows == nil {
+		errs = append(errs, errors.New("state directory is not set"))
+	}
+	if o.Quota < 0 {
+		errs = append(errs, fmt.Errorf("cache quota is %d bytes", o.Quota))
+	}
+	if o.Reserve < 0 {
+		errs = append(errs, fmt.Errorf("cache reserve is %d bytes", o.Reserve))
+	}
+	if o.GroupBytes < 0 || o.GroupInterval < 0 {
+		errs = append(errs, fmt.Errorf("group commit of %d bytes or %s", o.GroupBytes, o.GroupInterval))
+	}
+	if o.ScrubRate < 0 {
+		errs = append(errs, fmt.Errorf("scrub rate is %d bytes/s", o.ScrubRate))
+	}
+	return errors.Join(errs...)
+}
+
+// Attr is what the operator wishes for an asset and what the box knows about it, as far as eviction cares.
+type Attr struct {
+	Name, Version, Publisher string
+	Priority                 int       // higher stays longer
+	Deadline                 time.Time // until then nothing that is due later may push it out; zero: none
+	KeepUntil                time.Time // afterwards it goes first; zero: no promise and no expiry
+	PrefixBytes              int64     // reserve and keep only so much from the front; 0 is all
+	NeighbourHolds           bool      // a box in the home has it whole: cheap to have again. Not stored.
+}
+
+// Cache is an open cache. Its methods may be called from any goroutine.
+type Cache struct {
+	o    Options
+	fs   durable.FS
+	dir  string
+	rows rowStore
+	bufs chan []byte // bounded: who hashes or copies waits for one
+
+	space    sync.Mutex // serialises what changes reservations: Create, Grow, eviction, removal
+	commitMu sync.Mutex // serialises changes of the index and of blob generations
+
+	mu       sync.Mutex // guards the fields below
+	entries  map[asset.ID]*entry
+	limbo    []*entry // removed from the index, files still there because removing failed
+	used     int64    // reserved bytes and metainfo of entries and limbo
+	dirty    map[*entry]struct{}
+	changed  chan struct{}
+	onEvict  []func(asset.ID)
+	events   []Event
+	lastTick time.Time
+	closed   bool
+
+	pins  sync.Map      // asset.ID of what is pinned, whether it is here or not
+	arm   chan struct{} // there is something to commit
+	kick  chan struct{} // a group is full
+	check chan struct{} // there are pieces to re-hash, or one of them is wanted now
+	stats counters
+}
+
+const bufSize = 128 << 10
+
+// Open opens the cache and brings index and files into line. It reads no media: what the index does not know about a
+// blob is hashed by Run.
+func Open(o Options) (*Cache, error) {
+	o.setDefaults()
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	c := &Cache{
+		o: o, fs: o.FS, dir: filepath.Join(o.Dir, "assets"), bufs: make(chan []byte, 4),
+		entries: map[asset.ID]*entry{}, dirty: map[*entry]struct{}{}, changed: make(chan struct{}),
+		arm: make(chan struct{}, 1), kick: make(chan struct{}, 1), check: make(chan struct{}, 1),
+	}
+	for range cap(c.bufs) {
+		c.bufs <- make([]byte, bufSize)
+	}
+	if err := c.load(); err != nil {
+		return nil, fmt.Errorf("open cache %s: %w", o.Dir, err)
+	}
+	return c, nil
+}
+
+// Run commits in groups, watches the free space, re-hashes what is unknown and scrubs, until ctx ends; then it commits
+// once more.
+func (c *Cache) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.runCommits(ctx) })
+	g.Go(func() error { return c.runSpace(ctx) })
+	g.Go(func() error { return c.runChecks(ctx) })
+	g.Go(func() error { return c.runScrub(ctx) })
+	return g.Wait()
+}
+
+// Close commits what is pending and closes all files. Run must have returned.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.mu.Unlock()
+	err := c.Flush()
+	c.mu.Lock()
+	c.closed = true
+	all := c.sorted()
+	c.wake()
+	c.mu.Unlock()
+	for _, e := range all {
+		err = errors.Join(err, e.close())
+	}
+	return errors.Join(err, c.rows.close())
+}
+
+// Changed returns a channel that is closed at the next change of the set of assets, of a piece, or of the space.
+func (c *Cache) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// wake must be called with mu held.
+func (c *Cache) wake() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// sorted must be called with mu held.
+func (c *Cache) sorted() []*entry {
+	list := make([]*entry, 0, len(c.entries))
+	for _, e := range c.entries {
+		list = append(list, e)
+	}
+	sort.Slice(list, func(i, j int) bool { return string(list[i].id[:]) < string(list[j].id[:]) })
+	return list
+}
+
+// tick is the time for "last used": the clock, but never going back, so that a box that woke in 1970 keeps the order.
+// It must be called with mu held.
+func (c *Cache) tick() time.Time {
+	now, _ := c.o.Now()
+	now = now.Truncate(time.Second)
+	if !now.After(c.lastTick) {
+		now = c.lastTick
+	}
+	c.lastTick = now
+	return now
+}
+
+// Asset returns the handle of an asset, or false when the cache does not have it or its metainfo cannot be read.
+func (c *Cache) Asset(id asset.ID) (*Asset, bool) {
+	c.mu.Lock()
+	e := c.entries[id]
+	c.mu.Unlock()
+	if e == nil {
+		return nil, false
+	}
+	a, err := e.asset()
+	if err != nil {
+		c.o.Log.Error("metainfo of a cached asset cannot be read", "asset", id, "err", err)
+		return nil, false
+	}
+	return a, true
+}
+
+// Status says how an asset stands.
+type Status struct {
+	ID           asset.ID  `json:"id"`
+	Attr         Attr      `json:"attr"`
+	Length       int64     `json:"length"`   // bytes
+	Reserved     int64     `json:"reserved"` // bytes of the disk that it has; less than Length for a prefix
+	Bytes        int64     `json:"bytes"`    // verified
+	Pieces, Have int       // all, and verified
+	PieceLength  int64     `json:"piece_length"`
+	Complete     bool      `json:"complete"`
+	Durable      bool      `json:"durable"` // what is verified would survive a power cut now
+	Pinned       bool      `json:"pinned"`
+	Readers      int       `json:"readers"`
+	Held         bool      `json:"held"`
+	Unknown      int       `json:"unknown"` // pieces still to be re-hashed after the index was lost: do not fetch yet
+	Created      time.Time `json:"created"`
+	LastUse      time.Time `json:"last_use"`
+	Scrubbed     time.Time `json:"scrubbed"` // when the last scrub of the whole asset ended
+}
+
+// Assets lists all assets by ID.
+func (c *Cache) Assets() []Status {
+	c.mu.Lock()
+	list := c.sorted()
+	c.mu.Unlock()
+	out := make([]Status, 0, len(list))
+	for _, e := range list {
+		e.mu.Lock()
+		if !e.gone {
+			out = append(out, e.status())
+		}
+		e.mu.Unlock()
+	}
+	return out
+}
+
+// Usage says how the space stands, in bytes.
+type Usage struct {
+	Used    int64 `json:"used"`  // reserved by assets, with their metainfo
+	Quota   int64 `json:"quota"` // 0 is none
+	Reserve int64 `json:"reserve"`
+	Free    int64 `json:"free"`  // of the file system; -1 when it cannot be told
+	Total   int64 `json:"total"` // of the file system
+	Assets  int   `json:"assets"`
+	Pending int64 `json:"pending"` // verified, not yet durable
+}
+
+// Usage says how the space stands.
+func (c *Cache) Usage() Usage {
+	free, total, err := c.fs.Free(c.o.Dir)
+	if err != nil {
+		free, total = -1, -1
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Usage{
+		Used: c.used, Quota: c.o.Quota, Reserve: c.o.Reserve, Free: free, Total: total, Assets: len(c.entries),
+		Pending: c.stats.pending.Load(),
+	}
+}

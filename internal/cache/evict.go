@@ -1,0 +1,381 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sort"
+	"syscall"
+	"time"
+
+	"boxd/internal/asset"
+)
+
+// OnEvict registers a callback that is called before files go, for eviction, trimming and Remove, so that whoever shares
+// the asset lets go of it first: its Holds must be released when the callback returns, or the asset stays. It runs on
+// the goroutine that evicts and must not call Create, Grow, Remove or CheckSpace.
+func (c *Cache) OnEvict(f func(asset.ID)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onEvict = append(c.onEvict, f)
+}
+
+func (c *Cache) tellEvict(id asset.ID) {
+	c.mu.Lock()
+	list := c.onEvict
+	c.mu.Unlock()
+	for _, f := range list {
+		f(id)
+	}
+}
+
+// evict does one step. space must be held.
+func (c *Cache) evict(s Step) error {
+	c.mu.Lock()
+	e := c.entries[s.ID]
+	c.mu.Unlock()
+	if e == nil {
+		return ErrNotFound
+	}
+	c.tellEvict(s.ID)
+	what := EventEvicted
+	var err error
+	if s.Keep > 0 {
+		what = EventTrimmed
+		err = c.trim(e, s.Keep-e.torrentLen)
+	} else {
+		err = c.remove(e)
+	}
+	if err != nil {
+		return err
+	}
+	c.stats.evictions.Add(1)
+	c.stats.evictedBytes.Add(s.Frees)
+	c.record(Event{ID: e.id, Name: e.name(), What: what, Bytes: s.Frees, Reason: s.Reason})
+	return nil
+}
+
+func (e *entry) name() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.attr.Name
+}
+
+// Remove removes an asset; why is kept for people. ErrInUse while it is being read or held, ErrPinned, ErrNotFound.
+func (c *Cache) Remove(id asset.ID, why string) error {
+	c.space.Lock()
+	defer c.space.Unlock()
+	c.mu.Lock()
+	e := c.entries[id]
+	c.mu.Unlock()
+	switch {
+	case e == nil:
+		return fmt.Errorf("remove %s: %w", id.Short(), ErrNotFound)
+	case c.pinned(id):
+		return fmt.Errorf("remove %s: %w", id.Short(), ErrPinned)
+	case e.inUse():
+		return fmt.Errorf("remove %s: %w", id.Short(), ErrInUse)
+	}
+	c.tellEvict(id)
+	e.mu.Lock()
+	bytes := e.cost()
+	e.mu.Unlock()
+	if err := c.remove(e); err != nil {
+		return fmt.Errorf("remove %s: %w", id.Short(), err)
+	}
+	c.record(Event{ID: id, Name: e.name(), What: EventRemoved, Bytes: bytes, Reason: why})
+	return nil
+}
+
+func (e *entry) inUse() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.readers) > 0
+}
+
+// remove takes an entry out of the index, then removes its files. space must be held.
+func (c *Cache) remove(e *entry) error {
+	c.commitMu.Lock()
+	defer c.commitMu.Unlock()
+	e.mu.Lock()
+	if len(e.readers) > 0 || e.holds > 0 {
+		e.mu.Unlock()
+		return ErrInUse
+	}
+	e.gone = true // from now on nobody can begin to read or write
+	for e.busy() {
+		e.idle.Wait()
+	}
+	e.mu.Unlock()
+	if err := c.rows.apply(nil, []asset.ID{e.id}); err != nil {
+		c.indexFailed(err)
+		if !errors.Is(err, syscall.ENOSPC) {
+			e.mu.Lock()
+			e.gone = false
+			e.mu.Unlock()
+			return err
+		}
+		// The disk is so full that not even a row can go. Without its blob the row is not believed at the next start.
+	}
+	c.stats.indexCommits.Add(1)
+	e.mu.Lock()
+	for i := range e.pending {
+		_, n := e.span(i)
+		c.addPending(-n)
+	}
+	e.pending, e.progress = nil, nil
+	if e.fileRefs == 0 {
+		_ = e.closeFile() // its content is no longer wanted
+	}
+	e.notify()
+	e.idle.Broadcast()
+	cost := e.cost()
+	e.mu.Unlock()
+
+	c.mu.Lock()
+	delete(c.entries, e.id)
+	delete(c.dirty, e)
+	c.used -= cost
+	c.wake()
+	c.mu.Unlock()
+	if err := c.tryRemoveFiles(e); err != nil {
+		c.o.Log.Warn("files of a removed asset are still there", "asset", e.id, "err", err)
+		c.mu.Lock()
+		c.limbo = append(c.limbo, e)
+		c.used += cost
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+// busy says whether a write or a hash is under way. mu must be held.
+func (e *entry) busy() bool {
+	for _, pc := range e.progress {
+		if pc.writers > 0 || pc.hashing {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Cache) freed(e *entry) {
+	e.mu.Lock()
+	cost := e.cost()
+	e.mu.Unlock()
+	c.mu.Lock()
+	c.used -= cost
+	c.wake()
+	c.mu.Unlock()
+}
+
+// trim takes the tail of an asset away and keeps the first bytes of it. space must be held.
+func (c *Cache) trim(e *entry, keep int64) error {
+	keep = wantedBytes(e.length, e.pieceLen, keep)
+	e.mu.Lock()
+	if len(e.readers) > 0 || e.holds > 0 || e.gone {
+		e.mu.Unlock()
+		return ErrInUse
+	}
+	before := e.alloc
+	if keep >= before {
+		e.mu.Unlock()
+		return nil
+	}
+	e.alloc = keep // from now on nobody can write there
+	for e.busy() {
+		e.idle.Wait()
+	}
+	for i := e.allocPieces(); i < e.n; i++ {
+		e.lose(i)
+		e.unknown.clear(i)
+		delete(e.progress, i)
+	}
+	e.stale = true // also when no bit is lost: a new generation before the file gets shorter
+	prefix := e.attr.PrefixBytes
+	e.attr.PrefixBytes = keep
+	e.mu.Unlock()
+
+	c.commitMu.Lock()
+	err := e.forgetLocked(func() error { return e.truncate(keep) })
+	c.commitMu.Unlock()
+	if err != nil {
+		e.mu.Lock()
+		e.alloc, e.attr.PrefixBytes = before, prefix // the space counts as taken, and may not be there
+		e.sparse = true
+		e.mu.Unlock()
+		return err
+	}
+	c.mu.Lock()
+	c.used -= before - keep
+	c.wake()
+	c.mu.Unlock()
+	return nil
+}
+
+func (e *entry) truncate(size int64) error {
+	f, err := e.acquire()
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// Pin keeps an asset from eviction until it is unpinned, also one that is not here yet. It survives the loss of the
+// index.
+func (c *Cache) Pin(id asset.ID, pin bool) error {
+	if c.o.State != nil {
+		var err error
+		if pin {
+			err = c.o.State.Put(pinsBucket, id[:], []byte{1})
+		} else {
+			err = c.o.State.Delete(pinsBucket, id[:])
+		}
+		if err != nil {
+			return fmt.Errorf("pin %s: %w", id.Short(), err)
+		}
+	}
+	if pin {
+		c.pins.Store(id, true)
+	} else {
+		c.pins.Delete(id)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wake()
+	return nil
+}
+
+// Pinned says whether an asset is pinned.
+func (c *Cache) Pinned(id asset.ID) bool { return c.pinned(id) }
+
+// SetAttr replaces what the operator wishes for an asset. It becomes durable with the next group commit. A smaller
+// PrefixBytes takes nothing away by itself; a larger one is what Create or Grow reserve.
+func (c *Cache) SetAttr(id asset.ID, attr Attr) error {
+	c.mu.Lock()
+	e := c.entries[id]
+	c.mu.Unlock()
+	if e == nil {
+		return fmt.Errorf("set attributes of %s: %w", id.Short(), ErrNotFound)
+	}
+	c.setAttr(e, attr)
+	return nil
+}
+
+func (c *Cache) setAttr(e *entry, attr Attr) {
+	e.mu.Lock()
+	same := e.attr.stored() == attr.stored()
+	e.attr = attr
+	e.mu.Unlock()
+	if !same {
+		c.mark(e)
+		c.poke(c.arm)
+	}
+}
+
+// stored is the part of Attr that the index keeps, in the form in which it comes back.
+func (a Attr) stored() Attr {
+	a.NeighbourHolds = false
+	a.Deadline, a.KeepUntil = fromUnix(toUnix(a.Deadline)), fromUnix(toUnix(a.KeepUntil))
+	return a
+}
+
+// What an Event can be.
+const (
+	EventEvicted = "evicted" // the whole asset, to make room
+	EventTrimmed = "trimmed" // its tail, to make room
+	EventRemoved = "removed" // because somebody asked
+	EventRefused = "refused" // there was no room for it
+)
+
+// Event is something that happened to the space of an asset.
+type Event struct {
+	Time   time.Time `json:"time"`
+	ID     asset.ID  `json:"id"`
+	Name   string    `json:"name"`
+	What   string    `json:"what"`
+	Bytes  int64     `json:"bytes"`
+	Reason string    `json:"reason"`
+}
+
+const (
+	maxEvents    = 256
+	eventsBucket = "cache-events"
+)
+
+// record keeps the last event of each asset, and tells the log. The same refusal again is not news.
+func (c *Cache) record(ev Event) {
+	ev.Time, _ = c.o.Now()
+	c.mu.Lock()
+	var drop []asset.ID
+	keep := c.events[:0]
+	for _, old := range c.events {
+		if old.ID == ev.ID {
+			if old.What == ev.What && old.Reason == ev.Reason && ev.What == EventRefused {
+				c.mu.Unlock()
+				return
+			}
+			continue
+		}
+		keep = append(keep, old)
+	}
+	c.events = append(keep, ev)
+	for len(c.events) > maxEvents {
+		drop = append(drop, c.events[0].ID)
+		c.events = c.events[1:]
+	}
+	c.mu.Unlock()
+	c.o.Log.Info("cache space", "event", ev.What, "asset", ev.ID, "name", ev.Name, "bytes", ev.Bytes, "reason", ev.Reason)
+	if c.o.State == nil {
+		return
+	}
+	b, err := json.Marshal(ev)
+	if err == nil {
+		err = c.o.State.Put(eventsBucket, ev.ID[:], b)
+	}
+	for _, id := range drop {
+		err = errors.Join(err, c.o.State.Delete(eventsBucket, id[:]))
+	}
+	if err != nil {
+		c.o.Log.Warn("event not stored", "err", err)
+	}
+}
+
+func (c *Cache) loadEvents() {
+	if c.o.State == nil {
+		return
+	}
+	err := c.o.State.Each(eventsBucket, func(_, v []byte) error {
+		var ev Event
+		if json.Unmarshal(v, &ev) == nil && len(c.events) < maxEvents {
+			c.events = append(c.events, ev)
+		}
+		return nil
+	})
+	if err != nil {
+		c.o.Log.Warn("events cannot be read", "err", err)
+	}
+	sort.SliceStable(c.events, func(i, j int) bool { return c.events[i].Time.Before(c.events[j].Time) })
+}
+
+// Events lists what happened to the space last, one event for each asset, oldest first.
+func (c *Cache) Events() []Event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]Event(nil), c.events...)
+}
+
+// Why returns the last event of an asset.
+func (c *Cache) Why(id asset.ID) (Event, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, ev := range c.events {
+		if ev.ID == id {
+			return ev, true
+		}
+	}
+	return Event{}, false
+}

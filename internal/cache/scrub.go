@@ -1,0 +1,335 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // BEP 3 v1 names pieces by SHA-1; who may publish is decided by TUF
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/durable"
+	"boxd/internal/health"
+
+	"golang.org/x/sys/unix"
+)
+
+// VerifyResult is what Verify found.
+type VerifyResult struct {
+	Pieces int   `json:"pieces"` // that were hashed
+	Bytes  int64 `json:"bytes"`
+	Bad    []int `json:"bad"` // pieces that were wrong; they are missing now and will be fetched again
+}
+
+// Verify reads everything of an asset that is verified from the disk again and hashes it. What is wrong is taken back.
+func (c *Cache) Verify(ctx context.Context, id asset.ID) (VerifyResult, error) {
+	var res VerifyResult
+	a, ok := c.Asset(id)
+	if !ok {
+		return res, fmt.Errorf("verify %s: %w", id.Short(), ErrNotFound)
+	}
+	for i := 0; i < a.e.n; i++ {
+		if err := ctx.Err(); err != nil {
+			return res, err
+		}
+		good, n, err := a.recheck(i)
+		if err != nil {
+			return res, fmt.Errorf("verify %s: %w", id.Short(), err)
+		}
+		if n == 0 {
+			continue
+		}
+		res.Pieces++
+		res.Bytes += n
+		if !good {
+			res.Bad = append(res.Bad, i)
+		}
+	}
+	a.e.mu.Lock()
+	a.e.scrubbed, _ = c.o.Now()
+	a.e.mu.Unlock()
+	c.mark(a.e)
+	c.poke(c.arm)
+	return res, nil
+}
+
+// recheck hashes one verified piece from the disk. n is 0 when there is nothing to check. A piece that is wrong, or
+// cannot be read, is taken back.
+func (a *Asset) recheck(i int) (good bool, n int64, err error) {
+	e := a.e
+	e.mu.Lock()
+	have, gone, seq := e.have.get(i), e.gone, e.lostSeq
+	e.mu.Unlock()
+	if gone {
+		return false, 0, ErrGone
+	}
+	if !have {
+		return true, 0, nil
+	}
+	_, length := e.span(i)
+	e.uncache(i)
+	sum, err := e.hashFile(i)
+	e.uncache(i)
+	switch {
+	case errors.Is(err, ErrGone):
+		return false, 0, err
+	case err == nil && sum == a.info.PieceHash(i):
+		return true, length, nil
+	}
+	e.mu.Lock()
+	same := e.lostSeq == seq && e.have.get(i)
+	e.mu.Unlock()
+	if !same {
+		return true, 0, nil // somebody else found it first
+	}
+	c := e.c
+	c.stats.rotten.Add(1)
+	c.o.Log.Error("cached piece has changed on the disk, to be fetched again", "asset", e.id, "piece", i, "err", err)
+	c.o.Health.Raise(health.Warning{
+		Code: CodeRot, Severity: health.Warn, Text: "Stored data had changed on the disk; it is fetched again.",
+		Action: "If it comes back, the storage is failing.",
+	})
+	if err := a.MarkMissing(i); err != nil {
+		c.o.Log.Error("lost piece still in the index", "asset", e.id, "piece", i, "err", err)
+	}
+	return false, length, nil
+}
+
+// uncache drops a piece from the page cache, so that it is read from the disk, and so that a scrub leaves the memory as
+// it found it.
+func (e *entry) uncache(i int) {
+	f, err := e.acquire()
+	if err != nil {
+		return // the read will say so
+	}
+	defer e.release()
+	if adv, ok := f.(durable.Adviser); ok {
+		off, n := e.span(i)
+		adv.Advise(durable.Uncache, off, n)
+	}
+}
+
+// idle makes the calling goroutine's thread the last to get the disk and the processor. The thread ends with it.
+func idle() {
+	runtime.LockOSThread() // never unlocked
+	const (
+		whoProcess = 1
+		classIdle  = 3 << 13
+	)
+	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, 0, classIdle) // best effort: a courtesy
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19)                        // best effort: a courtesy
+}
+
+const (
+	scrubLook  = 10 * time.Minute       // how often the scrub looks for something to do
+	scrubPause = 500 * time.Millisecond // how often it looks whether the player has ended
+)
+
+// runScrub hashes what has not been hashed for half of the period, one piece at a time, while nobody plays anything.
+func (c *Cache) runScrub(ctx context.Context) error {
+	if c.o.ScrubPeriod < 0 {
+		<-ctx.Done()
+		return nil
+	}
+	idle()
+	for wait(ctx, min(scrubLook, c.o.ScrubPeriod/8)) {
+		for {
+			a := c.scrubNext()
+			if a == nil {
+				break
+			}
+			if err := c.scrubAsset(ctx, a); err != nil && ctx.Err() == nil && !errors.Is(err, ErrGone) {
+				c.o.Log.Warn("scrub of an asset did not end", "asset", a.e.id, "err", err)
+				break
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// wait says whether the time passed before ctx ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// scrubNext is the asset whose last scrub is longest ago, when that is due.
+func (c *Cache) scrubNext() *Asset {
+	now, _ := c.o.Now()
+	c.mu.Lock()
+	list := c.sorted()
+	c.mu.Unlock()
+	var best *entry
+	var oldest time.Time
+	for _, e := range list {
+		e.mu.Lock()
+		last := e.scrubbed
+		if last.IsZero() {
+			last = e.created // its pieces were hashed when they came
+		}
+		due := e.have.ones > 0 && now.Sub(last) >= c.o.ScrubPeriod/2
+		e.mu.Unlock()
+		if due && (best == nil || last.Before(oldest)) {
+			best, oldest = e, last
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	a, err := best.asset()
+	if err != nil {
+		c.o.Log.Error("metainfo of a cached asset cannot be read", "asset", best.id, "err", err)
+		best.mu.Lock()
+		best.scrubbed = now // not again at once
+		best.mu.Unlock()
+		return nil
+	}
+	return a
+}
+
+func (c *Cache) scrubAsset(ctx context.Context, a *Asset) error {
+	bad := 0
+	for i := 0; i < a.e.n; i++ {
+		for c.stats.readers.Load() > 0 {
+			if !wait(ctx, scrubPause) {
+				return ctx.Err()
+			}
+		}
+		good, n, err := a.recheck(i)
+		if err != nil {
+			return err
+		}
+		c.stats.scrubbed.Add(n)
+		if !good {
+			bad++
+		}
+		if n > 0 && !wait(ctx, time.Duration(float64(n)/float64(c.o.ScrubRate)*float64(time.Second))) {
+			return ctx.Err()
+		}
+	}
+	if bad == 0 {
+		c.o.Health.Clear(CodeRot)
+	}
+	a.e.mu.Lock()
+	a.e.scrubbed, _ = c.o.Now()
+	a.e.mu.Unlock()
+	c.mark(a.e)
+	c.poke(c.arm)
+	return nil
+}
+
+// runChecks hashes the pieces about which the index knows nothing any more, those that a reader waits for first.
+func (c *Cache) runChecks(ctx context.Context) error {
+	for {
+		for {
+			e, i := c.unknownNext()
+			if e == nil {
+				break
+			}
+			c.settle(e, i)
+			if ctx.Err() != nil {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.check:
+		}
+	}
+}
+
+// unknownNext is the piece to hash next.
+func (c *Cache) unknownNext() (*entry, int) {
+	c.mu.Lock()
+	list := c.sorted()
+	c.mu.Unlock()
+	var first *entry
+	piece := 0
+	for _, e := range list {
+		e.mu.Lock()
+		if e.unknown.ones > 0 && !e.gone {
+			for r := range e.readers {
+				if i := int(min(r.base+r.pos, e.length-1) / e.pieceLen); e.unknown.get(i) {
+					e.mu.Unlock()
+					return e, i
+				}
+			}
+			if first == nil {
+				first, piece = e, e.unknown.next(0, true)
+			}
+		}
+		e.mu.Unlock()
+	}
+	if first == nil {
+		c.o.Health.Clear(CodeRebuilt)
+	}
+	return first, piece
+}
+
+// settle finds out about one unknown piece. Space that was never written is skipped without reading.
+func (c *Cache) settle(e *entry, i int) {
+	if end := e.holeFrom(i); end > i {
+		e.mu.Lock()
+		for ; i < end; i++ {
+			e.unknown.clear(i)
+		}
+		e.notify()
+		e.mu.Unlock()
+		return
+	}
+	a, err := e.asset()
+	var sum [sha1.Size]byte
+	if err == nil {
+		sum, err = e.hashFile(i)
+	}
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		c.o.Log.Warn("piece cannot be checked", "asset", e.id, "piece", i, "err", err)
+	}
+	e.mu.Lock()
+	// A write has made the piece known: then it is judged like any other.
+	good := err == nil && e.unknown.get(i) && e.progress[i] == nil && !e.gone && sum == a.info.PieceHash(i)
+	e.unknown.clear(i)
+	if good {
+		e.accept(i)
+	}
+	complete := e.have.full()
+	e.notify()
+	e.mu.Unlock()
+	if good || complete {
+		c.accepted(e, good && complete)
+	}
+}
+
+// holeFrom returns the first piece at or after i that has any data, when the file system can tell; else i.
+func (e *entry) holeFrom(i int) int {
+	f, err := e.acquire()
+	if err != nil {
+		return i
+	}
+	defer e.release()
+	ext, ok := f.(durable.Extents)
+	if !ok {
+		return i
+	}
+	off, _ := e.span(i)
+	begin, end, err := ext.NextData(off)
+	if err != nil {
+		return i
+	}
+	if begin == end {
+		return e.n
+	}
+	return int(begin / e.pieceLen)
+}

@@ -1,0 +1,392 @@
+package cache
+
+import (
+	"crypto/sha1" //nolint:gosec // BEP 3 v1 names pieces by SHA-1; who may publish is decided by TUF
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"syscall"
+
+	"boxd/internal/asset"
+	"boxd/internal/durable"
+	"boxd/internal/health"
+)
+
+var errReadOnly = syscall.EROFS
+
+// piece is one that is being written. All fields are guarded by entry.mu, but h, which belongs to whoever set hashing.
+type piece struct {
+	writers int    // writes under way
+	seq     uint64 // counts writes begun
+	sealed  bool   // being judged: no write may begin
+
+	h       hash.Hash // over [0,next)
+	next    int64
+	end     int64 // while hashing: [next,end) is being hashed
+	hashing bool
+	redo    bool // bytes under the hash were written again
+
+	sum     [asset.HashSize]byte // of the whole piece, when summed == seq+1
+	summed  uint64
+	tainted bool // a sync failed since the first write: the disk may lack what memory shows
+}
+
+func (p *piece) reset() {
+	p.h, p.next, p.redo = nil, 0, false
+}
+
+// WriteAt puts unverified bytes straight into the blob, where they will stay. Writing into a verified piece is
+// ErrVerified, beyond what is reserved ErrNotReserved, into a piece that was lost while a player is being sent it
+// ErrInUse (try again when that reader has gone on). Errors of the disk come back as they are and raise a warning.
+// Several writers may write at once; of bytes that come in the order of the piece the hash is computed on the way.
+func (a *Asset) WriteAt(p []byte, off int64) (int, error) {
+	e := a.e
+	if off < 0 || off+int64(len(p)) > e.length {
+		return 0, fmt.Errorf("write %s: %d bytes at %d, length is %d", e.id.Short(), len(p), off, e.length)
+	}
+	done := 0
+	for done < len(p) {
+		i := int((off + int64(done)) / e.pieceLen)
+		begin, length := e.span(i)
+		in := off + int64(done) - begin
+		n, err := e.writePiece(i, p[done:done+int(min(int64(len(p)-done), length-in))], in)
+		done += n
+		if err != nil {
+			return done, fmt.Errorf("write %s piece %d: %w", e.id.Short(), i, err)
+		}
+	}
+	return done, nil
+}
+
+func (e *entry) writePiece(i int, b []byte, in int64) (int, error) {
+	pc, ordered, err := e.beginWrite(i, b, in)
+	if err != nil {
+		return 0, err
+	}
+	f, err := e.acquire()
+	n := 0
+	if err == nil {
+		n, err = f.WriteAt(b, int64(i)*e.pieceLen+in)
+		if err == nil && n != len(b) {
+			err = io.ErrShortWrite
+		}
+		e.release()
+	}
+	if ordered && err == nil {
+		pc.h.Write(b)
+	}
+	e.endWrite(pc, ordered, in, int64(len(b)), err)
+	e.c.stats.written.Add(int64(n))
+	e.c.wrote(err)
+	return n, err
+}
+
+func (e *entry) beginWrite(i int, b []byte, in int64) (pc *piece, ordered bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for {
+		switch pc = e.progress[i]; {
+		case e.gone:
+			return nil, false, ErrGone
+		case e.have.get(i) || pc != nil && pc.sealed:
+			return nil, false, ErrVerified
+		case i >= e.allocPieces():
+			return nil, false, ErrNotReserved
+		case e.leased(i):
+			return nil, false, ErrInUse // lost while the kernel is sending it
+		}
+		if !e.durable.get(i) {
+			break
+		}
+		// The index still claims this piece.
+		e.mu.Unlock()
+		err := e.forget()
+		e.mu.Lock()
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	if pc == nil {
+		if e.progress == nil {
+			e.progress = map[int]*piece{}
+		}
+		pc = &piece{}
+		e.progress[i] = pc
+	}
+	e.unknown.clear(i)
+	end := in + int64(len(b))
+	if in < pc.next || pc.hashing && in < pc.end {
+		if pc.hashing {
+			pc.redo = true
+		} else {
+			pc.reset()
+		}
+	}
+	pc.seq++
+	pc.writers++
+	if !pc.hashing && in == pc.next {
+		ordered, pc.hashing, pc.end = true, true, end
+		if pc.h == nil {
+			pc.h = sha1.New() //nolint:gosec // see the import
+		}
+	}
+	return pc, ordered, nil
+}
+
+func (e *entry) endWrite(pc *piece, ordered bool, in, n int64, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	pc.writers--
+	if ordered {
+		pc.hashing = false
+		if err != nil || pc.redo {
+			pc.reset()
+		} else {
+			pc.next = in + n
+			e.c.stats.hashedInline.Add(n)
+		}
+	}
+	if pc.writers == 0 || ordered {
+		e.idle.Broadcast()
+	}
+}
+
+// HashPiece is the SHA-1 of a piece as it stands, from what was hashed on the way and, for the rest, from the file.
+func (a *Asset) HashPiece(i int) ([asset.HashSize]byte, error) {
+	e := a.e
+	if i < 0 || i >= e.n {
+		return [asset.HashSize]byte{}, fmt.Errorf("hash %s piece %d of %d", e.id.Short(), i, e.n)
+	}
+	e.mu.Lock()
+	pc := e.progress[i]
+	e.mu.Unlock()
+	var sum [asset.HashSize]byte
+	var err error
+	if pc == nil {
+		sum, err = e.hashFile(i)
+	} else {
+		sum, err = e.hashProgress(i, pc)
+	}
+	if err != nil {
+		return sum, fmt.Errorf("hash %s piece %d: %w", e.id.Short(), i, err)
+	}
+	return sum, nil
+}
+
+// hashFile hashes a piece from the file alone.
+func (e *entry) hashFile(i int) (sum [asset.HashSize]byte, err error) {
+	h := sha1.New() //nolint:gosec // see the import
+	_, length := e.span(i)
+	if err := e.feed(h, i, 0, length, false); err != nil {
+		return sum, err
+	}
+	return [asset.HashSize]byte(h.Sum(nil)), nil
+}
+
+// feed hashes [from,to) of a piece out of the file. With rewrite it writes the same bytes again, so that the next sync
+// takes them to the disk although an earlier one failed.
+func (e *entry) feed(h hash.Hash, i int, from, to int64, rewrite bool) error {
+	f, err := e.acquire()
+	if err != nil {
+		return err
+	}
+	defer e.release()
+	buf := <-e.c.bufs
+	defer func() { e.c.bufs <- buf }()
+	begin, _ := e.span(i)
+	for from < to {
+		b := buf[:min(int64(len(buf)), to-from)]
+		n, err := f.ReadAt(b, begin+from)
+		if n < len(b) {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		h.Write(b)
+		if rewrite {
+			if _, err := f.WriteAt(b, begin+from); err != nil {
+				return err
+			}
+		}
+		from += int64(n)
+		e.c.stats.hashedReread.Add(int64(n))
+	}
+	return nil
+}
+
+// hashProgress hashes a piece that was written in this run, going on from where the order broke.
+func (e *entry) hashProgress(i int, pc *piece) (sum [asset.HashSize]byte, err error) {
+	_, length := e.span(i)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for {
+		for pc.writers > 0 || pc.hashing {
+			e.idle.Wait()
+		}
+		if e.gone {
+			return sum, ErrGone
+		}
+		if pc.summed == pc.seq+1 && !pc.tainted {
+			return pc.sum, nil
+		}
+		tainted := pc.tainted
+		pc.tainted = false
+		if tainted || pc.h == nil {
+			pc.reset()
+			pc.h = sha1.New() //nolint:gosec // see the import
+		}
+		seq, from := pc.seq, pc.next
+		pc.hashing, pc.end = true, length
+		e.mu.Unlock()
+		err = e.feed(pc.h, i, from, length, tainted)
+		e.mu.Lock()
+		pc.hashing = false
+		e.idle.Broadcast()
+		if err != nil {
+			pc.tainted = pc.tainted || tainted
+			pc.reset()
+			return sum, err
+		}
+		if pc.redo || pc.seq != seq || pc.tainted {
+			pc.reset()
+			continue
+		}
+		pc.next = length
+		pc.sum, pc.summed = [asset.HashSize]byte(pc.h.Sum(nil)), seq+1
+	}
+}
+
+// MarkVerified makes a piece servable, if its hash is the published one: that is checked here, with what HashPiece found
+// when nothing was written since. ErrHash means that the piece has to be fetched again. The bit becomes durable with
+// the next group commit.
+func (a *Asset) MarkVerified(i int) error {
+	e := a.e
+	if i < 0 || i >= e.n {
+		return fmt.Errorf("verify %s piece %d of %d", e.id.Short(), i, e.n)
+	}
+	e.mu.Lock()
+	if e.have.get(i) {
+		e.mu.Unlock()
+		return nil
+	}
+	pc := e.progress[i]
+	if pc == nil || e.gone || pc.sealed {
+		e.mu.Unlock()
+		return fmt.Errorf("verify %s piece %d: nothing was written: %w", e.id.Short(), i, ErrNotVerified)
+	}
+	pc.sealed = true
+	e.mu.Unlock()
+
+	sum, err := e.hashProgress(i, pc)
+	if err == nil && sum != a.info.PieceHash(i) {
+		err = ErrHash
+	}
+	e.mu.Lock()
+	pc.sealed = false
+	switch {
+	case err == nil && pc.tainted:
+		err = ErrNotVerified // a sync failed in between
+	case err == nil && e.gone:
+		err = ErrGone
+	}
+	if err != nil {
+		if errors.Is(err, ErrHash) {
+			delete(e.progress, i)
+		}
+		e.mu.Unlock()
+		return fmt.Errorf("verify %s piece %d: %w", e.id.Short(), i, err)
+	}
+	delete(e.progress, i)
+	e.accept(i)
+	complete := e.have.full()
+	e.mu.Unlock()
+	e.c.accepted(e, complete)
+	return nil
+}
+
+// accept makes a piece servable. mu must be held.
+func (e *entry) accept(i int) {
+	e.have.set(i)
+	e.unknown.clear(i)
+	if e.pending == nil {
+		e.pending = map[int]uint64{}
+	}
+	e.accepts++
+	e.pending[i] = e.accepts
+	_, n := e.span(i)
+	e.c.addPending(n)
+	e.c.stats.verified.Add(1)
+	e.notify()
+}
+
+// accepted is what follows accept once mu is released.
+func (c *Cache) accepted(e *entry, complete bool) {
+	c.mark(e)
+	c.mu.Lock()
+	c.wake()
+	c.mu.Unlock()
+	if complete {
+		c.poke(c.kick) // a proof of arrival waits for it
+	}
+}
+
+// MarkMissing takes a piece back: its bytes turned out to be wrong or gone. It is not served from this moment on; when
+// the error is nil its place may be written again.
+func (a *Asset) MarkMissing(i int) error {
+	e := a.e
+	if i < 0 || i >= e.n {
+		return fmt.Errorf("forget %s piece %d of %d", e.id.Short(), i, e.n)
+	}
+	e.mu.Lock()
+	e.unknown.clear(i)
+	lost := e.lose(i)
+	if pc := e.progress[i]; pc != nil && !pc.sealed && pc.writers == 0 && !pc.hashing {
+		delete(e.progress, i)
+	}
+	e.mu.Unlock()
+	if !lost {
+		return nil
+	}
+	err := e.forget()
+	e.c.mu.Lock()
+	e.c.wake()
+	e.c.mu.Unlock()
+	return err
+}
+
+// wrote keeps the warning about writing in line with the last write.
+func (c *Cache) wrote(err error) {
+	if err == nil {
+		if c.stats.writeFailing.Load() && c.stats.writeFailing.CompareAndSwap(true, false) {
+			c.o.Health.Clear(CodeWrite)
+		}
+		return
+	}
+	if errors.Is(err, ErrGone) {
+		return
+	}
+	c.stats.writeFailing.Store(true)
+	c.o.Health.Raise(health.Warning{
+		Code: CodeWrite, Severity: health.Critical, Text: "The cache cannot write to its disk: " + cause(err) + ".",
+		Action: "Check the storage: it is full, read-only or failing.",
+	})
+}
+
+// cause names the error of the system without the path, so that the text of a warning stays the same.
+func cause(err error) string {
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		return no.Error()
+	}
+	switch {
+	case errors.Is(err, io.ErrShortWrite):
+		return "short write"
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return "short file"
+	case errors.Is(err, durable.ErrCrashed):
+		return durable.ErrCrashed.Error()
+	}
+	return "unexpected error"
+}
