@@ -112,7 +112,7 @@ func (r *Repo) firstCommit(root *rootMeta, keys map[string]ed25519.PrivateKey) e
 	}
 	tx := &Tx{
 		r: r, ring: ring, root: root, rootRaw: raw, roles: map[string]*targetsMeta{}, dirty: map[string]bool{},
-		gone: map[string]bool{}, wasRaw: map[string][]byte{}, files: map[string][]byte{},
+		wasRaw: map[string][]byte{}, files: map[string][]byte{},
 		snapshot: metadata.Snapshot(), timestamp: metadata.Timestamp(),
 	}
 	tx.snapshot.Signed.Version, tx.timestamp.Signed.Version = 0, 0

@@ -80,6 +80,9 @@ func (tx *Tx) AddPublisher(name string, key ed25519.PublicKey, quota int64) erro
 	} else if len(d.Roles) >= maxPublishers {
 		return fmt.Errorf("publisher %s: %d delegated roles already", name, len(d.Roles))
 	}
+	if err := tx.unusedKey(key); err != nil {
+		return fmt.Errorf("publisher %s: %w", name, err)
+	}
 	if err := tx.delegate(PublisherRole(name), []string{"assets/" + name + "/*.torrent"}, key); err != nil {
 		return err
 	}
@@ -94,6 +97,22 @@ func (tx *Tx) AddPublisher(name string, key ed25519.PublicKey, quota int64) erro
 		_, err = tx.edit(PublisherRole(name))
 	}
 	return err
+}
+
+// unusedKey refuses a key that another role has: whoever loses it would lose both.
+func (tx *Tx) unusedKey(key ed25519.PublicKey) error {
+	_, id, err := tufKey(key)
+	if err != nil {
+		return err
+	}
+	d, err := tx.delegations()
+	if err != nil {
+		return err
+	}
+	if d.Keys[id] != nil || tx.root.Signed.Keys[id] != nil {
+		return fmt.Errorf("the key is another role's: %w", ErrExists)
+	}
+	return nil
 }
 
 // RemovePublisher takes the delegation away: boxes no longer believe any asset of the publisher.
@@ -124,6 +143,9 @@ func (tx *Tx) SetRoleKey(role string, key ed25519.PublicKey) error {
 	tk, id, err := tufKey(key)
 	if err != nil {
 		return err
+	}
+	if err := tx.unusedKey(key); err != nil {
+		return fmt.Errorf("role %s: %w", role, err)
 	}
 	d, err := tx.delegations()
 	if err != nil {

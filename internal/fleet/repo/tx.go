@@ -34,16 +34,18 @@ type Tx struct {
 	timestamp *metadata.Metadata[metadata.TimestampType]
 	roles     map[string]*targetsMeta // loaded so far
 	dirty     map[string]bool         // roles that were changed
-	gone      map[string]bool         // roles that no longer exist
 	wasRaw    map[string][]byte       // signed bytes ready to be published as they are (imports)
 	files     map[string][]byte       // public path under Dir/targets → content to write
+	touch     bool                    // publish a new snapshot and timestamp even if no role has changed
+
+	beforeSnapshot func() error // a step of the commit, once everything is signed
 }
 
 // begin reads what is published now.
 func (r *Repo) begin() (*Tx, error) {
 	tx := &Tx{
-		r: r, roles: map[string]*targetsMeta{}, dirty: map[string]bool{}, gone: map[string]bool{},
-		wasRaw: map[string][]byte{}, files: map[string][]byte{},
+		r: r, roles: map[string]*targetsMeta{}, dirty: map[string]bool{}, wasRaw: map[string][]byte{},
+		files: map[string][]byte{},
 	}
 	var err error
 	if tx.root, tx.rootRaw, err = r.newestRoot(); err != nil {
@@ -73,7 +75,7 @@ func (tx *Tx) role(name string) (*targetsMeta, error) {
 		return m, nil
 	}
 	ref := tx.snapshot.Signed.Meta[name+".json"]
-	if ref == nil || tx.gone[name] {
+	if ref == nil {
 		return nil, fmt.Errorf("role %s: %w", name, ErrNotFound)
 	}
 	m, err := load(tx.r, versioned(name, ref.Version), metadata.Targets())
@@ -95,7 +97,6 @@ func (tx *Tx) edit(name string) (*targetsMeta, error) {
 	if err != nil {
 		return nil, err
 	}
-	delete(tx.gone, name)
 	tx.dirty[name] = true
 	return m, nil
 }
@@ -115,7 +116,7 @@ func (r *Repo) Update(fn func(*Tx) error) error {
 	if err := fn(tx); err != nil {
 		return err
 	}
-	if len(tx.dirty)+len(tx.gone)+len(tx.wasRaw) == 0 {
+	if len(tx.dirty) == 0 && !tx.touch {
 		return nil
 	}
 	return tx.commit()
@@ -159,6 +160,11 @@ func (tx *Tx) commit() error {
 			return err
 		}
 	}
+	if tx.beforeSnapshot != nil {
+		if err := tx.beforeSnapshot(); err != nil {
+			return err
+		}
+	}
 	if err := tx.write(versioned(metadata.SNAPSHOT, snap.Signed.Version), snapRaw); err != nil {
 		return err
 	}
@@ -179,9 +185,6 @@ func (tx *Tx) commit() error {
 func (tx *Tx) signRoles(now time.Time) (map[string][]byte, error) {
 	raws := map[string][]byte{}
 	for _, name := range sortedKeys(tx.dirty) {
-		if tx.gone[name] {
-			continue
-		}
 		m := tx.roles[name]
 		if b, ok := tx.wasRaw[name]; ok {
 			raws[name] = b
@@ -247,7 +250,7 @@ func (tx *Tx) nextSnapshot(raws map[string][]byte, now time.Time) *metadata.Meta
 	snap.Signed.Version = tx.snapshot.Signed.Version + 1
 	snap.Signed.Meta = map[string]*metadata.MetaFiles{}
 	for name, ref := range tx.snapshot.Signed.Meta {
-		snap.Signed.Meta[name] = ref // a role that is gone stays: TUF forbids taking one out of the snapshot
+		snap.Signed.Meta[name] = ref // also of a role that is gone: TUF forbids taking one out of the snapshot
 	}
 	for name, b := range raws {
 		snap.Signed.Meta[name+".json"] = metaFile(tx.roles[name].Signed.Version, b)

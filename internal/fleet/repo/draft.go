@@ -1,0 +1,315 @@
+package repo
+
+import (
+	"crypto/ed25519"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/catalog"
+	"boxd/internal/durable"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// maxDraftBytes bounds a draft that is imported.
+const maxDraftBytes = 64 << 20
+
+// Draft is a change that waits for signatures from keys that are elsewhere. It is a plain JSON file: carry it to the
+// machine with the key, sign it there with SignDraft, carry it back and import it.
+type Draft struct {
+	V     int         `json:"v"` // 1
+	Roles []DraftRole `json:"roles"`
+	// Notes says in words what the draft changes, for the person who signs.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// DraftRole is one role's new metadata.
+type DraftRole struct {
+	Role     string          `json:"role"`
+	Metadata json.RawMessage `json:"metadata"`
+}
+
+// ParseDraft reads a draft file.
+func ParseDraft(b []byte) (*Draft, error) {
+	if len(b) > maxDraftBytes {
+		return nil, fmt.Errorf("draft: %d bytes, more than %d", len(b), maxDraftBytes)
+	}
+	var d Draft
+	if err := json.Unmarshal(b, &d); err != nil {
+		return nil, fmt.Errorf("draft: %w", err)
+	}
+	if d.V != 1 || len(d.Roles) == 0 {
+		return nil, fmt.Errorf("draft: v is %d with %d roles, want v 1 and at least one role", d.V, len(d.Roles))
+	}
+	return &d, nil
+}
+
+// Draft describes a change as Update would make it, but publishes nothing: the changed roles are returned, signed with those
+// keys that are here, for signing elsewhere. Files that the change adds are stored already, which publishes them to nobody.
+func (r *Repo) Draft(notes []string, fn func(*Tx) error) (*Draft, error) {
+	unlock, err := r.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	tx, err := r.begin()
+	if err != nil {
+		return nil, fmt.Errorf("repository: %w", err)
+	}
+	if err := fn(tx); err != nil {
+		return nil, err
+	}
+	d := &Draft{V: 1, Notes: notes}
+	now := r.now()
+	for _, name := range sortedKeys(tx.dirty) {
+		dr, err := tx.draftRole(name, now)
+		if err != nil {
+			return nil, fmt.Errorf("draft role %s: %w", name, err)
+		}
+		d.Roles = append(d.Roles, dr)
+	}
+	if len(d.Roles) == 0 {
+		return nil, errors.New("the change touches no role")
+	}
+	return d, tx.writeFiles()
+}
+
+func (tx *Tx) draftRole(name string, now time.Time) (DraftRole, error) {
+	m := tx.roles[name]
+	m.Signed.Version++
+	m.Signed.Expires = now.Add(tx.r.opt.Expiry.of(name))
+	ids, threshold, err := tx.keysOf(name)
+	if err != nil {
+		return DraftRole{}, err
+	}
+	if _, err := sign(tx.ring, m, ids, threshold); err != nil {
+		return DraftRole{}, err
+	}
+	raw, err := m.ToBytes(false)
+	return DraftRole{Role: name, Metadata: raw}, err
+}
+
+// SignDraft adds the key's signature to every role of the draft. It needs no repository.
+func SignDraft(d *Draft, key ed25519.PrivateKey) error {
+	for i := range d.Roles {
+		raw, err := signRaw(d.Roles[i].Role, d.Roles[i].Metadata, key)
+		if err != nil {
+			return fmt.Errorf("sign role %s: %w", d.Roles[i].Role, err)
+		}
+		d.Roles[i].Metadata = raw
+	}
+	return nil
+}
+
+func signRaw(role string, raw []byte, key ed25519.PrivateKey) ([]byte, error) {
+	if role == metadata.ROOT {
+		m, err := parse(metadata.Root(), raw)
+		if err != nil {
+			return nil, err
+		}
+		return resign(m, key)
+	}
+	m, err := parse(metadata.Targets(), raw)
+	if err != nil {
+		return nil, err
+	}
+	return resign(m, key)
+}
+
+func resign[T metadata.Roles](m *metadata.Metadata[T], key ed25519.PrivateKey) ([]byte, error) {
+	_, id, err := tufKey(key.Public().(ed25519.PublicKey))
+	if err != nil {
+		return nil, err
+	}
+	m.Signatures = slices.DeleteFunc(m.Signatures, func(s metadata.Signature) bool { return s.KeyID == id })
+	if err := addSignature(m, key); err != nil {
+		return nil, err
+	}
+	return m.ToBytes(false)
+}
+
+// parse is FromBytes for bytes that came from outside: go-tuf follows pointers that they can leave nil.
+func parse[T metadata.Roles](as *metadata.Metadata[T], raw []byte) (m *metadata.Metadata[T], err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			m, err = nil, fmt.Errorf("malformed metadata: %v", r)
+		}
+	}()
+	return as.FromBytes(raw)
+}
+
+// Import publishes a signed draft, after the same checks that Update makes. ErrStale is wrapped if the repository has moved
+// on since; ErrNoKey if signatures are still missing.
+func (r *Repo) Import(d *Draft) error {
+	if len(d.Roles) > 0 && d.Roles[0].Role == metadata.ROOT {
+		return r.importRoot(d.Roles[0].Metadata, d.Roles[1:])
+	}
+	return r.Update(func(tx *Tx) error {
+		// Parents first: a draft may delegate a role and bring it.
+		roles := slices.Clone(d.Roles)
+		slices.SortStableFunc(roles, func(a, b DraftRole) int { return depth(a.Role) - depth(b.Role) })
+		for _, dr := range roles {
+			if err := tx.importRole(dr); err != nil {
+				return fmt.Errorf("import role %s: %w", dr.Role, err)
+			}
+		}
+		return tx.checkImported(roles)
+	})
+}
+
+func depth(role string) int {
+	if role == metadata.TARGETS {
+		return 0
+	}
+	return 1 + strings.Count(role, ".bin-")
+}
+
+func (tx *Tx) importRole(dr DraftRole) error {
+	m, err := parse(metadata.Targets(), dr.Metadata)
+	if err != nil {
+		return err
+	}
+	var have int64
+	if ref := tx.snapshot.Signed.Meta[dr.Role+".json"]; ref != nil {
+		have = ref.Version
+	}
+	if m.Signed.Version != have+1 {
+		return fmt.Errorf("version %d, published is %d: %w", m.Signed.Version, have, ErrStale)
+	}
+	if !m.Signed.Expires.After(tx.r.now()) {
+		return fmt.Errorf("it expired on %s: %w", m.Signed.Expires, ErrStale)
+	}
+	if err := tx.verify(dr.Role, m); err != nil {
+		return err
+	}
+	if tx.dirty[dr.Role] {
+		return errors.New("the draft has it twice")
+	}
+	for name, tf := range m.Signed.Targets {
+		if err := tx.checkTarget(dr.Role, name, tf); err != nil {
+			return err
+		}
+	}
+	tx.roles[dr.Role], tx.dirty[dr.Role], tx.wasRaw[dr.Role] = m, true, dr.Metadata
+	return nil
+}
+
+// verify checks a role's signatures against who may sign it.
+func (tx *Tx) verify(role string, m *targetsMeta) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("malformed metadata: %v", r)
+		}
+	}()
+	switch parent, isBin := binParent(role); {
+	case role == metadata.TARGETS:
+		err = tx.root.VerifyDelegate(role, m)
+	case isBin:
+		p, perr := tx.role(parent)
+		if perr != nil {
+			return perr
+		}
+		if s := succinct(p); s == nil || !s.IsDelegatedRole(role) {
+			return errors.New("its publisher has no such bin")
+		}
+		err = p.VerifyDelegate(role, m)
+	default:
+		top, terr := tx.role(metadata.TARGETS)
+		if terr != nil {
+			return terr
+		}
+		err = top.VerifyDelegate(role, m)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNoKey, err)
+	}
+	return nil
+}
+
+// checkTarget checks one target of an imported role: in the role's own paths, its file here, and of the right form.
+func (tx *Tx) checkTarget(role, name string, tf *metadata.TargetFiles) error {
+	if !validTarget(role, name) {
+		return fmt.Errorf("target %.120q is not one that this role may sign", name)
+	}
+	full := filepath.Join(tx.r.opt.Dir, "targets", filepath.FromSlash(publicName(name, tf)))
+	b, err := durable.ReadFile(tx.r.fs, full, maxMetadataBytes)
+	if err != nil {
+		return fmt.Errorf("target %s: its file: %w", name, err)
+	}
+	if err := tf.VerifyLengthHashes(b); err != nil {
+		return fmt.Errorf("target %s: %w", name, err)
+	}
+	switch {
+	case strings.HasPrefix(name, "assets/"):
+		in, err := asset.ParseTorrent(b)
+		if err != nil {
+			return fmt.Errorf("target %s: %w", name, err)
+		}
+		if !strings.HasSuffix(name, "/"+in.ID.String()+".torrent") {
+			return fmt.Errorf("target %s: the .torrent's infohash is %s", name, in.ID)
+		}
+		e, err := entryOf(catalog.AssetRef{Path: name}.Publisher(), name, tf)
+		if err == nil && e.Length != in.Length {
+			err = fmt.Errorf("target %s: says %d bytes, the .torrent %d", name, e.Length, in.Length)
+		}
+		return err
+	case strings.HasPrefix(name, "groups/"):
+		_, err = catalog.ParseGroup(b)
+	case name == catalog.OperationsPath:
+		_, err = catalog.ParseOperations(b)
+	case name == catalog.RevocationsPath:
+		_, err = catalog.ParseRevocations(b)
+	case name == catalog.WithdrawnPath:
+		_, err = catalog.ParseWithdrawn(b)
+	}
+	return err
+}
+
+// validTarget says whether a role of this package's form may hold a path. Boxes judge by the delegations alone.
+func validTarget(role, name string) bool {
+	if parent, ok := binParent(role); ok {
+		role = parent
+	}
+	switch role {
+	case metadata.TARGETS:
+		return name == catalog.OperationsPath
+	case RoleRevocations:
+		return name == catalog.RevocationsPath
+	case RoleCampaigns:
+		g, ok := strings.CutPrefix(name, "groups/")
+		return name == catalog.WithdrawnPath || ok && catalog.ValidName(strings.TrimSuffix(g, ".json")) &&
+			strings.HasSuffix(g, ".json")
+	}
+	publisher, ok := strings.CutPrefix(role, "publisher-")
+	if !ok || !strings.HasPrefix(name, "assets/"+publisher+"/") {
+		return false
+	}
+	base, ok := strings.CutSuffix(name[len("assets/"+publisher+"/"):], ".torrent")
+	if _, err := hex.DecodeString(base); err != nil || !ok {
+		return false
+	}
+	return len(base) == 2*asset.HashSize
+}
+
+// checkImported checks what concerns a publisher's roles together.
+func (tx *Tx) checkImported(roles []DraftRole) error {
+	for _, dr := range roles {
+		name := dr.Role
+		if parent, ok := binParent(name); ok {
+			name = parent
+		}
+		if publisher, ok := strings.CutPrefix(name, "publisher-"); ok {
+			if err := tx.checkQuota(publisher); err != nil {
+				return fmt.Errorf("import role %s: %w", dr.Role, err)
+			}
+		}
+	}
+	return nil
+}
