@@ -78,10 +78,6 @@ func (b *Box) configure(h *Home) error {
 	if err := os.WriteFile(synced, nil, 0o644); err != nil { // this machine's clock is taken as right
 		return err
 	}
-	brokers := h.Brokers
-	if len(brokers) == 0 {
-		brokers = []string{h.Fleet.Broker()}
-	}
 	static, err := json.Marshal(b.static) // a JSON list of strings is a TOML one
 	if err != nil {
 		return err
@@ -89,7 +85,7 @@ func (b *Box) configure(h *Home) error {
 	if b.static == nil {
 		static = []byte("[]")
 	}
-	brokerList, err := json.Marshal(brokers)
+	brokerList, err := json.Marshal(h.brokers)
 	if err != nil {
 		return err
 	}

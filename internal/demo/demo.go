@@ -28,9 +28,10 @@ type Options struct {
 	WANRate      int64         // bytes per second that a box may take over the access line [32 MiB/s]
 	Deadline     time.Duration // how long the whole may take [5 min]
 	Static       bool          // name the neighbours in the configuration even where mDNS could find them
-	Brokers      []string      // MQTT brokers in place of the fleet manager's own
-	Out          io.Writer
-	Live         bool // Out is a terminal: draw over the last lines
+	// Brokers starts MQTT brokers in place of the fleet manager's own, and returns their addresses. [none]
+	Brokers func(*Fleet) ([]string, error)
+	Out     io.Writer
+	Live    bool // Out is a terminal: draw over the last lines
 }
 
 func (o *Options) setDefaults() {
@@ -65,6 +66,8 @@ type Home struct {
 	Boxes []*Box
 	Films []Film
 	Began time.Time // when the campaign was made
+
+	brokers []string
 }
 
 // Start brings up the fleet manager and the boxes, publishes the media and makes the campaign.
@@ -79,6 +82,12 @@ func Start(ctx context.Context, o Options) (h *Home, err error) {
 	h.say("Starting a fleet manager in an empty directory …")
 	if h.Fleet, err = startFleet(ctx, o); err != nil {
 		return h, err
+	}
+	h.brokers = []string{h.Fleet.Broker()}
+	if o.Brokers != nil {
+		if h.brokers, err = o.Brokers(h.Fleet); err != nil {
+			return h, err
+		}
 	}
 	h.say("Starting %d boxes; each makes its key, enrols and looks for the others …", o.Boxes)
 	if err := h.startBoxes(ctx); err != nil {
