@@ -77,6 +77,7 @@ type Mem struct {
 	fault    func(Op) error
 	crashed  bool
 	noAlloc  bool
+	lying    func(name string) bool
 	clock    int64
 }
 
@@ -117,6 +118,14 @@ func (m *Mem) SetNoAllocate(v bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.noAlloc = v
+}
+
+// SetLying makes Sync of the files for which f is true return nil without securing anything, as a cheap disk does: for
+// negative controls.
+func (m *Mem) SetLying(f func(name string) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lying = f
 }
 
 // PowerOff makes every later operation, also of open files, fail with ErrCrashed.

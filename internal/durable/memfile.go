@@ -222,7 +222,9 @@ func (f *memFile) Sync() error {
 	if err != nil && (f.closed || f.m.crashed) {
 		return err
 	}
-	f.n.sync(err != nil)
+	if err != nil || f.m.lying == nil || !f.m.lying(f.name) {
+		f.n.sync(err != nil)
+	}
 	return err
 }
 
