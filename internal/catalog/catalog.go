@@ -115,6 +115,7 @@ type Catalog struct {
 	bundle     bundle     // what is on disk
 	etag       string     // of the timestamp.json that cur was made from
 	rootAsked  time.Time  // when a newer root was last asked for
+	failures   int        // refreshes that failed in a row
 
 	mu      sync.Mutex // guards the fields below
 	cur     *Snapshot

@@ -28,11 +28,13 @@ type world struct {
 	dir    string
 	health *health.Set
 	pub    ed25519.PrivateKey
+	boxDir string
+	boxes  int
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC), dir: t.TempDir(), health: health.New(nil)}
+	w := &world{t: t, now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC), dir: t.TempDir(), health: health.New(nil), boxDir: "box"}
 	w.opt = repo.Options{
 		Dir: filepath.Join(w.dir, "tuf"), Keys: filepath.Join(w.dir, "keys"), Now: func() time.Time { return w.now },
 	}
@@ -97,7 +99,7 @@ func (w *world) options(dir string) catalog.Options {
 
 func (w *world) open() *catalog.Catalog {
 	w.t.Helper()
-	c, err := catalog.Open(w.options("box"))
+	c, err := catalog.Open(w.options(w.boxDir))
 	must(w.t, err)
 	return c
 }

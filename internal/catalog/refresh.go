@@ -17,6 +17,9 @@ import (
 // rootEvery is how often a newer root is asked for while the timestamp does not change.
 const rootEvery = 24 * time.Hour
 
+// maxFailedStores is after how many failed refreshes the targets that they stored are removed.
+const maxFailedStores = 8
+
 // load is Open's part: the last good catalog, verified again from what is on disk. Nothing counts as expired here, as an
 // expired catalog still tells what is to be kept and played; Fresh says no.
 func (c *Catalog) load() error {
@@ -43,7 +46,7 @@ func (c *Catalog) load() error {
 		return nil
 	}
 	c.publish(s)
-	c.judge(s)
+	c.judge(s, nil)
 	return nil
 }
 
@@ -135,6 +138,11 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if err != nil {
+		c.failures++
+	} else {
+		c.failures = 0
+	}
 	c.report(err)
 	if s != nil && s != before {
 		c.publish(s)
@@ -144,7 +152,7 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 			c.opt.OnTime(s.SignedAt)
 		}
 	}
-	c.judge(c.Snapshot())
+	c.judge(c.Snapshot(), err)
 	return err
 }
 
@@ -161,12 +169,13 @@ func (c *Catalog) report(err error) {
 	}
 }
 
-// judge raises or clears the warnings that depend on the snapshot itself.
-func (c *Catalog) judge(s *Snapshot) {
+// judge raises or clears the warnings that depend on the snapshot itself; err is how the last refresh ended.
+func (c *Catalog) judge(s *Snapshot, err error) {
 	now, _ := c.opt.Now()
-	if s.Version > 0 && !s.Fresh(now) {
+	switch {
+	case s.Version > 0 && !s.Fresh(now):
 		raise(c.opt.Health, CodeExpired, fmt.Sprintf("The catalog expired on %s.", s.Expires.Format(time.RFC3339)))
-	} else {
+	case err == nil || CodeOf(err) != CodeExpired: // else report has said so
 		c.opt.Health.Clear(CodeExpired)
 	}
 	if len(s.Rejected) > 0 {
@@ -203,6 +212,12 @@ func (c *Catalog) refresh(ctx context.Context) (*Snapshot, error) {
 	}
 	cached := &sources{c: c, ctx: ctx, sums: map[string]string{}}
 	t.getRole = cached.role
+	if c.failures%maxFailedStores == maxFailedStores-1 {
+		// Targets that were stored for catalogs that then failed must not pile up.
+		if err := c.store.collect(g); err != nil {
+			return nil, fail(CodeStore, "remove old targets", err)
+		}
+	}
 	a := &assembler{
 		t: t, groups: groups, boxID: boxID, now: now, prev: c.Snapshot(), sums: cached.sums, getTarget: cached.target,
 	}
