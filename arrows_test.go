@@ -34,6 +34,7 @@ var arrows = map[string][]string{
 		"internal/schedule", "internal/catalog", "internal/cache", "internal/lan", "internal/identity",
 		"internal/durable", "internal/state",
 	},
+	"internal/firmware": {"internal/cache", "internal/catalog", "internal/durable"},
 	"internal/control": {
 		"internal/fetch", "internal/schedule", "internal/catalog", "internal/cache", "internal/lan", "internal/identity",
 		"internal/durable", "internal/state", "internal/config",
@@ -61,7 +62,7 @@ var shared = []string{
 var boxSide = []string{
 	"internal/durable", "internal/state", "internal/cache", "internal/identity", "internal/ops", "internal/catalog",
 	"internal/lan", "internal/schedule", "internal/fetch", "internal/control", "internal/mgmt", "internal/mqttwire",
-	"internal/httpapi", "internal/config",
+	"internal/httpapi", "internal/config", "internal/firmware",
 }
 
 const module = "boxd/"

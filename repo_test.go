@@ -274,6 +274,15 @@ func healthCodes(t *testing.T) map[string]string {
 			continue
 		}
 		ast.Inspect(s.tree, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok && strings.Contains(strings.ToLower(lastName(call.Fun)), "raise") {
+				for _, arg := range call.Args { // a helper that raises: its code is an argument
+					if name, ok := arg.(*ast.Ident); ok && strings.HasPrefix(strings.ToLower(name.Name), "code") {
+						if code := constants[s.pkg+" "+name.Name]; code != "" {
+							codes[code] = s.at(call)
+						}
+					}
+				}
+			}
 			lit, ok := n.(*ast.CompositeLit)
 			if !ok || !isWarning(lit.Type) {
 				return true
@@ -290,13 +299,23 @@ func healthCodes(t *testing.T) map[string]string {
 				case *ast.Ident:
 					if code := constants[s.pkg+" "+v.Name]; code != "" {
 						codes[code] = s.at(lit)
-					} // else a parameter: the caller's literal or constant is found by its own package's helper test
+					} // else a parameter of a helper, found at its calls
 				}
 			}
 			return true
 		})
 	}
 	return codes
+}
+
+func lastName(x ast.Expr) string {
+	switch x := x.(type) {
+	case *ast.Ident:
+		return x.Name
+	case *ast.SelectorExpr:
+		return x.Sel.Name
+	}
+	return ""
 }
 
 func isWarning(x ast.Expr) bool {
