@@ -27,10 +27,11 @@ import (
 
 	"boxd/internal/asset"
 	"boxd/internal/health"
+	"boxd/internal/identity"
 )
 
 // ALPN is the protocol name of household connections.
-const ALPN = "boxd-home/1"
+const ALPN = identity.ALPNHome
 
 // Limits, all of them per box.
 const (
@@ -68,7 +69,7 @@ type Identity interface {
 // Options says how to be in a household.
 type Options struct {
 	Identity   Identity
-	PeerOf     func(tls.ConnectionState) (boxID, fleet string, err error) // who is at the other end of a connection
+	PeerOf     func(tls.ConnectionState) (boxID, fleet string, err error) // who is at the other end; nil: identity.PeerOf
 	Recheck    func(tls.ConnectionState) error                            // still welcome? asked when the identity changes; nil: yes
 	Listener   net.Listener                                               // household connections, handshaken *tls.Conn; Run closes it
 	Port       int                                                        // the port to announce: the swarm's and the household's
@@ -168,9 +169,6 @@ func New(opt Options) (*LAN, error) {
 	if opt.Identity == nil {
 		errs = append(errs, errors.New("no identity"))
 	}
-	if opt.PeerOf == nil {
-		errs = append(errs, errors.New("no PeerOf"))
-	}
 	if opt.Listener == nil {
 		errs = append(errs, errors.New("no listener"))
 	}
@@ -213,6 +211,12 @@ func New(opt Options) (*LAN, error) {
 		l.opt.dial = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", to.String())
+		}
+	}
+	if l.opt.PeerOf == nil {
+		l.opt.PeerOf = func(cs tls.ConnectionState) (boxID, fleet string, err error) {
+			p, err := identity.PeerOf(cs)
+			return p.BoxID, p.Fleet, err
 		}
 	}
 	if l.opt.now == nil {

@@ -335,7 +335,7 @@ func TestOptionsSayAllFaults(t *testing.T) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"identity", "PeerOf", "listener", "70000", "no-port"} {
+	for _, want := range []string{"identity", "listener", "70000", "no-port"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not name %q", err, want)
 		}
