@@ -15,10 +15,10 @@ import (
 // The bounds of a Mux. Half-open connections cost about 20 KiB each.
 const (
 	maxHandshakes    = 64 // at once
-	maxHandshakesOf  = 8  // at once from one address
+	maxHandshakesOf  = 16 // at once from one address
 	evictHandshakes  = time.Second
 	maxAccepted      = 256 // live connections
-	maxAcceptedOfBox = 16  // live connections of one box
+	maxAcceptedOfBox = 64  // live connections of one box: one for each torrent that both have
 	acceptQueue      = 16  // handshaken, not taken by Accept yet
 )
 
