@@ -274,8 +274,9 @@ func (c *Cache) tick() time.Time {
 func (c *Cache) Asset(id asset.ID) (*Asset, bool) {
 	c.mu.Lock()
 	e := c.entries[id]
+	closed := c.closed
 	c.mu.Unlock()
-	if e == nil {
+	if e == nil || closed {
 		return nil, false
 	}
 	a, err := e.asset()

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -106,11 +107,13 @@ func (c *Cache) Flush() error {
 	}
 	jobs := map[*entry]job{}
 	rows := map[asset.ID][]byte{}
+	var failed error
 	for e := range batch {
 		if e.stale0() {
 			if err := e.forgetLocked(nil); err != nil {
-				c.o.Log.Warn("lost pieces still in the index", "asset", e.id, "err", err)
+				c.indexFailed(err)
 				c.mark(e)
+				failed = errors.Join(failed, err)
 				continue
 			}
 		}
@@ -133,7 +136,7 @@ func (c *Cache) Flush() error {
 		e.mu.Unlock()
 	}
 	if len(rows) == 0 {
-		return nil
+		return failed
 	}
 	err := c.rows.apply(rows, nil)
 	c.stats.indexCommits.Add(1)
@@ -146,11 +149,13 @@ func (c *Cache) Flush() error {
 		c.indexFailed(err)
 		return fmt.Errorf("commit %d assets: %w", len(rows), err)
 	}
-	c.indexWorks()
+	if failed == nil {
+		c.indexWorks()
+	}
 	for e, j := range jobs {
 		e.committed(j.pieces, j.bits)
 	}
-	return nil
+	return failed
 }
 
 func (e *entry) stale0() bool {
@@ -167,11 +172,11 @@ func (e *entry) syncPending() (map[int]uint64, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
-	f, err := e.acquire()
+	f, release, err := e.acquire(true)
 	if err != nil {
 		return nil, err
 	}
-	defer e.release()
+	defer release()
 	e.c.stats.syncs.Add(1)
 	return list, f.Sync()
 }

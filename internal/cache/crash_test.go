@@ -12,6 +12,7 @@ import (
 
 	"boxd/internal/asset"
 	"boxd/internal/durable"
+	"boxd/internal/health"
 )
 
 // story is a workload that goes through everything that changes the disk, and remembers what must survive.
@@ -20,8 +21,8 @@ type story struct {
 	c       *Cache
 	ms      []*media
 	durable map[asset.ID]map[int]bool // pieces that a commit has secured and nothing has taken back since
-	created map[asset.ID]bool
 	now     time.Time
+	health  *health.Set
 }
 
 const wrongBytes = "wrong bytes are served"
@@ -29,7 +30,7 @@ const wrongBytes = "wrong bytes are served"
 const storyQuota = 40*testPiece + 6000
 
 func newStory(t testing.TB, ms []*media) *story {
-	return &story{t: t, ms: ms, durable: map[asset.ID]map[int]bool{}, created: map[asset.ID]bool{}}
+	return &story{t: t, ms: ms, durable: map[asset.ID]map[int]bool{}}
 }
 
 func (s *story) options(o *Options) {
@@ -42,6 +43,9 @@ func (s *story) options(o *Options) {
 func (s *story) tell(m *durable.Mem) error {
 	o := memOptions(m)
 	s.options(&o)
+	if s.health != nil {
+		o.Health = s.health
+	}
 	c, err := Open(o)
 	if err != nil {
 		return err
@@ -89,7 +93,6 @@ func (s *story) asset(m int) *Asset {
 
 func (s *story) create(m int, attr Attr) error {
 	_, err := s.c.Create(s.ms[m].torrent, attr)
-	s.created[s.ms[m].info.ID] = err == nil
 	return err
 }
 
@@ -141,7 +144,6 @@ func (s *story) grow(m int) error { return s.asset(m).Grow(s.ms[m].info.Length) 
 
 func (s *story) remove(m int) error {
 	s.durable[s.ms[m].info.ID] = nil
-	s.created[s.ms[m].info.ID] = false
 	return s.c.Remove(s.ms[m].info.ID, "told to")
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"time"
 	"weak"
 
@@ -114,32 +115,33 @@ func (e *entry) wait() <-chan struct{} {
 	return e.changed
 }
 
-// acquire gives the open blob; release must follow. mu must not be held.
-func (e *entry) acquire() (durable.File, error) {
+// acquire gives the open blob; release must be called. mu must not be held. On a file system that is read-only, what is
+// there can still be read: the file is then opened for this once, and is tried anew for the next.
+func (e *entry) acquire(write bool) (f durable.File, release func(), err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.gone {
-		return nil, ErrGone
+		return nil, nil, ErrGone
 	}
 	if e.file == nil {
-		f, err := e.open()
+		f, err := e.open(e.c.fs.OpenRW)
+		if errors.Is(err, syscall.EROFS) && !write {
+			f, err = e.open(e.c.fs.Open)
+			return f, func() { _ = f.Close() }, err // opened for reading: nothing to lose
+		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		e.file = f
 		e.c.countOpen(1)
 	}
 	e.fileRefs++
-	return e.file, nil
+	return e.file, e.release, nil
 }
 
 // open opens the blob and takes note when it is shorter than it was made. mu must be held.
-func (e *entry) open() (durable.File, error) {
-	path := e.c.blobPath(e.id, e.gen)
-	f, err := e.c.fs.OpenRW(path)
-	if errors.Is(err, errReadOnly) {
-		f, err = e.c.fs.Open(path) // what is there can still be served
-	}
+func (e *entry) open(open func(string) (durable.File, error)) (durable.File, error) {
+	f, err := open(e.c.blobPath(e.id, e.gen))
 	if err != nil {
 		return nil, fmt.Errorf("open blob of %s: %w", e.id.Short(), err)
 	}
@@ -223,7 +225,13 @@ func (e *entry) lose(i int) bool {
 func (e *entry) forget() error {
 	e.c.commitMu.Lock()
 	defer e.c.commitMu.Unlock()
-	return e.forgetLocked(nil)
+	err := e.forgetLocked(nil)
+	if err != nil {
+		e.c.indexFailed(err)
+		e.c.mark(e) // Flush tries again
+		e.c.poke(e.c.arm)
+	}
+	return err
 }
 
 // forgetLocked is forget with commitMu held. between runs after the old generation is gone and before the new row.

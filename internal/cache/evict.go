@@ -138,13 +138,7 @@ func (c *Cache) remove(e *entry) error {
 	c.used -= cost
 	c.wake()
 	c.mu.Unlock()
-	if err := c.tryRemoveFiles(e); err != nil {
-		c.o.Log.Warn("files of a removed asset are still there", "asset", e.id, "err", err)
-		c.mu.Lock()
-		c.limbo = append(c.limbo, e)
-		c.used += cost
-		c.mu.Unlock()
-	}
+	c.removeFiles(e)
 	return nil
 }
 
@@ -213,11 +207,11 @@ func (c *Cache) trim(e *entry, keep int64) error {
 }
 
 func (e *entry) truncate(size int64) error {
-	f, err := e.acquire()
+	f, release, err := e.acquire(true)
 	if err != nil {
 		return err
 	}
-	defer e.release()
+	defer release()
 	if err := f.Truncate(size); err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ func parseBlobName(name string) (id asset.ID, gen uint32, ok bool) {
 type onDisk struct {
 	blobs    map[asset.ID][]uint32
 	torrents map[asset.ID]bool
+	unread   map[asset.ID]bool // could not be looked at: left alone
 	outdated map[asset.ID]*row // rows that a blob of another generation has outlived
 }
 
@@ -121,7 +122,8 @@ func (c *Cache) openIndex() (rebuild bool, err error) {
 }
 
 func (c *Cache) scanDir() (onDisk, error) {
-	d := onDisk{blobs: map[asset.ID][]uint32{}, torrents: map[asset.ID]bool{}, outdated: map[asset.ID]*row{}}
+	d := onDisk{blobs: map[asset.ID][]uint32{}, torrents: map[asset.ID]bool{}, outdated: map[asset.ID]*row{},
+		unread: map[asset.ID]bool{}}
 	list, err := c.fs.ReadDir(c.dir)
 	if err != nil {
 		return d, err
@@ -188,8 +190,14 @@ func (c *Cache) reconcile(disk onDisk, rebuild bool) (adopted int) {
 				continue
 			}
 			if e == nil && i == len(gens)-1 && disk.torrents[id] && (rebuild || disk.outdated[id] != nil) {
-				if c.adoptBlob(id, gen, disk.outdated[id]) {
+				err := c.adoptBlob(id, gen, disk.outdated[id])
+				if err == nil {
 					adopted++
+					continue
+				}
+				c.o.Log.Error("blob cannot be adopted", "asset", id, "err", err)
+				if !hopeless(err) {
+					disk.unread[id] = true // the disk may do better at the next start
 					continue
 				}
 			}
@@ -197,7 +205,7 @@ func (c *Cache) reconcile(disk onDisk, rebuild bool) (adopted int) {
 		}
 	}
 	for id := range disk.torrents {
-		if c.entries[id] == nil {
+		if c.entries[id] == nil && !disk.unread[id] {
 			c.removeLeftover(c.torrentPath(id))
 		}
 	}
@@ -205,15 +213,14 @@ func (c *Cache) reconcile(disk onDisk, rebuild bool) (adopted int) {
 }
 
 // adoptBlob takes in a blob about which nothing is known but its name and its metainfo.
-func (c *Cache) adoptBlob(id asset.ID, gen uint32, old *row) bool {
+func (c *Cache) adoptBlob(id asset.ID, gen uint32, old *row) error {
 	b, info, err := c.readTorrent(id)
 	if err != nil {
-		c.o.Log.Error("blob cannot be adopted", "asset", id, "err", err)
-		return false
+		return err
 	}
 	fi, err := c.fs.Stat(c.blobPath(id, gen))
 	if err != nil {
-		return false
+		return err
 	}
 	alloc := min(fi.Size(), info.Length)
 	if alloc < info.Length {
@@ -233,8 +240,15 @@ func (c *Cache) adoptBlob(id asset.ID, gen uint32, old *row) bool {
 	}
 	c.entries[id] = e
 	c.dirty[e] = struct{}{}
-	return true
+	return nil
 }
+
+// hopeless says that the metainfo is wrong, as opposed to not readable now.
+func hopeless(err error) bool {
+	return errors.Is(err, asset.ErrTorrent) || errors.Is(err, errOther) || errors.Is(err, durable.ErrTooLarge)
+}
+
+var errOther = errors.New("metainfo of another asset")
 
 // readTorrent reads the metainfo and makes sure that it is the asset's.
 func (c *Cache) readTorrent(id asset.ID) ([]byte, *asset.Info, error) {
@@ -247,7 +261,7 @@ func (c *Cache) readTorrent(id asset.ID) ([]byte, *asset.Info, error) {
 		return nil, nil, fmt.Errorf("metainfo of %s: %w", id.Short(), err)
 	}
 	if info.ID != id {
-		return nil, nil, fmt.Errorf("metainfo of %s is that of %s", id.Short(), info.ID.Short())
+		return nil, nil, fmt.Errorf("%w: %s has that of %s", errOther, id.Short(), info.ID.Short())
 	}
 	return b, info, nil
 }

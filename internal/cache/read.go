@@ -75,14 +75,14 @@ func (e *entry) verified(off, length int64) bool {
 
 // pread reads exactly len(p) bytes. After a second failure the piece in which it happened is lost.
 func (e *entry) pread(p []byte, off int64) error {
-	f, err := e.acquire()
+	f, release, err := e.acquire(false)
 	if err != nil {
 		if errors.Is(err, ErrGone) {
 			return err
 		}
 		return e.readFailed(off, off+int64(len(p)), err)
 	}
-	defer e.release()
+	defer release()
 	n, err := f.ReadAt(p, off)
 	if n < len(p) {
 		var m int
@@ -132,11 +132,11 @@ func (c *Cache) readWorks() {
 
 // ReadRawAt reads bytes whether they are verified or not: only for hashing, never to be shown to anybody.
 func (a *Asset) ReadRawAt(p []byte, off int64) (int, error) {
-	f, err := a.e.acquire()
+	f, release, err := a.e.acquire(false)
 	if err != nil {
 		return 0, err
 	}
-	defer a.e.release()
+	defer release()
 	return f.ReadAt(p, off)
 }
 

@@ -100,11 +100,11 @@ func (a *Asset) recheck(i int) (good bool, n int64, err error) {
 // uncache drops a piece from the page cache, so that it is read from the disk, and so that a scrub leaves the memory as
 // it found it.
 func (e *entry) uncache(i int) {
-	f, err := e.acquire()
+	f, release, err := e.acquire(false)
 	if err != nil {
 		return // the read will say so
 	}
-	defer e.release()
+	defer release()
 	if adv, ok := f.(durable.Adviser); ok {
 		off, n := e.span(i)
 		adv.Advise(durable.Uncache, off, n)
@@ -314,11 +314,11 @@ func (c *Cache) settle(e *entry, i int) {
 
 // holeFrom returns the first piece at or after i that has any data, when the file system can tell; else i.
 func (e *entry) holeFrom(i int) int {
-	f, err := e.acquire()
+	f, release, err := e.acquire(false)
 	if err != nil {
 		return i
 	}
-	defer e.release()
+	defer release()
 	ext, ok := f.(durable.Extents)
 	if !ok {
 		return i

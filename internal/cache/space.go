@@ -89,6 +89,7 @@ func (c *Cache) Create(torrent []byte, attr Attr) (*Asset, error) {
 	c.used += e.cost()
 	c.wake()
 	c.mu.Unlock()
+	c.wrote(nil)
 	c.o.Health.Clear(CodeNoSpace)
 	return a, nil
 }
@@ -155,7 +156,11 @@ func (c *Cache) grow(e *entry, want int64) error {
 	sparse, err := e.extend(want, sparse)
 	if err != nil {
 		c.wrote(err)
-		return errors.Join(fmt.Errorf("reserve %d bytes for %s: %w", want-have, e.id.Short(), err), c.setAlloc(e, have))
+		err = fmt.Errorf("reserve %d bytes for %s: %w", want-have, e.id.Short(), err)
+		if terr := e.truncate(have); terr != nil {
+			return errors.Join(err, terr) // some of it may be taken: it stays counted
+		}
+		return errors.Join(err, c.setAlloc(e, have))
 	}
 	e.mu.Lock()
 	e.sparse = e.sparse || sparse
@@ -166,11 +171,11 @@ func (c *Cache) grow(e *entry, want int64) error {
 
 // extend makes the blob longer, durably.
 func (e *entry) extend(want int64, sparse bool) (bool, error) {
-	f, err := e.acquire()
+	f, release, err := e.acquire(true)
 	if err != nil {
 		return sparse, err
 	}
-	defer e.release()
+	defer release()
 	if !sparse {
 		err = f.Allocate(want)
 	}
@@ -231,14 +236,21 @@ func (c *Cache) makeFiles(e *entry, torrent []byte) error {
 	return durable.WriteFile(c.fs, c.torrentPath(e.id), torrent, 0o644) // syncs the directory for both
 }
 
-// removeFiles removes the files of an entry that is in no index; what cannot be removed now is tried again later.
+// removeFiles removes the files of an entry that is in no index and not counted as used. What cannot be removed now
+// counts as used until a later try succeeds.
 func (c *Cache) removeFiles(e *entry) {
-	if err := c.tryRemoveFiles(e); err != nil {
-		c.o.Log.Warn("files of a removed asset are still there", "asset", e.id, "err", err)
-		c.mu.Lock()
-		c.limbo = append(c.limbo, e)
-		c.mu.Unlock()
+	err := c.tryRemoveFiles(e)
+	if err == nil {
+		return
 	}
+	c.o.Log.Warn("files of a removed asset are still there", "asset", e.id, "err", err)
+	e.mu.Lock()
+	cost := e.cost()
+	e.mu.Unlock()
+	c.mu.Lock()
+	c.limbo = append(c.limbo, e)
+	c.used += cost
+	c.mu.Unlock()
 }
 
 func (c *Cache) tryRemoveFiles(e *entry) error {
@@ -248,7 +260,7 @@ func (c *Cache) tryRemoveFiles(e *entry) error {
 	c.mu.Unlock()
 	paths := []string{c.blobPath(e.id, e.gen)}
 	if !again {
-		paths = append(paths, c.torrentPath(e.id))
+		paths = append(paths, c.torrentPath(e.id), c.torrentPath(e.id)+durable.TempSuffix)
 	}
 	for _, p := range paths {
 		if err := c.fs.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {

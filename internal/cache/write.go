@@ -13,8 +13,6 @@ import (
 	"boxd/internal/health"
 )
 
-var errReadOnly = syscall.EROFS
-
 // piece is one that is being written. All fields are guarded by entry.mu, but h, which belongs to whoever set hashing.
 type piece struct {
 	writers int    // writes under way
@@ -64,14 +62,14 @@ func (e *entry) writePiece(i int, b []byte, in int64) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	f, err := e.acquire()
+	f, release, err := e.acquire(true)
 	n := 0
 	if err == nil {
 		n, err = f.WriteAt(b, int64(i)*e.pieceLen+in)
 		if err == nil && n != len(b) {
 			err = io.ErrShortWrite
 		}
-		e.release()
+		release()
 	}
 	if ordered && err == nil {
 		pc.h.Write(b)
@@ -187,11 +185,11 @@ func (e *entry) hashFile(i int) (sum [asset.HashSize]byte, err error) {
 // feed hashes [from,to) of a piece out of the file. With rewrite it writes the same bytes again, so that the next sync
 // takes them to the disk although an earlier one failed.
 func (e *entry) feed(h hash.Hash, i int, from, to int64, rewrite bool) error {
-	f, err := e.acquire()
+	f, release, err := e.acquire(rewrite)
 	if err != nil {
 		return err
 	}
-	defer e.release()
+	defer release()
 	buf := <-e.c.bufs
 	defer func() { e.c.bufs <- buf }()
 	begin, _ := e.span(i)
