@@ -6,6 +6,8 @@ package config
 
 import (
 	"net/netip"
+	"reflect"
+	"slices"
 	"time"
 )
 
@@ -80,11 +82,10 @@ type HTTP struct {
 // Limits bounds what boxd takes from the home. A key that is absent is no limit, 0 stops. Remote configuration may narrow
 // them, never widen.
 type Limits struct {
-	WANDown     RateLimit `toml:"wan_down"`     // bytes a second
-	WANUp       RateLimit `toml:"wan_up"`       // bytes a second
-	MonthlyDown SizeLimit `toml:"monthly_down"` // bytes over the access line in a calendar month
-	MonthlyUp   SizeLimit `toml:"monthly_up"`
-	Memory      Size      `toml:"memory"` // soft limit of the Go heap
+	WANDown    RateLimit `toml:"wan_down"`    // bytes a second
+	WANUp      RateLimit `toml:"wan_up"`      // bytes a second
+	MonthlyWAN SizeLimit `toml:"monthly_wan"` // bytes over the access line in a calendar month, both ways
+	Memory     Size      `toml:"memory"`      // soft limit of the Go heap
 }
 
 // Schedule is how the box reads times of day.
@@ -136,6 +137,31 @@ func (c *Config) PrefixList() []netip.Prefix {
 	for _, s := range c.LAN.Prefixes {
 		if p, err := netip.ParsePrefix(s); err == nil { // Validate refused the others
 			list = append(list, p.Masked())
+		}
+	}
+	return list
+}
+
+// Redacted is a copy without secrets.
+func (c *Config) Redacted() Config {
+	r := *c
+	if r.Fleet.Token != "" {
+		r.Fleet.Token = "[removed]"
+	}
+	return r
+}
+
+// Differences names the keys in which two configurations differ, but for those that are excepted.
+func (c *Config) Differences(other *Config, except ...string) []string {
+	var list []string
+	a, b := reflect.ValueOf(c).Elem(), reflect.ValueOf(other).Elem()
+	for i := range a.NumField() {
+		section := a.Type().Field(i).Tag.Get("toml")
+		for j := range a.Field(i).NumField() {
+			key := section + "." + a.Field(i).Type().Field(j).Tag.Get("toml")
+			if !slices.Contains(except, key) && !reflect.DeepEqual(a.Field(i).Field(j).Interface(), b.Field(i).Field(j).Interface()) {
+				list = append(list, key)
+			}
 		}
 	}
 	return list

@@ -36,6 +36,7 @@ const (
 	CodeBadArgs     = "bad-arguments"
 	CodeNoAsset     = "no-such-asset"
 	CodeInUse       = "in-use"
+	CodePinned      = "pinned"
 	CodeTimeout     = "timeout"
 	CodeFailed      = "failed"
 	CodeUnavailable = "unavailable" // the service is not there yet

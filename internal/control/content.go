@@ -3,7 +3,6 @@ package control
 import (
 	"errors"
 	"io"
-	"os"
 	"time"
 )
 
@@ -22,9 +21,9 @@ type Content struct {
 	ETag    string // strong, quoted (RFC 9110, section 8.8.3)
 	Length  int64  // bytes
 	ModTime time.Time
-	// Whole returns the file that holds all the content's bytes, and where in it they begin, so that the kernel can
-	// send them. It returns false while a piece is missing.
-	Whole func() (f *os.File, off int64, ok bool)
+	// Send is Read and Write in one for the next n bytes, such that the kernel copies them when w is a connection. It
+	// waits as Read does, and returns early only at the end of the file or with an error.
+	Send func(w io.Writer, n int64) (int64, error)
 }
 
 // Day is the schedule played forward, as `boxd schedule` prints it.

@@ -24,7 +24,7 @@ type Snapshot struct {
 	Uptime    float64          `json:"uptime_seconds"`
 	State     State            `json:"state"`
 	Summary   string           `json:"summary"` // one sentence in plain words
-	Box       Box              `json:"box"`
+	Box       Self             `json:"box"`
 	Clock     Clock            `json:"clock"`
 	Cache     Cache            `json:"cache"`
 	Catalog   Catalog          `json:"catalog"`
@@ -51,8 +51,8 @@ const (
 	StateIdle      State = "idle"    // everything that is wanted is here
 )
 
-// Box says who the box is.
-type Box struct {
+// Self says who the box is.
+type Self struct {
 	ID                 string    `json:"id"` // empty until enrolled
 	Fleet              string    `json:"fleet"`
 	Group              string    `json:"group"`
@@ -122,7 +122,9 @@ type Fetch struct {
 	Sent     Sources `json:"sent"`
 	Wasted   int64   `json:"wasted_bytes"` // received and thrown away
 	Limits   Limits  `json:"limits"`
-	Courier  int     `json:"courier_of"` // assets that this box carries over the access line for the home
+	MonthWAN int64   `json:"month_wan_bytes"` // over the access line in this calendar month, both ways
+	LineRate int64   `json:"line_rate"`       // bytes a second that the line gave lately when asked for all; 0: not known
+	Courier  int     `json:"courier_of"`      // assets that this box carries over the access line for the home
 }
 
 // Limits bounds the access line; null means no limit, 0 stops.
@@ -151,8 +153,9 @@ type Asset struct {
 	Version    string     `json:"version"`
 	Publisher  string     `json:"publisher"`
 	State      AssetState `json:"state"`
-	Code       string     `json:"code"` // of rejected and failed
-	Why        string     `json:"why"`  // one sentence: why it is or is not being fetched
+	Code       string     `json:"code"`   // of rejected and failed
+	Reason     string     `json:"reason"` // code of why
+	Why        string     `json:"why"`    // one sentence: why it is or is not being fetched
 	Campaign   string     `json:"campaign"`
 	Length     int64      `json:"length"`
 	Verified   int64      `json:"verified"` // bytes
@@ -170,6 +173,8 @@ type Asset struct {
 	ETA        time.Time  `json:"eta,omitzero"`
 	Danger     bool       `json:"danger"` // the deadline may be missed
 	Late       bool       `json:"late"`   // it will be
+	Started    time.Time  `json:"started,omitzero"`
+	Completed  time.Time  `json:"completed,omitzero"`
 	Pinned     bool       `json:"pinned"`
 	Readers    int        `json:"readers"`
 	Files      []File     `json:"files"` // at most MaxFiles
@@ -197,6 +202,7 @@ type Campaign struct {
 	Deadline  time.Time  `json:"deadline,omitzero"`
 	KeepUntil time.Time  `json:"keep_until,omitzero"`
 	Priority  int        `json:"priority"`
+	Paused    bool       `json:"paused"`
 	Windows   []Window   `json:"windows"` // none: any time
 }
 
@@ -205,7 +211,7 @@ type Window struct {
 	Days []string `json:"days"` // mon..sun; none: every day
 	From string   `json:"from"` // HH:MM
 	To   string   `json:"to"`   // HH:MM; not after From: the next day
-	Rate int64    `json:"rate"` // bytes a second; 0: no limit
+	Rate *int64   `json:"rate"` // bytes a second; null: no limit, 0: stopped
 }
 
 // Neighbour is another box of the household.

@@ -1,0 +1,386 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"boxd/internal/cache"
+	"boxd/internal/catalog"
+	"boxd/internal/config"
+	"boxd/internal/control"
+	"boxd/internal/fetch"
+	"boxd/internal/fetch/engine"
+	"boxd/internal/fetch/origin"
+	"boxd/internal/health"
+	"boxd/internal/httpapi"
+	"boxd/internal/identity"
+	"boxd/internal/lan"
+	"boxd/internal/mgmt"
+	"boxd/internal/schedule"
+	"boxd/internal/state"
+)
+
+// daemon is everything that runs.
+type daemon struct {
+	cfg    *config.Config
+	log    *slog.Logger
+	ring   *control.LogRing
+	health *health.Set
+
+	closers []func() error // last opened, first closed
+
+	swarm, tcp, unix, page net.Listener
+	state                  *state.DB
+	id                     *identity.Identity
+	mux                    *identity.Mux
+	cache                  *cache.Cache
+	catalog                *catalog.Catalog
+	lan                    *lan.LAN
+	fetch                  *fetch.Fetcher
+	box                    *control.Box
+	http                   *httpapi.Server
+	mgmt                   *mgmt.Manager // nil without a broker
+	bell                   chan int64
+}
+
+// open opens all resources, those first that show a mistake of whoever started us.
+func (d *daemon) open(ctx context.Context) error {
+	d.health = health.New(nil)
+	d.bell = make(chan int64, 1)
+	for _, step := range []func(context.Context) error{
+		d.openListeners, d.openState, d.openIdentity, d.openCatalog, d.openCache, d.openLAN, d.openFetch, d.openFaces,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *daemon) onClose(f func() error) { d.closers = append(d.closers, f) }
+
+func (d *daemon) close() {
+	for _, f := range slices.Backward(d.closers) {
+		if err := f(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
+			d.log.Error("close", "error", err)
+		}
+	}
+	d.closers = nil
+}
+
+func (d *daemon) openListeners(ctx context.Context) (err error) {
+	if d.unix, err = listenUnix(ctx, d.cfg.Paths.Socket); err != nil {
+		return err
+	}
+	d.onClose(d.unix.Close)
+	if d.tcp, err = listenTCP(ctx, "http.listen", d.cfg.HTTP.Listen); err != nil {
+		return err
+	}
+	d.onClose(d.tcp.Close)
+	if d.swarm, err = listenTCP(ctx, "swarm.listen", d.cfg.Swarm.Listen); err != nil {
+		return err
+	}
+	d.onClose(d.swarm.Close)
+	if d.cfg.HTTP.LANListen != "" {
+		if d.page, err = listenTCP(ctx, "http.lan_listen", d.cfg.HTTP.LANListen); err != nil {
+			return err
+		}
+		d.onClose(d.page.Close)
+	}
+	return nil
+}
+
+func (d *daemon) openState(context.Context) (err error) {
+	for key, dir := range map[string]string{"paths.state": d.cfg.Paths.State, "paths.cache": d.cfg.Paths.Cache} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	d.state, err = state.Open(filepath.Join(d.cfg.Paths.State, "state.db"), state.Options{Log: d.named("state"), Health: d.health})
+	if errors.Is(err, state.ErrLocked) {
+		return fmt.Errorf("paths.state = %q: another boxd uses it: %w", d.cfg.Paths.State, err)
+	}
+	if err != nil {
+		return err
+	}
+	d.onClose(d.state.Close)
+	return nil
+}
+
+func (d *daemon) named(name string) *slog.Logger { return d.log.With("part", name) }
+
+func (d *daemon) openIdentity(context.Context) (err error) {
+	token, err := enrolToken(d.cfg)
+	if err != nil {
+		return err
+	}
+	d.id, err = identity.Open(identity.Options{
+		Dir: filepath.Join(d.cfg.Paths.State, "identity"), State: d.state, CAFile: d.cfg.Fleet.CA, EnrollURL: d.cfg.Fleet.URL,
+		Token: token, TimeSyncPath: d.cfg.Paths.TimeSync, BuildTime: buildTime(), Health: d.health, Log: d.named("identity"),
+	})
+	if err != nil {
+		return err
+	}
+	d.mux = d.id.NewMux(d.swarm)
+	return nil
+}
+
+// enrolToken reads the token; the file may go once the box is enrolled.
+func enrolToken(cfg *config.Config) (string, error) {
+	if cfg.Fleet.TokenFile == "" {
+		return cfg.Fleet.Token, nil
+	}
+	b, err := os.ReadFile(cfg.Fleet.TokenFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("fleet.token_file: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func buildTime() time.Time {
+	if sec, err := strconv.ParseInt(buildEpoch, 10, 64); err == nil {
+		return time.Unix(sec, 0)
+	}
+	return time.Time{}
+}
+
+func orElse(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+func (d *daemon) url(own, path string) string {
+	return orElse(own, strings.TrimRight(d.cfg.Fleet.URL, "/")+path)
+}
+
+func (d *daemon) openCatalog(context.Context) error {
+	root, err := os.ReadFile(d.cfg.Fleet.Root)
+	if err != nil {
+		return fmt.Errorf("fleet.root: %w", err)
+	}
+	d.catalog, err = catalog.Open(catalog.Options{
+		Dir: filepath.Join(d.cfg.Paths.State, "catalog"), Root: root, URL: d.url(d.cfg.Fleet.Catalog, "/tuf"),
+		Client: d.id.HTTPClient(time.Minute), Groups: d.groups, BoxID: d.id.BoxID, Now: d.id.Now, Poll: d.cfg.Fleet.Poll.Std(),
+		Health: d.health, Log: d.named("catalog"), OnTime: d.id.RaiseFloor,
+	})
+	return err
+}
+
+func (d *daemon) groups() []string {
+	if g := d.id.Group(); g != "" {
+		return []string{g}
+	}
+	return nil
+}
+
+func (d *daemon) openCache(context.Context) (err error) {
+	c := &d.cfg.Cache
+	scrub := c.ScrubPeriod.Std()
+	if scrub == 0 {
+		scrub = -1
+	}
+	d.cache, err = cache.Open(cache.Options{
+		Dir: d.cfg.Paths.Cache, StateDir: d.cfg.Paths.State, State: d.state, Quota: int64(c.Quota), Reserve: int64(c.Reserve),
+		GroupBytes: int64(c.GroupBytes), GroupInterval: c.GroupInterval.Std(), ScrubPeriod: scrub, ScrubRate: int64(c.ScrubRate),
+		Health: d.health, Log: d.named("cache"), Now: d.id.Now,
+	})
+	if err != nil {
+		return err
+	}
+	d.onClose(d.cache.Close)
+	return nil
+}
+
+func (d *daemon) swarmPort() int {
+	if a, ok := d.swarm.Addr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return 0
+}
+
+func (d *daemon) openLAN(context.Context) (err error) {
+	d.lan, err = lan.New(lan.Options{
+		Identity: d.id, Listener: d.mux.Listener(identity.ALPNHome), Port: d.swarmPort(), Static: d.cfg.LAN.Static,
+		PeerOf: func(cs tls.ConnectionState) (box, fleet string, err error) {
+			p, err := identity.PeerOf(cs)
+			return p.BoxID, p.Fleet, err
+		},
+		MDNS: d.cfg.LAN.MDNS, Interfaces: d.cfg.LAN.Interfaces, Prefixes: d.cfg.PrefixList(), Health: d.health, Log: d.named("lan"),
+	})
+	return err
+}
+
+// trackerTimeout bounds an announce.
+const trackerTimeout = 30 * time.Second
+
+func (d *daemon) openFetch(context.Context) (err error) {
+	d.fetch, err = fetch.New(fetch.Options{
+		Cache: fetch.FromCache(d.cache), Catalog: d.catalog, Identity: d.id, LAN: d.lan, State: d.state,
+		NewSwarm: fetch.NewEngine(engine.Options{Log: d.named("swarm")}, fetch.EngineOptions{
+			Identity: d.id, Listener: d.mux.Listener(identity.ALPNSwarm), Limits: engine.Limits{PeersPerTorrent: d.cfg.Swarm.MaxPeers},
+		}),
+		Origin: origin.Client(d.id.FleetClient()), Tracker: d.id.HTTPClient(trackerTimeout),
+		TrackerURL: d.url(d.cfg.Fleet.Tracker, "/announce"), Port: d.swarmPort(), Location: d.cfg.Location(),
+		Limits: fetchLimits(d.cfg), Health: d.health, Log: d.named("fetch"),
+	})
+	return err
+}
+
+// fetchLimits is what the configuration says.
+func fetchLimits(c *config.Config) fetch.Limits {
+	rate := func(l config.RateLimit) schedule.Limit {
+		if !l.Set {
+			return schedule.Limit{}
+		}
+		return schedule.LimitTo(int64(l.Value))
+	}
+	var budget schedule.Limit
+	if c.Limits.MonthlyWAN.Set {
+		budget = schedule.LimitTo(int64(c.Limits.MonthlyWAN.Value))
+	}
+	return fetch.Limits{WANDown: rate(c.Limits.WANDown), WANUp: rate(c.Limits.WANUp), Budget: budget}
+}
+
+func (d *daemon) httpURL() string { return "http://" + d.tcp.Addr().String() }
+
+func (d *daemon) openFaces(context.Context) (err error) {
+	d.box, err = control.New(control.Options{
+		Version: version, Config: d.cfg, Identity: d.id, Catalog: d.catalog, Cache: d.cache, LAN: d.lan,
+		Fetch: control.FromFetch(d.fetch, fetchLimits(d.cfg), d.id.Now), Broker: d.broker, FleetTLS: d.id.FleetClient,
+		Store: d.state, HTTP: d.httpURL(), Health: d.health, LogRing: d.ring, Log: d.named("control"),
+	})
+	if err != nil {
+		return err
+	}
+	token, err := httpToken(orElse(d.cfg.HTTP.TokenFile, filepath.Join(d.cfg.Paths.State, "http.token")))
+	if err != nil {
+		return err
+	}
+	d.http, err = httpapi.New(httpapi.Options{
+		Box: d.box, TCP: d.tcp, Unix: d.unix, LAN: d.page, Token: token, Origins: d.cfg.HTTP.Origins,
+		MaxPlayers: d.cfg.HTTP.MaxPlayers, Pairings: pairings{d.state}, Log: d.named("http"),
+	})
+	if err != nil || len(d.cfg.Fleet.Brokers) == 0 {
+		return err
+	}
+	d.mgmt, err = mgmt.New(mgmt.Options{
+		Box: &fleetFace{d: d}, DB: d.state, Brokers: d.cfg.Fleet.Brokers, Verify: d.verify, BoxID: d.id.BoxID, Fleet: d.id.Fleet,
+		Groups: d.groups, TLS: d.id.FleetClient, Now: d.id.Now, IdentityChanged: d.id.Changed,
+		Upload: uploader(d.id.HTTPClient(time.Minute), d.url(d.cfg.Fleet.Upload, "/upload")),
+		Health: d.health, Log: d.named("mgmt"),
+	})
+	return err
+}
+
+// services runs everything; the first that breaks ends all.
+func (d *daemon) services(ctx context.Context, g *errgroup.Group) {
+	start := func(name string, run func(context.Context) error) {
+		g.Go(func() error {
+			err := run(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err == nil {
+				err = errors.New("ended by itself")
+			}
+			return fmt.Errorf("%s: %w", name, err)
+		})
+	}
+	start("identity", d.id.Run)
+	start("mux", d.mux.Run)
+	start("cache", d.cache.Run)
+	start("catalog", d.catalog.Run)
+	start("lan", d.lan.Run)
+	start("fetch", d.fetch.Run)
+	start("control", d.box.Run)
+	start("http", d.http.Run)
+	start("revocations", d.followCatalog)
+	start("bell", d.followBell)
+	if d.mgmt != nil {
+		start("mgmt", d.mgmt.Run)
+	}
+}
+
+// followCatalog hands revocations on to the identity.
+func (d *daemon) followCatalog(ctx context.Context) error {
+	for {
+		changed := d.catalog.Changed()
+		d.id.SetRevoked(d.catalog.Snapshot().Revoked)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// followBell refreshes the catalog when the fleet manager says that there is a newer one, or the box's group changes.
+func (d *daemon) followBell(ctx context.Context) error {
+	group := d.id.Group()
+	for {
+		who := d.id.Changed()
+		if now := d.id.Group(); now != group {
+			group = now
+			d.refresh(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-who:
+		case v := <-d.bell:
+			if v > d.catalog.Snapshot().Version {
+				d.refresh(ctx)
+			}
+		}
+	}
+}
+
+func (d *daemon) refresh(ctx context.Context) {
+	if err := d.catalog.Refresh(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn("refresh the catalog", "error", err) // it raised a health code, and polls again by itself
+	}
+}
+
+func (d *daemon) statusLine() string { return d.box.Snapshot().Summary }
+
+// reconfigure takes over what can change while running, and names what cannot.
+func (d *daemon) reconfigure(next *config.Config) {
+	d.box.Reconfigure(next)
+	d.http.SetOrigins(next.HTTP.Origins)
+	rest := d.cfg.Differences(next, "limits.wan_down", "limits.wan_up", "http.origins", "log.level")
+	if len(rest) > 0 {
+		d.log.Warn("configuration reloaded; some changes need a restart", "keys", strings.Join(rest, " "))
+		return
+	}
+	d.log.Info("configuration reloaded")
+}
+
+// pairings keeps paired browsers in state.db.
+type pairings struct{ db *state.DB }
+
+const bucketPairings = "httpapi.pairings"
+
+func (p pairings) Has(hash string) bool {
+	_, ok, err := p.db.Get(bucketPairings, []byte(hash))
+	return ok && err == nil
+}
+
+func (p pairings) Add(hash string) error { return p.db.Put(bucketPairings, []byte(hash), []byte("1")) }

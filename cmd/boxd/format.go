@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// humanBytes is n with a binary unit and three significant digits.
+func humanBytes(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, units := float64(n), []string{"KiB", "MiB", "GiB", "TiB", "PiB"}
+	i := -1
+	for v >= 1023.5 && i < len(units)-1 {
+		v /= 1024
+		i++
+	}
+	switch {
+	case v < 9.995:
+		return fmt.Sprintf("%.2f %s", v, units[i])
+	case v < 99.95:
+		return fmt.Sprintf("%.1f %s", v, units[i])
+	}
+	return fmt.Sprintf("%.0f %s", v, units[i])
+}
+
+// humanRate is bytes a second as people who buy lines know them.
+func humanRate(n int64) string {
+	if n <= 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.1f Mbit/s", float64(n)*8/1e6)
+}
+
+func humanDuration(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "now"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %02d min", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// clock is a time near now the way people say it.
+func clock(t, now time.Time) string {
+	if t.IsZero() {
+		return "–"
+	}
+	t, now = t.Local(), now.Local()
+	if t.Sub(now).Abs() < 7*24*time.Hour {
+		if t.YearDay() == now.YearDay() && t.Year() == now.Year() {
+			return t.Format("15:04")
+		}
+		return t.Format("Mon 15:04")
+	}
+	return t.Format("2 Jan 2006")
+}
+
+func percent(have, all int64) float64 {
+	if all <= 0 {
+		return 0
+	}
+	return 100 * float64(have) / float64(all)
+}
+
+// bar is a progress bar of width characters; it is full only when all is there.
+func bar(have, all int64, width int) string {
+	full := 0
+	if all > 0 {
+		full = int(int64(width) * have / all)
+	}
+	full = min(max(full, 0), width)
+	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
+}
+
+// table prints aligned columns; the cells of numeric columns (">" in front of the header) are set flush right.
+type table struct {
+	head []string
+	rows [][]string
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+func (t *table) print(w io.Writer) {
+	width := make([]int, len(t.head))
+	head := make([]string, len(t.head))
+	for i, h := range t.head {
+		head[i] = strings.TrimPrefix(h, ">")
+		width[i] = utf8.RuneCountInString(head[i])
+	}
+	for _, r := range t.rows {
+		for i, cell := range r {
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, r := range append([][]string{head}, t.rows...) {
+		var line strings.Builder
+		for i, cell := range r {
+			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell))
+			if strings.HasPrefix(t.head[i], ">") {
+				cell = pad + cell
+			} else {
+				cell += pad
+			}
+			if i > 0 {
+				line.WriteString("  ")
+			}
+			line.WriteString(cell)
+		}
+		_, _ = fmt.Fprintln(w, strings.TrimRight(line.String(), " ")) // a broken pipe ends the program by itself
+	}
+}
+
+// plain takes control characters out of text that came from elsewhere, so that a name cannot steer the terminal.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+func shorten(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:n-1]) + "…"
+}
