@@ -17,8 +17,7 @@ import (
 // served is a box that listens, with both protocols echoed.
 type served struct {
 	*identity.Identity
-	addr  string
-	conns chan net.Conn
+	addr string
 }
 
 func serve(t *testing.T, box *identity.Identity) *served {
@@ -28,7 +27,7 @@ func serve(t *testing.T, box *identity.Identity) *served {
 		t.Fatal(err)
 	}
 	m := box.NewMux(l)
-	s := &served{Identity: box, addr: l.Addr().String(), conns: make(chan net.Conn, 64)}
+	s := &served{Identity: box, addr: l.Addr().String()}
 	for _, alpn := range []string{identity.ALPNSwarm, identity.ALPNHome} {
 		sub := m.Listener(alpn)
 		go func() {
@@ -37,7 +36,6 @@ func serve(t *testing.T, box *identity.Identity) *served {
 				if err != nil {
 					return
 				}
-				s.conns <- c
 				go func() { _, _ = io.Copy(c, c) }()
 			}
 		}()
