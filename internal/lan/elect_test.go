@@ -160,3 +160,12 @@ func TestSlept(t *testing.T) {
 		t.Error("a suspended machine did not notice")
 	}
 }
+
+// moving is wants of which something has come already.
+func moving(ids ...asset.ID) Self {
+	s := wants(ids...)
+	for i := range s.Wants {
+		s.Wants[i].Have, s.Wants[i].WANBytes = 1, 1<<20
+	}
+	return s
+}

@@ -71,7 +71,7 @@ type Options struct {
 	Identity   Identity
 	PeerOf     func(tls.ConnectionState) (boxID, fleet string, err error) // who is at the other end; nil: identity.PeerOf
 	Recheck    func(tls.ConnectionState) error                            // still welcome? asked when the identity changes; nil: yes
-	Listener   net.Listener                                               // household connections, handshaken *tls.Conn; Run closes it
+	Listener   net.Listener                                               // handshaken *tls.Conn; Run closes it
 	Port       int                                                        // the port to announce: the swarm's and the household's
 	Static     []string                                                   // host:port of neighbours, for networks without multicast
 	MDNS       bool

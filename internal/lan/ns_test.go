@@ -261,7 +261,7 @@ func TestNSFloodAndGarbage(t *testing.T) {
 				t.Fatal(err)
 			}
 			if i%20 == 0 {
-				time.Sleep(4 * time.Millisecond) // some thousand packets a second
+				<-time.After(4 * time.Millisecond) // some thousand packets a second
 			}
 			if v, _ := boxes[0].look(); v.HeapBytes > peak.HeapBytes {
 				peak = v

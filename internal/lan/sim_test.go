@@ -390,12 +390,3 @@ func wants(ids ...asset.ID) Self {
 	}
 	return s
 }
-
-// moving is wants of which something has come already.
-func moving(ids ...asset.ID) Self {
-	s := wants(ids...)
-	for i := range s.Wants {
-		s.Wants[i].Have, s.Wants[i].WANBytes = 1, 1<<20
-	}
-	return s
-}

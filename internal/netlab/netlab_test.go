@@ -58,8 +58,9 @@ func pull(t *testing.T, ns *NS, addr string) (n int64, d time.Duration) {
 
 func TestLineRateDelayAndCount(t *testing.T) {
 	const size = 4 << 20
-	lab := Start(t, Config{Homes: []HomeConfig{{Boxes: 1,
-		Line: LineConfig{Down: 40e6, Up: 10e6, Delay: 10 * time.Millisecond}}}})
+	lab := Start(t, Config{Homes: []HomeConfig{{
+		Boxes: 1, Line: LineConfig{Down: 40e6, Up: 10e6, Delay: 10 * time.Millisecond},
+	}}})
 	addr := serve(t, lab.WAN, netip.AddrPortFrom(lab.FleetIP, 0).String(), size)
 	line := lab.Homes[0].Line
 	before := line.Counters()
