@@ -134,7 +134,7 @@ type HoldingsList struct {
 // HeldAsset is one asset that a box holds whole.
 type HeldAsset struct {
 	ID   asset.ID  `json:"id"`
-	Size int64     `json:"size"` // bytes
+	Size int64     `json:"length"` // bytes
 	At   time.Time `json:"at"`
 }
 

@@ -45,10 +45,11 @@ type AssetProgress struct {
 	ID    asset.ID `json:"id"`
 	State string   `json:"state"`
 	Code  string   `json:"code,omitempty"` // of rejected and failed, kebab-case
-	Have  int64    `json:"have"`           // verified bytes
-	Size  int64    `json:"size"`           // bytes
+	Have  int64    `json:"verified"`       // bytes that are there and hashed
+	Size  int64    `json:"length"`         // bytes
+	Bytes Traffic  `json:"bytes"`          // where what came came from
 	ETA   int64    `json:"eta_s,omitempty"`
-	Role  string   `json:"role,omitempty"`    // "courier" or "household"
+	Role  string   `json:"role,omitempty"`    // "courier", "follower" or "alone"
 	Late  bool     `json:"at_risk,omitempty"` // the deadline is in danger
 	Why   string   `json:"why,omitempty"`     // one sentence
 }
@@ -65,8 +66,8 @@ type Traffic struct {
 	LAN    int64 `json:"lan"`    // received from the household
 	Peer   int64 `json:"peer"`   // received from peers over the access line
 	Origin int64 `json:"origin"` // received from the origin
-	SentL  int64 `json:"sent_lan"`
-	SentW  int64 `json:"sent_wan"`
+	SentL  int64 `json:"sent_lan,omitempty"`
+	SentW  int64 `json:"sent_wan,omitempty"`
 }
 
 // Disk is the cache's room, in bytes.
@@ -170,8 +171,8 @@ type Event struct {
 	Name      string    `json:"name,omitempty"`
 	Publisher string    `json:"publisher,omitempty"`
 	Campaign  string    `json:"campaign,omitempty"`
-	Size      int64     `json:"size"`             // bytes of the asset
-	From      Traffic   `json:"from"`             // where its bytes came from
+	Size      int64     `json:"length"`           // bytes of the asset
+	From      Traffic   `json:"bytes"`            // where its bytes came from
 	At        time.Time `json:"at"`               // when it happened, by the box's clock
 	Trusted   bool      `json:"trusted"`          // whether that clock was trusted
 	Reason    string    `json:"reason,omitempty"` // of erased: "withdrawn", "expired", "evicted", "operator", "damaged"

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Prefix heads every topic; the number is the protocol's major version.
@@ -141,4 +142,11 @@ func pick(c bool, a, b Kind) Kind {
 		return a
 	}
 	return b
+}
+
+// Message is one message with its topic parsed.
+type Message struct {
+	Topic    Topic
+	Payload  []byte
+	Received time.Time
 }

@@ -37,11 +37,7 @@ func (e Endpoint) connect(user, password, name string) (*nats.Conn, error) {
 }
 
 // Msg is one message of a box.
-type Msg struct {
-	Topic    mqttwire.Topic
-	Payload  []byte
-	Received time.Time
-}
+type Msg = mqttwire.Message
 
 // BusOptions configures a Bus.
 type BusOptions struct {

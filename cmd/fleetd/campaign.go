@@ -1,0 +1,265 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+type campaignDoc struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Group  string `json:"group"`
+	State  string `json:"state"`
+	Why    string `json:"why,omitempty"`
+	Counts *struct {
+		Boxes, Included, Ready, Failed, Offline, Working int
+		AtRisk                                           int `json:"at_risk"`
+	} `json:"counts,omitempty"`
+}
+
+func campaignCmd(c *client) *cobra.Command {
+	cmd := &cobra.Command{Use: "campaign", Short: "wishes: these assets on these boxes by then"}
+	list := &cobra.Command{
+		Use: "list", Short: "list campaigns and how they stand", Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.json {
+				return c.print(cmd, "/api/v1/campaigns")
+			}
+			var list []campaignDoc
+			if err := c.call(cmd.Context(), http.MethodGet, "/api/v1/campaigns", nil, &list); err != nil {
+				return err
+			}
+			return c.show(cmd.OutOrStdout(), list, func(w *tabWriter) { campaignTable(w, list) })
+		},
+	}
+	show := &cobra.Command{
+		Use: "show ID", Short: "one campaign with its counts", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error { return c.print(cmd, "/api/v1/campaigns/"+a[0]) },
+	}
+	cmd.AddCommand(campaignCreateCmd(c), list, show)
+	for verb, state := range map[string]string{"pause": "paused", "resume": "running", "abort": "aborted"} {
+		var why string
+		sub := &cobra.Command{
+			Use: verb + " ID", Short: verb + " a campaign", Args: args(cobra.ExactArgs(1)),
+			RunE: func(cmd *cobra.Command, a []string) error {
+				return c.call(cmd.Context(), http.MethodPost, "/api/v1/campaigns/"+a[0]+"/state", map[string]string{"state": state, "why": why}, nil)
+			},
+		}
+		sub.Flags().StringVar(&why, "why", "", "the reason, for the audit log")
+		cmd.AddCommand(sub)
+	}
+	return cmd
+}
+
+func campaignTable(w *tabWriter, list []campaignDoc) {
+	fmt.Fprintln(w, "ID\tNAME\tGROUP\tSTATE\tREADY\tWORKING\tFAILED\tOFFLINE\tAT RISK\tWHY")
+	for _, x := range list {
+		n := x.Counts
+		if n == nil {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\t\t\t\t\t%s\n", x.ID, x.Name, x.Group, x.State, x.Why)
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d of %d\t%d\t%d\t%d\t%d\t%s\n", x.ID, x.Name, x.Group, x.State, n.Ready, n.Included,
+			n.Working, n.Failed, n.Offline, n.AtRisk, x.Why)
+	}
+}
+
+func campaignCreateCmd(c *client) *cobra.Command {
+	var id, name, group, deadline, notBefore, keepUntil, originDelay, spread string
+	var assets, windows, stages, cohorts []string
+	var priority int
+	var originNever, missedStops bool
+	var originFloor int64
+	var success, maxErrors float64
+	cmd := &cobra.Command{
+		Use: "create", Short: "schedule assets on a group of boxes", Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			in := map[string]any{"v": 1, "asset_ids": assets, "group": group, "priority": priority, "missed_stops": missedStops, "assets": nil}
+			for k, v := range map[string]string{"id": id, "name": name, "spread": spread} {
+				if v != "" {
+					in[k] = v
+				}
+			}
+			for k, v := range map[string]string{"deadline": deadline, "not_before": notBefore, "keep_until": keepUntil} {
+				if v == "" {
+					continue
+				}
+				at, err := parseTime(v)
+				if err != nil {
+					return usageError{fmt.Errorf("--%s: %w", strings.ReplaceAll(k, "_", "-"), err)}
+				}
+				in[k] = at
+			}
+			if len(assets) == 0 {
+				return usageError{errors.New("a campaign needs at least one --asset")}
+			}
+			var ws []any
+			for _, w := range windows {
+				parsed, err := parseWindow(w)
+				if err != nil {
+					return usageError{fmt.Errorf("--window %q: %w", w, err)}
+				}
+				ws = append(ws, parsed)
+			}
+			in["windows"] = ws
+			origin := map[string]any{"never": originNever, "floor_bytes_per_second": originFloor}
+			if originDelay != "" {
+				origin["delay"] = originDelay
+			}
+			in["origin"] = origin
+			if len(stages) > 0 {
+				staged, err := parseStages(stages)
+				if err != nil {
+					return usageError{err}
+				}
+				in["staged"] = map[string]any{"stages": staged, "cohorts": cohorts, "success": success, "max_errors": maxErrors}
+			}
+			var out campaignDoc
+			if err := c.call(cmd.Context(), http.MethodPost, "/api/v1/campaigns", in, &out); err != nil {
+				return err
+			}
+			return c.show(cmd.OutOrStdout(), out, func(w *tabWriter) { fmt.Fprintf(w, "%s\n", out.ID) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&id, "id", "", "id (default: made from the name)")
+	f.StringVar(&name, "name", "", "name")
+	f.StringVar(&group, "group", "default", "group of boxes")
+	f.StringArrayVar(&assets, "asset", nil, "asset id (repeatable)")
+	f.StringVar(&deadline, "deadline", "", "RFC 3339 time, or a duration from now such as 8h")
+	f.StringVar(&notBefore, "not-before", "", "the same")
+	f.StringVar(&keepUntil, "keep-until", "", "the same")
+	f.IntVar(&priority, "priority", 0, "-1000 to 1000, higher is more important")
+	f.StringArrayVar(&windows, "window", nil, `when the access line may be used: "mon-fri 22:00-06:00 rate=2MB/s" (repeatable)`)
+	f.StringVar(&spread, "spread", "", "starts are spread over this time")
+	f.StringVar(&originDelay, "origin-delay", "", "peers alone are tried for so long")
+	f.Int64Var(&originFloor, "origin-floor", 0, "bytes a second below which the origin helps")
+	f.BoolVar(&originNever, "origin-never", false, "the origin is never asked")
+	f.BoolVar(&missedStops, "missed-stops", false, "what is not complete at the deadline is not fetched any more")
+	f.StringArrayVar(&stages, "stage", nil, `staged rollout: "1%", "10% hold=1h", "100%" (repeatable, in order)`)
+	f.StringArrayVar(&cohorts, "cohort", nil, "group that is in from the first stage (repeatable)")
+	f.Float64Var(&success, "success", 0, "share of a stage's boxes that must be ready before the next (default 0.95)")
+	f.Float64Var(&maxErrors, "max-errors", 0, "share of a stage's boxes that may fail before the campaign is paused (default 0.05)")
+	return cmd
+}
+
+// parseTime reads an RFC 3339 time or a duration from now.
+func parseTime(s string) (time.Time, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return time.Now().Add(d).UTC().Truncate(time.Second), nil
+	}
+	return time.Parse(time.RFC3339, s)
+}
+
+var dayNames = []string{"mon", "tue", "wed", "thu", "fri", "sat", "sun"}
+
+func dayIndex(s string) int {
+	for i, d := range dayNames {
+		if d == s {
+			return i
+		}
+	}
+	return -1
+}
+
+// parseWindow reads "[days] HH:MM-HH:MM [rate=N[kB/s|MB/s]]"; days are names, ranges and lists: "mon-fri,sun".
+func parseWindow(s string) (map[string]any, error) {
+	w := map[string]any{}
+	for _, f := range strings.Fields(strings.ToLower(s)) {
+		rate, isRate := strings.CutPrefix(f, "rate=")
+		from, to, isRange := strings.Cut(f, "-")
+		switch {
+		case isRate:
+			n, err := parseRate(rate)
+			if err != nil {
+				return nil, err
+			}
+			w["rate_bytes_per_second"] = n
+		case isRange && strings.Contains(from, ":"):
+			w["from"], w["to"] = from, to
+		default:
+			days, err := parseDays(f)
+			if err != nil {
+				return nil, err
+			}
+			w["days"] = days
+		}
+	}
+	if w["from"] == nil {
+		return nil, errors.New("want HH:MM-HH:MM")
+	}
+	return w, nil
+}
+
+func parseDays(s string) ([]string, error) {
+	var days []string
+	for _, part := range strings.Split(s, ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		i := dayIndex(from)
+		j := i
+		if isRange {
+			j = dayIndex(to)
+		}
+		if i < 0 || j < 0 {
+			return nil, fmt.Errorf("%q is not a day or a range of days", part)
+		}
+		for {
+			days = append(days, dayNames[i])
+			if i == j {
+				break
+			}
+			i = (i + 1) % len(dayNames)
+		}
+	}
+	return days, nil
+}
+
+func parseRate(s string) (int64, error) {
+	s = strings.TrimSuffix(s, "/s")
+	scale := int64(1)
+	for suffix, n := range map[string]int64{"kb": 1000, "mb": 1_000_000, "gb": 1_000_000_000} {
+		if rest, ok := strings.CutSuffix(s, suffix); ok {
+			s, scale = rest, n
+			break
+		}
+	}
+	s = strings.TrimSuffix(s, "b")
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil || v < 0 || v > 1e12 {
+		return 0, fmt.Errorf("rate %q: want for example 2MB/s", s)
+	}
+	return int64(v * float64(scale)), nil
+}
+
+// parseStages reads "10% hold=1h".
+func parseStages(list []string) ([]map[string]any, error) {
+	var out []map[string]any
+	for _, s := range list {
+		stage := map[string]any{}
+		for _, f := range strings.Fields(s) {
+			if hold, ok := strings.CutPrefix(f, "hold="); ok {
+				if _, err := time.ParseDuration(hold); err != nil {
+					return nil, fmt.Errorf("--stage %q: %w", s, err)
+				}
+				stage["hold"] = hold
+				continue
+			}
+			v, err := strconv.ParseFloat(strings.TrimSuffix(f, "%"), 64)
+			if err != nil || v < 0 || v > 100 || !strings.HasSuffix(f, "%") {
+				return nil, fmt.Errorf("--stage %q: want a percentage such as 10%%", s)
+			}
+			stage["per_mille"] = int(v*10 + 0.5)
+		}
+		if stage["per_mille"] == nil {
+			return nil, fmt.Errorf("--stage %q: want a percentage such as 10%%", s)
+		}
+		out = append(out, stage)
+	}
+	return out, nil
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+type tabWriter = tabwriter.Writer
+
+type assetDoc struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Version   string `json:"version,omitempty"`
+	Path      string `json:"path"`
+	Publisher string `json:"publisher"`
+	Length    int64  `json:"length"`
+	Withdrawn bool   `json:"withdrawn"`
+}
+
+func publishCmd(c *client) *cobra.Command {
+	var name, ver, publisher string
+	var upload bool
+	cmd := &cobra.Command{
+		Use: "publish FILE|DIRECTORY|URL", Short: "hash, sign and offer an asset", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			in := map[string]any{"name": name, "version": ver, "publisher": publisher}
+			for k, v := range in {
+				if v == "" {
+					delete(in, k)
+				}
+			}
+			resp, err := c.sendAsset(cmd.Context(), a[0], upload, in)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = resp.Body.Close() }()
+			doc, err := followPublish(resp.Body, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			return c.show(cmd.OutOrStdout(), doc, func(w *tabWriter) {
+				fmt.Fprintf(w, "%s\t%s\t%d bytes\n", doc.ID, doc.Name, doc.Length)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&name, "name", "", "title (default: the file's name)")
+	f.StringVar(&ver, "version", "", "version of the title")
+	f.StringVar(&publisher, "publisher", "", "publisher whose key signs (default: operator)")
+	f.BoolVar(&upload, "upload", false, "send the file instead of its path: the manager is on another machine")
+	return cmd
+}
+
+func (c *client) sendAsset(ctx context.Context, src string, upload bool, in map[string]any) (*http.Response, error) {
+	if strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://") {
+		in["url"] = src
+	} else {
+		path, err := filepath.Abs(src)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(path); err != nil {
+			return nil, err
+		}
+		if upload {
+			return c.uploadAsset(ctx, path, in)
+		}
+		in["path"] = path
+	}
+	data, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	return c.request(ctx, http.MethodPost, "/api/v1/assets", strings.NewReader(string(data)), "application/json")
+}
+
+func (c *client) uploadAsset(ctx context.Context, path string, in map[string]any) (*http.Response, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	q := url.Values{"file": {filepath.Base(path)}}
+	for k, v := range in {
+		q.Set(k, fmt.Sprint(v))
+	}
+	return c.request(ctx, http.MethodPut, "/api/v1/assets/upload?"+q.Encode(), f, "application/octet-stream")
+}
+
+// followPublish shows the progress that the manager reports and returns the asset of the last line.
+func followPublish(r io.Reader, to io.Writer) (assetDoc, error) {
+	var bar *progressbar.ProgressBar
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var line struct {
+			Done, Total int64
+			Error       string
+			Asset       *assetDoc
+		}
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			return assetDoc{}, fmt.Errorf("read the answer: %w", err)
+		}
+		switch {
+		case line.Error != "":
+			return assetDoc{}, errors.New(line.Error)
+		case line.Asset != nil:
+			if bar != nil {
+				_ = bar.Finish() // only decoration
+			}
+			return *line.Asset, nil
+		case isTerminal(to) && line.Total > 0:
+			if bar == nil {
+				bar = progressbar.NewOptions64(line.Total, progressbar.OptionSetWriter(to), progressbar.OptionShowBytes(true),
+					progressbar.OptionSetDescription("publish"), progressbar.OptionClearOnFinish())
+			}
+			_ = bar.Set64(line.Done)
+		}
+	}
+	return assetDoc{}, errors.Join(errors.New("the manager stopped before it was done"), lines.Err())
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor
+}
+
+func assetsCmd(c *client) *cobra.Command {
+	return &cobra.Command{
+		Use: "assets", Short: "list the catalog's assets", Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var list []assetDoc
+			if err := c.call(cmd.Context(), http.MethodGet, "/api/v1/assets", nil, &list); err != nil {
+				return err
+			}
+			return c.show(cmd.OutOrStdout(), list, func(w *tabWriter) {
+				fmt.Fprintln(w, "ID\tNAME\tVERSION\tPUBLISHER\tBYTES\tWITHDRAWN")
+				for _, a := range list {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%t\n", a.ID, a.Name, a.Version, a.Publisher, a.Length, a.Withdrawn)
+				}
+			})
+		},
+	}
+}
+
+func withdrawCmd(c *client) *cobra.Command {
+	var undo, remove bool
+	cmd := &cobra.Command{
+		Use: "withdraw ASSET", Short: "stop an asset everywhere: boxes stop playing it and erase it, with proof", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			method, path := http.MethodPost, "/api/v1/assets/"+a[0]+"/withdraw"
+			switch {
+			case undo && remove:
+				return usageError{errors.New("--undo and --remove exclude each other")}
+			case undo:
+				path = "/api/v1/assets/" + a[0] + "/readmit"
+			case remove:
+				method, path = http.MethodDelete, "/api/v1/assets/"+a[0]
+			}
+			return c.call(cmd.Context(), method, path, nil, nil)
+		},
+	}
+	cmd.Flags().BoolVar(&undo, "undo", false, "take the withdrawal back")
+	cmd.Flags().BoolVar(&remove, "remove", false, "take the asset out of the catalog and off the origin")
+	return cmd
+}
+
+func publisherCmd(c *client) *cobra.Command {
+	cmd := &cobra.Command{Use: "publisher", Short: "who may publish"}
+	var quota int64
+	var key string
+	add := &cobra.Command{
+		Use: "add NAME", Short: "delegate assets/NAME/… to a key", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			in := map[string]any{"name": a[0], "quota": quota}
+			if key != "" {
+				data, err := os.ReadFile(key)
+				if err != nil {
+					return err
+				}
+				in["public_key"] = string(data)
+			}
+			return c.call(cmd.Context(), http.MethodPost, "/api/v1/publishers", in, nil)
+		},
+	}
+	add.Flags().Int64Var(&quota, "quota", 0, "bytes that the publisher may have in the catalog (0: no bound)")
+	add.Flags().StringVar(&key, "public-key", "", "PEM file of the publisher's public key; without it a key is made on the manager's machine")
+	list := &cobra.Command{
+		Use: "list", Short: "list publishers", Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/publishers") },
+	}
+	cmd.AddCommand(add, list)
+	return cmd
+}
+
+// print shows a document of the API as it is.
+func (c *client) print(cmd *cobra.Command, path string) error {
+	return c.copyTo(cmd.Context(), cmd.OutOrStdout(), path)
+}

@@ -1,0 +1,93 @@
+package api
+
+import (
+	"embed"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"boxd/internal/fleet/registry"
+)
+
+//go:embed static openapi.yaml
+var files embed.FS
+
+func (s *server) page(w http.ResponseWriter, r *http.Request) {
+	r.SetPathValue("file", "index.html")
+	s.static(w, r)
+}
+
+func (s *server) static(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-cache")
+	http.ServeFileFS(w, r, files, "static/"+r.PathValue("file"))
+}
+
+func (s *server) openapi(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/yaml")
+	http.ServeFileFS(w, r, files, "openapi.yaml")
+}
+
+// signIn keeps a token in a cookie that only this site's own pages send and no script can read.
+func (s *server) signIn(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Token string `json:"token"`
+	}
+	if err := body(w, r, &in); err != nil {
+		s.fault(w, r, err)
+		return
+	}
+	u, err := s.byToken(r.Context(), in.Token)
+	if err != nil {
+		s.fault(w, r, err)
+		return
+	}
+	if u.role == Nobody {
+		fail(w, http.StatusUnauthorized, "unauthorised", "this token is not known")
+		return
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: "fleetd", Value: in.Token, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil,
+	})
+	writeJSON(w, http.StatusOK, map[string]string{"name": u.name})
+}
+
+// metrics writes the Prometheus text format: a handful of numbers of the whole fleet, none for each box.
+func (s *server) metrics(w http.ResponseWriter, r *http.Request, _ who) (any, error) {
+	groups, err := s.o.Fleet.Registry().Groups(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	var total registry.GroupCount
+	for _, g := range groups {
+		total.Boxes += g.Boxes
+		total.Online += g.Online
+		total.AtRisk += g.AtRisk
+		total.LAN += g.LAN
+		total.Peer += g.Peer
+		total.Origin += g.Origin
+	}
+	var sent int64
+	for _, n := range s.o.Origin() {
+		sent += n
+	}
+	version, err := s.o.Fleet.CatalogVersion()
+	if err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	gauge := func(name, help string, v any) {
+		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s gauge\n%s %v\n", name, help, name, name, v)
+	}
+	gauge("fleetd_boxes", "boxes that are known", total.Boxes)
+	gauge("fleetd_boxes_online", "boxes that are online", total.Online)
+	gauge("fleetd_boxes_at_risk", "boxes with a deadline in danger", total.AtRisk)
+	gauge("fleetd_received_lan_bytes", "bytes that boxes report from their household", total.LAN)
+	gauge("fleetd_received_peer_bytes", "bytes that boxes report from WAN peers", total.Peer)
+	gauge("fleetd_received_origin_bytes", "bytes that boxes report from the origin", total.Origin)
+	gauge("fleetd_catalog_version", "version of the published catalog", version)
+	fmt.Fprintf(&b, "# HELP fleetd_origin_sent_bytes_total bytes of assets that this origin sent\n"+
+		"# TYPE fleetd_origin_sent_bytes_total counter\nfleetd_origin_sent_bytes_total %d\n", sent)
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = w.Write([]byte(b.String()))
+	return nil, nil
+}

@@ -1,0 +1,100 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"boxd/internal/fleet/ca"
+	"boxd/internal/fleet/registry"
+)
+
+// CreateToken makes an enrolment token. The secret is shown once.
+func (f *Fleet) CreateToken(ctx context.Context, who string, spec ca.TokenSpec) (string, ca.Token, error) {
+	secret, tok, err := f.o.CA.CreateToken(ctx, spec)
+	if err != nil {
+		return "", tok, fmt.Errorf("%w: %w", ErrBad, err)
+	}
+	return secret, tok, f.o.Registry.Audit(ctx, who, "create-token", tok.ID, fmt.Sprintf("group %s, %d uses", tok.Group, tok.MaxUses))
+}
+
+// Tokens lists enrolment tokens without their secrets.
+func (f *Fleet) Tokens(ctx context.Context) ([]ca.Token, error) {
+	list, err := f.o.CA.Tokens(ctx)
+	for i := range list {
+		list[i].Hash = ""
+	}
+	return list, err
+}
+
+// RevokeToken makes a token worthless.
+func (f *Fleet) RevokeToken(ctx context.Context, who, id string) error {
+	if err := f.o.CA.RevokeToken(ctx, id); err != nil {
+		return err
+	}
+	return f.o.Registry.Audit(ctx, who, "revoke-token", id, "")
+}
+
+// RevokeBox ends a box's membership: its certificates are revoked, the catalog says so, its connections are closed.
+func (f *Fleet) RevokeBox(ctx context.Context, who, id, reason string) error {
+	if err := f.o.CA.RevokeBox(ctx, id, reason); err != nil {
+		return err
+	}
+	if err := f.o.Registry.Audit(ctx, who, "revoke-box", id, reason); err != nil {
+		return err
+	}
+	_, kickErr := f.o.Bus.Kick(id)
+	return errors.Join(kickErr, f.syncRevocations(ctx))
+}
+
+// MoveBox moves a box to another group; it renews its certificate for that.
+func (f *Fleet) MoveBox(ctx context.Context, who, id, group string) error {
+	if err := f.o.CA.SetGroup(ctx, id, group); err != nil {
+		return err
+	}
+	if err := f.o.Registry.Audit(ctx, who, "move-box", id, group); err != nil {
+		return err
+	}
+	_, err := f.Command(ctx, who, id, "renew-certificate", nil, 7*24*time.Hour)
+	return err
+}
+
+// The alerts that the manager judges by itself; boxes' own health codes are alerts under their own names.
+const (
+	AlertOffline  = "offline"
+	AlertDisk     = "disk"
+	AlertDeadline = "deadline-at-risk"
+	AlertClock    = "clock"
+	AlertManager  = "manager-clock" // most boxes disagree with the manager's clock: it is the one that is wrong
+)
+
+const (
+	alertOffline = 10 * time.Minute
+	alertSkew    = 5 * time.Minute
+	alertDisk    = 512 << 20 // bytes
+)
+
+// updateAlerts compares what is wrong now with what was, and keeps since when.
+func (f *Fleet) updateAlerts(ctx context.Context) error {
+	now := f.now()
+	found, err := f.o.Registry.FindAlerts(ctx, registry.AlertRules{
+		OfflineBefore: now.Add(-alertOffline), MaxSkew: alertSkew, MinFree: alertDisk,
+	})
+	if err != nil {
+		return err
+	}
+	skewed, online, err := f.o.Registry.SkewedOnline(ctx, alertSkew)
+	if err != nil {
+		return err
+	}
+	if skewed >= 3 && 2*skewed > online {
+		found = slices.DeleteFunc(found, func(a registry.Alert) bool { return a.Code == AlertClock })
+		found = append(found, registry.Alert{
+			Code: AlertManager, Severity: "critical",
+			Text: fmt.Sprintf("the clocks of %d of %d boxes that are online differ from this machine's by more than %s", skewed, online, alertSkew),
+		})
+	}
+	return f.o.Registry.SetAlerts(ctx, found)
+}

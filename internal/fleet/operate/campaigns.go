@@ -1,0 +1,241 @@
+package operate
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/catalog"
+	"boxd/internal/fleet/registry"
+	"boxd/internal/fleet/repo"
+)
+
+const tableCampaigns = "campaigns"
+
+// The states of a campaign.
+const (
+	CampaignRunning = "running"
+	CampaignPaused  = "paused"  // boxes keep what they have and fetch nothing more
+	CampaignAborted = "aborted" // taken out of the catalog for good
+)
+
+// Campaign is a wish and how far its rollout is.
+type Campaign struct {
+	catalog.Campaign
+	State   string    `json:"state"`
+	Why     string    `json:"why,omitempty"` // of paused and aborted: who or what did it
+	Created time.Time `json:"created"`
+	By      string    `json:"by"`
+	Staged  *Staged   `json:"staged,omitempty"` // nil: all boxes at once
+	Counts  *Counts   `json:"counts,omitempty"` // filled in when read
+}
+
+// CampaignRequest is a new campaign.
+type CampaignRequest struct {
+	catalog.Campaign
+	AssetIDs []asset.ID `json:"asset_ids,omitempty"` // may stand in for Assets
+	Staged   *Staged    `json:"staged,omitempty"`
+}
+
+// CreateCampaign signs a campaign into the catalog. An id is made from the name when there is none.
+func (f *Fleet) CreateCampaign(ctx context.Context, who string, r CampaignRequest) (Campaign, error) {
+	c := Campaign{Campaign: r.Campaign, State: CampaignRunning, Created: f.now().UTC(), By: who, Staged: r.Staged}
+	c.V = 1
+	if c.Group == "" {
+		c.Group = DefaultGroup
+	}
+	if c.ID == "" {
+		c.ID = newCampaignID(c.Name)
+	}
+	for _, id := range r.AssetIDs {
+		a, err := f.Asset(id)
+		if err != nil {
+			return c, err
+		}
+		if a.Withdrawn {
+			return c, fmt.Errorf("%w: asset %s is withdrawn", ErrConflict, id)
+		}
+		c.Assets = append(c.Assets, catalog.AssetRef{Path: a.Path, ID: a.ID})
+	}
+	if c.Staged != nil {
+		if err := c.Staged.start(&c.Campaign, f.now()); err != nil {
+			return c, fmt.Errorf("%w: %w", ErrBad, err)
+		}
+	}
+	if err := c.Validate(); err != nil {
+		return c, fmt.Errorf("%w: %w", ErrBad, err)
+	}
+	if _, err := f.campaign(ctx, c.ID); !errors.Is(err, registry.ErrNotFound) {
+		return c, fmt.Errorf("%w: there is a campaign %s already (%w)", ErrConflict, c.ID, err)
+	}
+	// The record first: a rollout that the catalog has and fleetd does not know would never be stopped.
+	if err := f.o.Registry.PutDoc(ctx, tableCampaigns, c.ID, c); err != nil {
+		return c, err
+	}
+	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.PutCampaign(c.Campaign) }); err != nil {
+		return c, errors.Join(fmt.Errorf("%w: campaign %s: %w", ErrBad, c.ID, keyless(err)),
+			f.o.Registry.DeleteDoc(ctx, tableCampaigns, c.ID))
+	}
+	return c, f.o.Registry.Audit(ctx, who, "create-campaign", c.ID, c.Name+" on "+c.Group)
+}
+
+func newCampaignID(name string) string {
+	slug := strings.Trim(strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, name), "-")
+	slug = strings.Trim(slug[:min(len(slug), 24)], "-")
+	if slug == "" {
+		slug = "campaign"
+	}
+	var b [4]byte
+	_, _ = rand.Read(b[:])
+	return slug + "-" + hex.EncodeToString(b[:])
+}
+
+func (f *Fleet) campaign(ctx context.Context, id string) (Campaign, error) {
+	return registry.GetDoc[Campaign](ctx, f.o.Registry, tableCampaigns, id)
+}
+
+// Campaign returns one campaign with its counts.
+func (f *Fleet) Campaign(ctx context.Context, id string) (Campaign, error) {
+	c, err := f.campaign(ctx, id)
+	if err != nil {
+		return c, err
+	}
+	counts, err := f.count(ctx, &c)
+	c.Counts = &counts
+	return c, err
+}
+
+// Campaigns lists all campaigns, newest first, with their counts when asked for.
+func (f *Fleet) Campaigns(ctx context.Context, withCounts bool) ([]Campaign, error) {
+	list, err := registry.ListDocs[Campaign](ctx, f.o.Registry, tableCampaigns)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(list, func(a, b Campaign) int { return b.Created.Compare(a.Created) })
+	for i := range list {
+		if withCounts && list[i].State != CampaignAborted {
+			counts, err := f.count(ctx, &list[i])
+			if err != nil {
+				return nil, err
+			}
+			list[i].Counts = &counts
+		}
+	}
+	return list, nil
+}
+
+// SetCampaignState pauses, resumes or aborts a campaign.
+func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string) (Campaign, error) {
+	c, err := f.editCampaign(ctx, id, func(c *Campaign) error {
+		switch {
+		case c.State == CampaignAborted:
+			return fmt.Errorf("%w: campaign %s was aborted", ErrConflict, id)
+		case state != CampaignRunning && state != CampaignPaused && state != CampaignAborted:
+			return fmt.Errorf("%w: state %q", ErrBad, state)
+		}
+		c.State, c.Why, c.Paused = state, why, state == CampaignPaused
+		if state == CampaignRunning && c.Staged != nil {
+			c.Staged.Since = f.now().UTC()
+		}
+		return nil
+	})
+	if err != nil {
+		return c, err
+	}
+	return c, f.o.Registry.Audit(ctx, who, "campaign-"+state, id, why)
+}
+
+// editCampaign changes the record and then the catalog; a fleetd that dies in between does the second step when it
+// starts (see syncCampaigns).
+func (f *Fleet) editCampaign(ctx context.Context, id string, edit func(*Campaign) error) (Campaign, error) {
+	var c Campaign
+	err := registry.EditDoc(ctx, f.o.Registry, tableCampaigns, id, func(doc *Campaign) error {
+		if doc.ID == "" {
+			return fmt.Errorf("campaign %q: %w", id, registry.ErrNotFound)
+		}
+		if err := edit(doc); err != nil {
+			return err
+		}
+		if err := doc.Validate(); err != nil {
+			return fmt.Errorf("%w: %w", ErrBad, err)
+		}
+		c = *doc
+		return nil
+	})
+	if err != nil {
+		return c, err
+	}
+	return c, f.publishCampaign(&c)
+}
+
+func (f *Fleet) publishCampaign(c *Campaign) error {
+	err := f.o.Repo.Update(func(tx *repo.Tx) error {
+		if c.State == CampaignAborted {
+			if err := tx.RemoveCampaign(c.Group, c.ID); err != nil && !errors.Is(err, repo.ErrNotFound) {
+				return err
+			}
+			return nil
+		}
+		return tx.PutCampaign(c.Campaign)
+	})
+	if err != nil {
+		return fmt.Errorf("publish campaign %s: %w", c.ID, keyless(err))
+	}
+	return nil
+}
+
+// syncCampaigns makes the catalog say what the records say, after a crash between the two.
+func (f *Fleet) syncCampaigns(ctx context.Context) error {
+	list, err := f.Campaigns(ctx, false)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		c := &list[i]
+		same := false
+		err := f.o.Repo.View(func(tx *repo.Tx) error {
+			have, err := tx.Campaigns(c.Group)
+			if err != nil && !errors.Is(err, repo.ErrNotFound) {
+				return err
+			}
+			same = c.State == CampaignAborted
+			for _, h := range have {
+				if h.ID == c.ID {
+					same = c.State != CampaignAborted && h.Paused == c.Paused && perMille(h.Rollout) == perMille(c.Rollout)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("compare campaign %s: %w", c.ID, err)
+		}
+		if same {
+			continue
+		}
+		if err := f.publishCampaign(c); err != nil {
+			f.log.Warn("campaign differs from the catalog", "campaign", c.ID, "err", err)
+		}
+	}
+	return nil
+}
+
+func perMille(r *catalog.Rollout) int {
+	if r == nil {
+		return 1000
+	}
+	return r.PerMille
+}

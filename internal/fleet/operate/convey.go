@@ -1,0 +1,292 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"boxd/internal/fleet/registry"
+	"boxd/internal/fleet/repo"
+	"boxd/internal/mqttwire"
+	"boxd/internal/ops"
+)
+
+const (
+	resendAfter  = 30 * time.Second
+	silentAfter  = 150 * time.Second // two and a half telemetry periods
+	leaseTTL     = 20 * time.Second
+	historyKeeps = 90 * 24 * time.Hour
+)
+
+// Handle commits a batch of boxes' messages and then acknowledges to the boxes. It is the bus's handler.
+func (f *Fleet) Handle(ctx context.Context, batch []mqttwire.Message) error {
+	res, err := f.o.Registry.Ingest(ctx, batch)
+	if err != nil {
+		return err
+	}
+	for _, a := range res.Acks {
+		data, err := mqttwire.Encode(mqttwire.MaxPayload, &mqttwire.EventAck{V: mqttwire.Version, Epoch: a.Epoch, Evt: a.Evt})
+		if err != nil {
+			f.log.Warn("event not acknowledged", "box", a.Box, "err", err)
+			continue
+		}
+		if err := f.o.Bus.Send(mqttwire.BoxTopic(f.o.ID, a.Box, mqttwire.EventAckTail(a.Evt)), data); err != nil {
+			f.log.Info("event not acknowledged; the box will send it again", "box", a.Box, "err", err)
+		}
+	}
+	for _, s := range res.Seen {
+		if err := f.convey(ctx, s); err != nil {
+			f.log.Info("wishes not conveyed; they will be sent again", "box", s.Box, "err", err)
+		}
+	}
+	return nil
+}
+
+// Tele notes that a box lives. It does not block: the times are written together.
+func (f *Fleet) Tele(m mqttwire.Message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.lastSeen) < 1<<20 {
+		f.lastSeen[m.Topic.Box] = m.Received
+	}
+}
+
+// Connecting tells of a box that the broker has let in, with its group as its certificate has it.
+func (f *Fleet) Connecting(ctx context.Context, box, group string) error {
+	f.mu.Lock()
+	known := f.groupOf[box] == group && group != ""
+	f.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := f.o.Registry.PutBox(ctx, box, group); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.groupOf[box] = group
+	_, told := f.wants[ops.GroupPrefix+group]
+	f.mu.Unlock()
+	if told || !mqttwire.ValidName(group) {
+		return nil
+	}
+	return f.ringBell(ctx)
+}
+
+// convey compares what a box has applied with what is wished, and sends what it lacks.
+func (f *Fleet) convey(ctx context.Context, s registry.Seen) error {
+	f.mu.Lock()
+	own, hasOwn := f.wants[s.Box]
+	group, hasGroup := f.wants[ops.GroupPrefix+s.Group]
+	recent := f.now().Sub(f.sentTo[s.Box]) < 5*time.Second && !s.TurnedOnline
+	behind := s.Reported && (hasOwn && s.Desired < own.Version || hasGroup && s.GroupDesired < group.Version)
+	if behind && !recent {
+		f.sentTo[s.Box] = f.now()
+	}
+	f.mu.Unlock()
+	if behind && !recent {
+		if hasGroup && s.GroupDesired < group.Version {
+			if err := f.o.Bus.Send(mqttwire.BoxTopic(f.o.ID, s.Box, "desired"), group.Signed); err != nil {
+				return err
+			}
+		}
+		if hasOwn && s.Desired < own.Version {
+			if err := f.o.Bus.Send(mqttwire.BoxTopic(f.o.ID, s.Box, "desired"), own.Signed); err != nil {
+				return err
+			}
+		}
+	}
+	if s.TurnedOnline {
+		return f.sendCommands(ctx, s.Box)
+	}
+	return nil
+}
+
+// Start loads what was wished before and puts the catalog in step with the records. Call it before Run.
+func (f *Fleet) Start(ctx context.Context) error {
+	wishes, err := registry.ListDocs[wish](ctx, f.o.Registry, tableWishes)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	for _, w := range wishes {
+		f.wants[w.Target] = w
+	}
+	f.mu.Unlock()
+	return f.syncCampaigns(ctx)
+}
+
+// Run works until ctx ends: the bell, resending, presence, rollouts, revocations and the catalog's freshness. What fails
+// is tried again; it returns an error only when the store is broken.
+func (f *Fleet) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.bellLoop(ctx) })
+	g.Go(func() error {
+		return f.every(ctx, 2*time.Second, "last seen", f.flushSeen)
+	})
+	g.Go(func() error { return f.every(ctx, resendAfter/2, "resend", f.resend) })
+	g.Go(func() error { return f.every(ctx, leaseTTL/4, "lead", f.lead) })
+	return g.Wait()
+}
+
+// every calls do at once and then at each tick. Faults of do are logged: all of them mend themselves or are in /readyz.
+func (f *Fleet) every(ctx context.Context, d time.Duration, what string, do func(context.Context) error) error {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for {
+		if err := do(ctx); err != nil && ctx.Err() == nil {
+			f.log.Warn("background work failed", "what", what, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (f *Fleet) bellLoop(ctx context.Context) error {
+	retain := time.NewTicker(5 * time.Minute)
+	defer retain.Stop()
+	for {
+		changed := f.o.Repo.Changed()
+		var retry <-chan time.Time
+		if err := f.ringBell(ctx); err != nil && ctx.Err() == nil {
+			f.log.Warn("bell not rung", "err", err)
+			retry = time.After(2 * time.Second)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-retry:
+		case <-retain.C: // retained messages are hints that brokers lose
+			f.retainAll()
+		}
+	}
+}
+
+func (f *Fleet) retainAll() {
+	f.mu.Lock()
+	var list []wish
+	for _, w := range f.wants {
+		list = append(list, w)
+	}
+	f.mu.Unlock()
+	for _, w := range list {
+		if err := f.o.Bus.Retain(wishTopic(f.o.ID, w.Target), w.Signed); err != nil {
+			f.log.Info("desired state not retained", "target", w.Target, "err", err)
+			return
+		}
+	}
+}
+
+func (f *Fleet) flushSeen(ctx context.Context) error {
+	f.mu.Lock()
+	seen := f.lastSeen
+	f.lastSeen = map[string]time.Time{}
+	for box, at := range f.sentTo {
+		if f.now().Sub(at) > time.Minute {
+			delete(f.sentTo, box)
+		}
+	}
+	f.mu.Unlock()
+	return f.o.Registry.Touch(ctx, seen)
+}
+
+// resend sends wishes to boxes that are behind and commands that were not answered.
+func (f *Fleet) resend(ctx context.Context) error {
+	f.mu.Lock()
+	var list []wish
+	for _, w := range f.wants {
+		list = append(list, w)
+	}
+	f.mu.Unlock()
+	for _, w := range list {
+		box, group := w.Target, ""
+		if g, ok := groupTarget(w.Target); ok {
+			box, group = "", g
+		}
+		behind, err := f.o.Registry.Behind(ctx, box, group, w.Version, 2000)
+		if err != nil {
+			return err
+		}
+		for _, id := range behind {
+			if err := f.o.Bus.Send(mqttwire.BoxTopic(f.o.ID, id, "desired"), w.Signed); err != nil {
+				return err
+			}
+		}
+	}
+	return f.sendCommands(ctx, "")
+}
+
+// lead does what only one fleetd may do at a time, while it holds the lease.
+func (f *Fleet) lead(ctx context.Context) error {
+	fence, ok, err := f.o.Registry.Lease(ctx, "lead", f.o.Holder, leaseTTL)
+	f.mu.Lock()
+	f.leader, f.fence = ok && err == nil, fence
+	f.mu.Unlock()
+	if err != nil || !ok {
+		return err
+	}
+	errs := []error{f.syncRevocations(ctx), f.stepRollouts(ctx), f.reloadWishes(ctx)}
+	if f.now().Sub(f.started) > silentAfter { // a fleetd that has just started has not listened long enough
+		_, err := f.o.Registry.MarkSilent(ctx, f.now().Add(-silentAfter))
+		errs = append(errs, err)
+	}
+	errs = append(errs, f.updateAlerts(ctx), f.o.Registry.Prune(ctx, f.now().Add(-historyKeeps)))
+	return errors.Join(errs...)
+}
+
+// Fence is asked by the catalog right before it publishes: only the lease holder may.
+func (f *Fleet) Fence() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.leader && f.o.Registry.Postgres() {
+		return fmt.Errorf("%w: another fleetd leads; try again there, or in a moment", ErrConflict)
+	}
+	return nil
+}
+
+// reloadWishes takes over what other fleetd on the same database wished.
+func (f *Fleet) reloadWishes(ctx context.Context) error {
+	wishes, err := registry.ListDocs[wish](ctx, f.o.Registry, tableWishes)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, w := range wishes {
+		if w.Version > f.wants[w.Target].Version {
+			f.wants[w.Target] = w
+		}
+	}
+	return nil
+}
+
+// syncRevocations puts the CA's revocations into the catalog, where boxes believe them.
+func (f *Fleet) syncRevocations(ctx context.Context) error {
+	list, err := f.o.CA.Revocations(ctx)
+	if err != nil {
+		return err
+	}
+	serials := make([]string, 0, len(list))
+	for _, r := range list {
+		serials = append(serials, r.Serial)
+	}
+	slices.Sort(serials)
+	last, err := registry.GetDoc[[]string](ctx, f.o.Registry, "state", "revocations")
+	if err != nil && !errors.Is(err, registry.ErrNotFound) {
+		return err
+	}
+	if slices.Equal(last, serials) {
+		return nil
+	}
+	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.SetRevocations(serials) }); err != nil {
+		return fmt.Errorf("publish revocations: %w", keyless(err))
+	}
+	return f.o.Registry.PutDoc(ctx, "state", "revocations", serials)
+}

@@ -1,0 +1,194 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"boxd/internal/catalog"
+	"boxd/internal/fleet/registry"
+)
+
+// Stage is one step of a staged rollout.
+type Stage struct {
+	PerMille int              `json:"per_mille"`      // of the group, all stages before included
+	Hold     catalog.Duration `json:"hold,omitempty"` // least time at this stage
+}
+
+// Staged is a rollout that widens by itself while it goes well and stops itself when it does not.
+type Staged struct {
+	Stages  []Stage  `json:"stages"`
+	Cohorts []string `json:"cohorts,omitempty"` // groups that are in from the first stage
+	// Success is the share of the stage's boxes (0 to 1) that must hold all assets before the next stage; 0 means 0.95.
+	Success float64 `json:"success,omitempty"`
+	// MaxErrors is the share of the stage's boxes that may have failed or rejected an asset; above it the campaign is
+	// paused. 0 means 0.05.
+	MaxErrors float64 `json:"max_errors,omitempty"`
+	// MinBoxes is how many boxes must have finished or failed before shares are judged; 0 means 1.
+	MinBoxes int `json:"min_boxes,omitempty"`
+
+	Stage int       `json:"stage"` // index into Stages
+	Since time.Time `json:"since,omitzero"`
+	Done  bool      `json:"done"` // the last stage was reached
+}
+
+// Counts is how a campaign stands.
+type Counts struct {
+	Boxes    int `json:"boxes"`    // of the group
+	Included int `json:"included"` // in the rollout's present stage
+	Ready    int `json:"ready"`    // of those: hold every asset
+	Failed   int `json:"failed"`   // of those: failed or rejected an asset
+	AtRisk   int `json:"at_risk"`  // of those: a deadline is in danger
+	Offline  int `json:"offline"`  // of those that are not ready
+	Working  int `json:"working"`  // the rest
+}
+
+func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
+	last := 0
+	var errs []error
+	for i, st := range s.Stages {
+		if st.PerMille <= last && (i > 0 || st.PerMille < 0) || st.PerMille > 1000 {
+			errs = append(errs, fmt.Errorf("stages[%d]: per_mille %d after %d", i, st.PerMille, last))
+		}
+		if st.Hold < 0 {
+			errs = append(errs, fmt.Errorf("stages[%d]: hold is negative", i))
+		}
+		last = st.PerMille
+	}
+	if len(s.Stages) == 0 || len(s.Stages) > 32 {
+		errs = append(errs, fmt.Errorf("%d stages, want 1 to 32", len(s.Stages)))
+	}
+	if s.Success < 0 || s.Success > 1 || s.MaxErrors < 0 || s.MaxErrors > 1 || s.MinBoxes < 0 {
+		errs = append(errs, errors.New("success and max_errors are shares from 0 to 1, min_boxes is not negative"))
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	if s.Success == 0 {
+		s.Success = 0.95
+	}
+	if s.MaxErrors == 0 {
+		s.MaxErrors = 0.05
+	}
+	if s.MinBoxes == 0 {
+		s.MinBoxes = 1
+	}
+	s.Stage, s.Since, s.Done = 0, now.UTC(), len(s.Stages) == 1
+	c.Rollout = &catalog.Rollout{PerMille: s.Stages[0].PerMille, Cohorts: s.Cohorts}
+	return nil
+}
+
+// The verdicts of judge.
+const (
+	verdictWait    = "wait"
+	verdictAdvance = "advance"
+	verdictStop    = "stop"
+)
+
+// judge decides the next step of a rollout from its counts. It is pure.
+func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
+	failedShare := share(n.Failed, n.Included)
+	settled := n.Ready + n.Failed
+	if n.Failed > 0 && settled >= s.MinBoxes && failedShare > s.MaxErrors {
+		return verdictStop, fmt.Sprintf("%d of %d boxes failed (%.1f %%, at most %.1f %% may)", n.Failed, n.Included,
+			100*failedShare, 100*s.MaxErrors)
+	}
+	if s.Done || s.Stage+1 >= len(s.Stages) {
+		return verdictWait, "all stages are open"
+	}
+	if hold := time.Duration(s.Stages[s.Stage].Hold); now.Sub(s.Since) < hold {
+		return verdictWait, fmt.Sprintf("held for %s", hold)
+	}
+	// Boxes that are switched off say nothing about the campaign: they may not block it, nor push it.
+	reachable := n.Included - n.Offline
+	if settled < s.MinBoxes || reachable <= 0 || share(n.Ready, reachable) < s.Success {
+		return verdictWait, fmt.Sprintf("%d of %d reachable boxes are ready, %.1f %% are needed", n.Ready, reachable, 100*s.Success)
+	}
+	return verdictAdvance, ""
+}
+
+func share(n, of int) float64 {
+	if of <= 0 {
+		return 0
+	}
+	return float64(n) / float64(of)
+}
+
+// count goes through the group's boxes: who is included is the same sum that each box does for itself.
+func (f *Fleet) count(ctx context.Context, c *Campaign) (Counts, error) {
+	var ids []string
+	for _, a := range c.Assets {
+		ids = append(ids, a.ID.String())
+	}
+	var n Counts
+	err := f.o.Registry.EachStanding(ctx, c.Group, ids, func(s registry.Standing) {
+		n.Boxes++
+		if !c.Includes(s.Box, []string{c.Group}) {
+			return
+		}
+		n.Included++
+		switch {
+		case s.Held >= len(ids):
+			n.Ready++
+		case s.Failed > 0:
+			n.Failed++
+		case !s.Online:
+			n.Offline++
+		default:
+			n.Working++
+		}
+		if s.AtRisk > 0 && s.Held < len(ids) {
+			n.AtRisk++
+		}
+	})
+	return n, err
+}
+
+// stepRollouts lets each staged campaign take its next step.
+func (f *Fleet) stepRollouts(ctx context.Context) error {
+	list, err := f.Campaigns(ctx, false)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		c := &list[i]
+		if c.Staged == nil || c.State != CampaignRunning {
+			continue
+		}
+		n, err := f.count(ctx, c)
+		if err != nil {
+			return err
+		}
+		verdict, why := c.Staged.judge(f.now(), n)
+		switch verdict {
+		case verdictStop:
+			_, err = f.SetCampaignState(ctx, "rollout", c.ID, CampaignPaused, why)
+		case verdictAdvance:
+			err = f.advance(ctx, c.ID, c.Staged.Stage, n)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Fleet) advance(ctx context.Context, id string, from int, n Counts) error {
+	c, err := f.editCampaign(ctx, id, func(c *Campaign) error {
+		s := c.Staged
+		if s == nil || s.Stage != from || c.State != CampaignRunning {
+			return fmt.Errorf("%w: campaign %s moved on meanwhile", ErrConflict, id)
+		}
+		s.Stage++
+		s.Since = f.now().UTC()
+		s.Done = s.Stage == len(s.Stages)-1
+		c.Rollout = &catalog.Rollout{PerMille: s.Stages[s.Stage].PerMille, Cohorts: s.Cohorts}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return f.o.Registry.Audit(ctx, "rollout", "campaign-stage", id,
+		fmt.Sprintf("stage %d: %d of 1000 boxes, after %d of %d were ready", c.Staged.Stage+1, perMille(c.Rollout), n.Ready, n.Included))
+}

@@ -1,0 +1,415 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/mqttwire"
+)
+
+// Box is what the fleet manager knows of one box.
+type Box struct {
+	ID             string          `json:"id"`
+	Group          string          `json:"group"`
+	FirstSeen      time.Time       `json:"first_seen,omitzero"`
+	LastSeen       time.Time       `json:"last_seen,omitzero"`
+	Online         bool            `json:"online"`
+	OnlineSince    time.Time       `json:"since,omitzero"` // of being online or offline
+	Epoch          string          `json:"epoch,omitempty"`
+	Software       string          `json:"software,omitempty"`
+	Desired        int64           `json:"desired_version"`
+	GroupDesired   int64           `json:"group_desired_version"`
+	CatalogVersion int64           `json:"catalog_version"`
+	ClockSkewMS    int64           `json:"clock_skew_ms"`
+	DiskUsed       int64           `json:"disk_used"`
+	DiskQuota      int64           `json:"disk_quota"`
+	DiskFree       int64           `json:"disk_free"`
+	LAN            int64           `json:"lan"` // bytes received, by source, since the box's state file was made
+	Peer           int64           `json:"peer"`
+	Origin         int64           `json:"origin"`
+	Holdings       int             `json:"holdings"`
+	Digest         string          `json:"digest,omitempty"`
+	Unfinished     int             `json:"unfinished"`
+	AtRisk         int             `json:"at_risk"`
+	Codes          string          `json:"codes,omitempty"` // health codes, comma separated
+	ReportedAt     time.Time       `json:"reported_at,omitzero"`
+	Reported       json.RawMessage `json:"reported,omitempty"`
+	Ready          []Held          `json:"ready,omitempty"`
+}
+
+// Held is an asset that a box proved to hold.
+type Held struct {
+	ID    asset.ID  `json:"id"`
+	Since time.Time `json:"since"`
+}
+
+func (r *row) box() Box {
+	return Box{
+		ID: r.ID, Group: r.Group, FirstSeen: fromMS(r.FirstSeen), LastSeen: fromMS(r.LastSeen), Online: r.Online == 1,
+		OnlineSince: fromMS(r.OnlineSince), Epoch: r.Epoch, Software: r.Software, Desired: r.Desired,
+		GroupDesired: r.GroupDesired, CatalogVersion: r.Catalog, ClockSkewMS: r.Skew, DiskUsed: r.DiskUsed,
+		DiskQuota: r.DiskQuota, DiskFree: r.DiskFree, LAN: r.LAN, Peer: r.Peer, Origin: r.Origin, Holdings: r.Holdings,
+		Digest: r.Digest, Unfinished: r.Unfinished, AtRisk: r.AtRisk, Codes: r.Codes, ReportedAt: fromMS(r.ReportedAt),
+		Reported: r.Reported,
+	}
+}
+
+// BoxFilter selects boxes. After is the last id of the page before.
+type BoxFilter struct {
+	Group, Code, After string
+	Online             *bool
+	Asset              string // boxes that hold it
+	Lacking            string // boxes that do not hold it
+	Limit              int    // 0 means 1000
+	Brief              bool   // without Reported and Ready
+}
+
+// Boxes lists boxes in the order of their ids.
+func (g *Registry) Boxes(ctx context.Context, f BoxFilter) ([]Box, error) {
+	query, args := "SELECT "+rowColumns+" FROM boxes WHERE id > ?", []any{f.After}
+	add := func(cond string, v any) { query += " AND " + cond; args = append(args, v) }
+	if f.Group != "" {
+		add("grp = ?", f.Group)
+	}
+	if f.Online != nil {
+		add("online = ?", b2i(*f.Online))
+	}
+	if f.Code != "" {
+		add("(',' || codes || ',') LIKE ?", "%,"+f.Code+",%")
+	}
+	if f.Asset != "" {
+		add("id IN (SELECT box FROM holdings WHERE asset = ?)", f.Asset)
+	}
+	if f.Lacking != "" {
+		add("id NOT IN (SELECT box FROM holdings WHERE asset = ?)", f.Lacking)
+	}
+	if f.Limit <= 0 {
+		f.Limit = 1000
+	}
+	query += " ORDER BY id LIMIT ?"
+	rows, err := g.r.QueryContext(ctx, g.q(query), append(args, f.Limit)...)
+	if err != nil {
+		return nil, fmt.Errorf("list boxes: %w", err)
+	}
+	defer rows.Close()
+	list := []Box{}
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(r.fields()...); err != nil {
+			return nil, fmt.Errorf("list boxes: %w", err)
+		}
+		if f.Brief {
+			r.Reported = nil
+		}
+		list = append(list, r.box())
+	}
+	if err := rows.Err(); err != nil || f.Brief {
+		return list, err
+	}
+	return list, g.fillHoldings(ctx, list)
+}
+
+func (g *Registry) fillHoldings(ctx context.Context, list []Box) error {
+	at := make(map[string]int, len(list))
+	for i := range list {
+		at[list[i].ID] = i
+	}
+	for lo := 0; lo < len(list); lo += 500 {
+		part := list[lo:min(lo+500, len(list))]
+		args := make([]any, len(part))
+		for i := range part {
+			args[i] = part[i].ID
+		}
+		rows, err := g.r.QueryContext(ctx, g.q("SELECT box, asset, since FROM holdings WHERE box IN ("+marks(len(part))+
+			") ORDER BY box, since"), args...)
+		if err != nil {
+			return fmt.Errorf("holdings: %w", err)
+		}
+		for rows.Next() {
+			var box, id string
+			var since int64
+			if err := rows.Scan(&box, &id, &since); err != nil {
+				_ = rows.Close()
+				return fmt.Errorf("holdings: %w", err)
+			}
+			if parsed, err := asset.ParseID(id); err == nil {
+				b := &list[at[box]]
+				b.Ready = append(b.Ready, Held{parsed, fromMS(since)})
+			}
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return fmt.Errorf("holdings: %w", err)
+		}
+	}
+	return nil
+}
+
+// Box returns one box.
+func (g *Registry) Box(ctx context.Context, id string) (Box, error) {
+	var r row
+	err := g.r.QueryRowContext(ctx, g.q("SELECT "+rowColumns+" FROM boxes WHERE id = ?"), id).Scan(r.fields()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Box{}, fmt.Errorf("box %q: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return Box{}, fmt.Errorf("box %s: %w", id, err)
+	}
+	list := []Box{r.box()}
+	err = g.fillHoldings(ctx, list)
+	return list[0], err
+}
+
+// PutBox makes a box known, or moves it to another group: at its enrolment.
+func (g *Registry) PutBox(ctx context.Context, id, group string) error {
+	return g.update(ctx, false, func(tx *sql.Tx) error {
+		now := ms(g.now())
+		_, err := tx.ExecContext(ctx, g.q("INSERT INTO boxes (id, grp, first_seen, last_seen) VALUES (?, ?, ?, 0) "+
+			"ON CONFLICT (id) DO UPDATE SET grp = excluded.grp"), id, group, now)
+		if err != nil {
+			return fmt.Errorf("put box %s: %w", id, err)
+		}
+		return nil
+	})
+}
+
+// Touch raises the last-seen times of boxes: telemetry is not stored, but proves that its sender lives.
+func (g *Registry) Touch(ctx context.Context, seen map[string]time.Time) error {
+	if len(seen) == 0 {
+		return nil
+	}
+	return g.update(ctx, false, func(tx *sql.Tx) error {
+		for id, at := range seen {
+			_, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET last_seen = ? WHERE id = ? AND last_seen < ?"), ms(at), id, ms(at))
+			if err != nil {
+				return fmt.Errorf("touch %s: %w", id, err)
+			}
+		}
+		return nil
+	})
+}
+
+// MarkSilent marks as offline the boxes that nothing was heard of since before, and returns how many. Wills are hints:
+// this is what "offline" rests on.
+func (g *Registry) MarkSilent(ctx context.Context, before time.Time) (int64, error) {
+	var n int64
+	err := g.update(ctx, false, func(tx *sql.Tx) error {
+		now := ms(g.now())
+		_, err := tx.ExecContext(ctx, g.q("INSERT INTO history (box, at, kind, text) SELECT id, ?, 'offline', 'silent' "+
+			"FROM boxes WHERE online = 1 AND last_seen < ?"), now, ms(before))
+		if err != nil {
+			return fmt.Errorf("mark silent: %w", err)
+		}
+		res, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET online = 0, online_since = ? WHERE online = 1 AND last_seen < ?"),
+			now, ms(before))
+		if err != nil {
+			return fmt.Errorf("mark silent: %w", err)
+		}
+		n, err = res.RowsAffected()
+		return err
+	})
+	return n, err
+}
+
+// Event is a line of a box's history.
+type Event struct {
+	Seq  int64     `json:"seq"`
+	Box  string    `json:"box"`
+	At   time.Time `json:"at"`
+	Kind string    `json:"kind"`
+	Text string    `json:"text,omitempty"`
+}
+
+// History returns the newest lines of a box's history before seq (0 for the end), newest first.
+func (g *Registry) History(ctx context.Context, box string, before int64, limit int) ([]Event, error) {
+	if before <= 0 {
+		before = 1 << 62
+	}
+	rows, err := g.r.QueryContext(ctx, g.q("SELECT seq, box, at, kind, text FROM history WHERE box = ? AND seq < ? "+
+		"ORDER BY seq DESC LIMIT ?"), box, before, limit)
+	if err != nil {
+		return nil, fmt.Errorf("history of %s: %w", box, err)
+	}
+	defer rows.Close()
+	list := []Event{}
+	for rows.Next() {
+		var e Event
+		var at int64
+		if err := rows.Scan(&e.Seq, &e.Box, &at, &e.Kind, &e.Text); err != nil {
+			return nil, fmt.Errorf("history of %s: %w", box, err)
+		}
+		e.At = fromMS(at)
+		list = append(list, e)
+	}
+	return list, rows.Err()
+}
+
+// Prune forgets history older than before. Proofs, audit and commands' answers stay.
+func (g *Registry) Prune(ctx context.Context, before time.Time) error {
+	return g.update(ctx, false, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, g.q("DELETE FROM history WHERE at < ?"), ms(before)); err != nil {
+			return fmt.Errorf("prune history: %w", err)
+		}
+		return nil
+	})
+}
+
+// GroupCount is the state of a group in numbers.
+type GroupCount struct {
+	Group   string `json:"group"`
+	Boxes   int    `json:"boxes"`
+	Online  int    `json:"online"`
+	AtRisk  int    `json:"at_risk"`
+	Warning int    `json:"with_warnings"`
+	LAN     int64  `json:"lan"`
+	Peer    int64  `json:"peer"`
+	Origin  int64  `json:"origin"`
+}
+
+// Groups counts the boxes by group.
+func (g *Registry) Groups(ctx context.Context) ([]GroupCount, error) {
+	rows, err := g.r.QueryContext(ctx, "SELECT grp, COUNT(*), SUM(online), SUM(CASE WHEN at_risk > 0 THEN 1 ELSE 0 END), "+
+		"SUM(CASE WHEN codes <> '' THEN 1 ELSE 0 END), CAST(SUM(lan) AS BIGINT), CAST(SUM(peer) AS BIGINT), "+
+		"CAST(SUM(origin) AS BIGINT) FROM boxes GROUP BY grp ORDER BY grp")
+	if err != nil {
+		return nil, fmt.Errorf("count groups: %w", err)
+	}
+	defer rows.Close()
+	list := []GroupCount{}
+	for rows.Next() {
+		var c GroupCount
+		if err := rows.Scan(&c.Group, &c.Boxes, &c.Online, &c.AtRisk, &c.Warning, &c.LAN, &c.Peer, &c.Origin); err != nil {
+			return nil, fmt.Errorf("count groups: %w", err)
+		}
+		list = append(list, c)
+	}
+	return list, rows.Err()
+}
+
+// AssetCount says how an asset stands on the boxes of a group (all groups when group is empty).
+type AssetCount struct {
+	Boxes  int            `json:"boxes"` // of the group
+	Ready  int            `json:"ready"`
+	AtRisk int            `json:"at_risk"`
+	States map[string]int `json:"states"` // of the others that report it
+}
+
+// CountAsset counts the boxes of a group by how far they are with an asset.
+func (g *Registry) CountAsset(ctx context.Context, group, id string) (AssetCount, error) {
+	c := AssetCount{States: map[string]int{}}
+	cond, args := "", []any{}
+	if group != "" {
+		cond, args = " AND b.grp = ?", []any{group}
+	}
+	row := g.r.QueryRowContext(ctx, g.q("SELECT COUNT(*) FROM boxes b WHERE 1 = 1"+cond), args...)
+	if err := row.Scan(&c.Boxes); err != nil {
+		return c, fmt.Errorf("count asset %s: %w", id, err)
+	}
+	args = append([]any{id}, args...)
+	row = g.r.QueryRowContext(ctx, g.q("SELECT COUNT(*) FROM holdings h JOIN boxes b ON b.id = h.box WHERE h.asset = ?"+cond), args...)
+	if err := row.Scan(&c.Ready); err != nil {
+		return c, fmt.Errorf("count asset %s: %w", id, err)
+	}
+	rows, err := g.r.QueryContext(ctx, g.q("SELECT p.state, COUNT(*), SUM(p.at_risk) FROM progress p JOIN boxes b ON b.id = p.box "+
+		"WHERE p.asset = ?"+cond+" GROUP BY p.state"), args...)
+	if err != nil {
+		return c, fmt.Errorf("count asset %s: %w", id, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var state string
+		var n, risk int
+		if err := rows.Scan(&state, &n, &risk); err != nil {
+			return c, fmt.Errorf("count asset %s: %w", id, err)
+		}
+		c.States[state] += n
+		c.AtRisk += risk
+	}
+	return c, rows.Err()
+}
+
+// Standing is how one box stands with a set of assets.
+type Standing struct {
+	Box    string
+	Online bool
+	Held   int // of the assets
+	Failed int // failed or rejected
+	AtRisk int
+}
+
+// EachStanding calls fn for every box of a group.
+func (g *Registry) EachStanding(ctx context.Context, group string, assets []string, fn func(Standing)) error {
+	if len(assets) == 0 {
+		return nil
+	}
+	in := "(" + marks(len(assets)) + ")"
+	var args []any
+	for range 2 {
+		for _, a := range assets {
+			args = append(args, a)
+		}
+	}
+	rows, err := g.r.QueryContext(ctx, g.q("SELECT b.id, b.online, COALESCE(h.n, 0), COALESCE(p.failed, 0), COALESCE(p.risk, 0) "+
+		"FROM boxes b LEFT JOIN (SELECT box, COUNT(*) AS n FROM holdings WHERE asset IN "+in+" GROUP BY box) h ON h.box = b.id "+
+		"LEFT JOIN (SELECT box, SUM(CASE WHEN state IN ('failed', 'rejected') THEN 1 ELSE 0 END) AS failed, "+
+		"SUM(at_risk) AS risk FROM progress WHERE asset IN "+in+" GROUP BY box) p ON p.box = b.id WHERE b.grp = ?"),
+		append(args, group)...)
+	if err != nil {
+		return fmt.Errorf("standing of %s: %w", group, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var s Standing
+		var online int
+		if err := rows.Scan(&s.Box, &online, &s.Held, &s.Failed, &s.AtRisk); err != nil {
+			return fmt.Errorf("standing of %s: %w", group, err)
+		}
+		s.Online = online == 1
+		fn(s)
+	}
+	return rows.Err()
+}
+
+// Behind lists online boxes that have not applied a version: of their own wish, or of their group's when group is set.
+func (g *Registry) Behind(ctx context.Context, box, group string, version int64, limit int) ([]string, error) {
+	query, args := "SELECT id FROM boxes WHERE online = 1 AND grp = ? AND group_desired < ? LIMIT ?", []any{group, version, limit}
+	if box != "" {
+		query, args = "SELECT id FROM boxes WHERE online = 1 AND id = ? AND desired < ? LIMIT ?", []any{box, version, limit}
+	}
+	rows, err := g.r.QueryContext(ctx, g.q(query), args...)
+	if err != nil {
+		return nil, fmt.Errorf("boxes that are behind: %w", err)
+	}
+	defer rows.Close()
+	var list []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("boxes that are behind: %w", err)
+		}
+		list = append(list, id)
+	}
+	return list, rows.Err()
+}
+
+// SetHoldings makes an uploaded list of holdings the truth about a box: proofs that were lost with its state file, or
+// with this database, are made good.
+func (g *Registry) SetHoldings(ctx context.Context, box string, list *mqttwire.HoldingsList) error {
+	return g.update(ctx, false, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, g.q("DELETE FROM holdings WHERE box = ?"), box); err != nil {
+			return fmt.Errorf("holdings of %s: %w", box, err)
+		}
+		for _, a := range list.Assets {
+			_, err := tx.ExecContext(ctx, g.q("INSERT INTO holdings (box, asset, since) VALUES (?, ?, ?) "+
+				"ON CONFLICT (asset, box) DO NOTHING"), box, a.ID.String(), ms(a.At))
+			if err != nil {
+				return fmt.Errorf("holdings of %s: %w", box, err)
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,121 @@
+package server
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Backup writes a tar archive of all that cannot be made again: database, certificate authority, catalog, keys, secrets.
+// The origin's copies are left out: they are media, and published again from their source.
+func (s *Server) Backup(ctx context.Context, w io.Writer) error {
+	if s.reg.Postgres() {
+		return errors.New("the database is PostgreSQL: back it up with pg_dump, and this directory as files")
+	}
+	snap := filepath.Join(s.o.Dir, "backup.tmp.db")
+	if err := os.Remove(snap); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("backup: %w", err)
+	}
+	defer func() { _ = os.Remove(snap) }()
+	tw := tar.NewWriter(w)
+	// The catalog first: a database that is newer than it is put in step at the start; see operate.Start.
+	for _, name := range []string{fileFleet, fileToken, dirCA, dirKeys, dirTUF, filepath.Join(dirBroker, "creds.json"), dirFirmware} {
+		if err := addTree(tw, s.o.Dir, name); err != nil {
+			return err
+		}
+	}
+	if err := s.reg.Snapshot(ctx, snap); err != nil {
+		return err
+	}
+	if err := addFile(tw, snap, fileRegistry); err != nil {
+		return err
+	}
+	if err := tw.Close(); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return nil
+}
+
+func addTree(tw *tar.Writer, base, name string) error {
+	return filepath.WalkDir(filepath.Join(base, name), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return fmt.Errorf("backup: %w", err)
+		}
+		if !d.Type().IsRegular() || strings.HasSuffix(path, ".tmp") {
+			return nil
+		}
+		rel, err := filepath.Rel(base, path)
+		if err != nil {
+			return fmt.Errorf("backup: %w", err)
+		}
+		return addFile(tw, path, rel)
+	})
+}
+
+func addFile(tw *tar.Writer, path, name string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	h := &tar.Header{Name: filepath.ToSlash(name), Mode: int64(info.Mode().Perm()), Size: int64(len(data)), ModTime: info.ModTime()}
+	if err := tw.WriteHeader(h); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	if _, err := tw.Write(data); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return nil
+}
+
+// Restore unpacks a backup into a directory that has no fleet.
+func Restore(dir string, r io.Reader) error {
+	if _, err := os.Stat(filepath.Join(dir, fileFleet)); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("restore: there is a fleet in %s already", dir)
+	}
+	var last []byte // fleet.json is written last: a restore that was cut off is not a fleet
+	tr := tar.NewReader(r)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+		if h.Typeflag != tar.TypeReg || !filepath.IsLocal(filepath.FromSlash(h.Name)) {
+			return fmt.Errorf("restore: %q does not belong in a backup", h.Name)
+		}
+		data, err := io.ReadAll(io.LimitReader(tr, h.Size))
+		if err != nil {
+			return fmt.Errorf("restore %s: %w", h.Name, err)
+		}
+		if h.Name == fileFleet {
+			last = data
+			continue
+		}
+		path := filepath.Join(dir, filepath.FromSlash(h.Name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+		if err := writeFile(path, data, fs.FileMode(h.Mode).Perm()); err != nil { //nolint:gosec // permission bits only
+			return err
+		}
+	}
+	if last == nil {
+		return errors.New("restore: the archive has no fleet.json: it is cut off or no backup")
+	}
+	return writeFile(filepath.Join(dir, fileFleet), last, 0o600)
+}

@@ -1,0 +1,91 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"boxd/internal/fleet/broker"
+)
+
+func (s *Server) openBroker() error {
+	at := broker.Endpoint{URL: s.o.NATS}
+	s.mqtt = s.o.MQTTURL
+	if s.o.NATS == "" {
+		if err := s.pickMQTT(); err != nil {
+			return err
+		}
+		var err error
+		s.nats, err = broker.NewServer(broker.ServerOptions{
+			Dir: filepath.Join(s.o.Dir, dirBroker, "jetstream"), Name: "fleetd", MQTT: s.o.MQTT, TLS: s.brokerTLS(),
+			Creds: s.creds, Log: s.log,
+		})
+		if err != nil {
+			return err
+		}
+		at = s.nats.Connect()
+	}
+	s.bus = broker.NewBus(broker.BusOptions{
+		Fleet: s.ca.Fleet(), At: at, Creds: s.creds, MQTT: s.mqtt, Log: s.log,
+		MQTTTLS: func() *tls.Config {
+			return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: s.ca.Pool(), ServerName: s.set.Hosts[0]}
+		},
+		Handle: func(ctx context.Context, b []broker.Msg) error { return s.fleet.Handle(ctx, b) },
+		Tele:   func(m broker.Msg) { s.fleet.Tele(m) },
+	})
+	return nil
+}
+
+// pickMQTT turns port 0 into a real one, since the firmware bundle names it before the broker runs.
+func (s *Server) pickMQTT() error {
+	l, err := net.Listen("tcp", s.o.MQTT)
+	if err != nil {
+		return fmt.Errorf("listen for MQTT: %w", err)
+	}
+	s.o.MQTT = l.Addr().String()
+	if err := l.Close(); err != nil {
+		return fmt.Errorf("listen for MQTT: %w", err)
+	}
+	host, p, err := net.SplitHostPort(s.o.MQTT)
+	if err != nil {
+		return fmt.Errorf("mqtt address: %w", err)
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	s.mqtt = net.JoinHostPort(host, p)
+	return nil
+}
+
+// brokerTLS lets fleetd itself connect without a box's certificate: what such a client may do is then decided by the
+// auth callout, which knows only fleetd's password.
+func (s *Server) brokerTLS() *tls.Config {
+	cfg := s.ca.BrokerTLS(s.set.Hosts...)
+	cfg.ClientAuth = tls.VerifyClientCertIfGiven
+	check := cfg.VerifyConnection
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) == 0 {
+			return nil
+		}
+		return check(cs)
+	}
+	return cfg
+}
+
+// authorize is asked for every MQTT client with a certificate that chains to the fleet's root.
+func (s *Server) authorize(ctx context.Context, chain []*x509.Certificate) (broker.Client, error) {
+	peer, err := s.ca.VerifyPeer(tls.ConnectionState{PeerCertificates: chain})
+	if err != nil {
+		return broker.Client{}, err
+	}
+	if peer.Fleet != s.ca.Fleet() {
+		return broker.Client{}, fmt.Errorf("box of fleet %q", peer.Fleet)
+	}
+	if err := s.fleet.Connecting(ctx, peer.BoxID, peer.Group); err != nil {
+		return broker.Client{}, err
+	}
+	return broker.Client{Box: peer.BoxID, Groups: []string{peer.Group}, Until: chain[0].NotAfter}, nil
+}

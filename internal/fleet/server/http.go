@@ -1,0 +1,215 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/fleet/api"
+	"boxd/internal/fleet/ca"
+	"boxd/internal/fleet/origin"
+	"boxd/internal/fleet/publish"
+	"boxd/internal/fleet/tracker"
+	"boxd/internal/mqttwire"
+)
+
+// readiness collects what must have happened before boxes can be served.
+type readiness struct {
+	mu      sync.Mutex // guards the fields below
+	waiting map[string]bool
+}
+
+func (r *readiness) wait(what ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting = map[string]bool{}
+	for _, w := range what {
+		r.waiting[w] = true
+	}
+}
+
+func (r *readiness) done(what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.waiting, what)
+}
+
+func (r *readiness) missing() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []string
+	for w := range r.waiting {
+		list = append(list, w)
+	}
+	return list
+}
+
+func (s *Server) openHTTP() {
+	s.origin = origin.New(origin.Options{Dir: filepath.Join(s.o.Dir, dirOrigin), Now: s.o.Now})
+	s.tracker = tracker.New(tracker.Options{
+		Known: s.fleet.Known,
+		Allowed: func(box string, id asset.ID) bool {
+			return s.fleet.Allowed(context.Background(), box, s.fleet.GroupOf(context.Background(), box), id)
+		},
+		Box: func(r *http.Request) (string, bool) {
+			p, ok := ca.PeerFrom(r.Context())
+			return p.BoxID, ok
+		},
+		Now: s.o.Now,
+	})
+}
+
+// boxes is what the fleet's boxes see. Enrolment judges for itself; all else needs a valid certificate of a box.
+func (s *Server) boxes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/.well-known/est/", s.ca.Handler())
+	mux.Handle("/tuf/", s.ca.RequireBox(http.StripPrefix("/tuf", s.repo.Handler())))
+	mux.Handle("/origin/", s.ca.RequireBox(http.StripPrefix("/origin", s.origin)))
+	mux.Handle("/announce", s.ca.RequireBox(s.tracker))
+	mux.Handle("PUT /upload/{name}", s.ca.RequireBox(http.HandlerFunc(s.upload)))
+	return mux
+}
+
+const (
+	maxUpload  = 4 << 20 // bytes
+	maxUploads = 32      // documents kept for one box
+)
+
+// upload takes a document that is too long for MQTT: the list of holdings or a command's result.
+func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
+	peer, ok := ca.PeerFrom(r.Context())
+	name := r.PathValue("name")
+	if !ok || !mqttwire.ValidBox(peer.BoxID) {
+		http.Error(w, "no box", http.StatusForbidden)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
+	if err != nil {
+		http.Error(w, "too long, or cut off", http.StatusRequestEntityTooLarge)
+		return
+	}
+	id, isResult := strings.CutPrefix(name, "result-")
+	switch {
+	case name == "holdings":
+		var list mqttwire.HoldingsList
+		if err = mqttwire.Decode(body, maxUpload, &list); err == nil {
+			err = s.reg.SetHoldings(r.Context(), peer.BoxID, &list)
+		}
+	case isResult && mqttwire.ValidCommandID(id) && json.Valid(body):
+		err = s.keepUpload(peer.BoxID, name, body)
+	default:
+		http.Error(w, "unknown document", http.StatusBadRequest)
+		return
+	}
+	switch {
+	case errors.Is(err, mqttwire.ErrInvalid), errors.Is(err, mqttwire.ErrVersion), errors.Is(err, mqttwire.ErrTooBig):
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	case err != nil:
+		s.log.Warn("upload not stored", "box", peer.BoxID, "name", name, "err", err)
+		http.Error(w, "not stored", http.StatusServiceUnavailable)
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// keepUpload stores a document of a box and forgets its oldest beyond the bound.
+func (s *Server) keepUpload(box, name string, body []byte) error {
+	dir := filepath.Join(s.o.Dir, dirUploads, box)
+	if err := writeFile(filepath.Join(dir, name+".json"), body, 0o600); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list uploads of %s: %w", box, err)
+	}
+	for len(entries) > maxUploads {
+		oldest, at := 0, time.Now().Add(time.Hour)
+		for i, e := range entries {
+			if info, err := e.Info(); err == nil && info.ModTime().Before(at) {
+				oldest, at = i, info.ModTime()
+			}
+		}
+		if err := os.Remove(filepath.Join(dir, entries[oldest].Name())); err != nil {
+			return fmt.Errorf("forget upload of %s: %w", box, err)
+		}
+		entries = append(entries[:oldest], entries[oldest+1:]...)
+	}
+	return nil
+}
+
+func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler, body time.Duration) error {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: body, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 32 << 10, BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-ctx.Done()
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		if srv.Shutdown(stop) != nil {
+			_ = srv.Close()
+		}
+	}()
+	err := srv.Serve(l)
+	if ctx.Err() != nil {
+		<-done
+		return nil
+	}
+	return fmt.Errorf("serve %s: %w", l.Addr(), err)
+}
+
+// api makes the operator's handler.
+func (s *Server) api(token string) http.Handler {
+	return api.New(api.Options{
+		Fleet: s.fleet, Token: token, Log: s.log,
+		Origin: func() map[asset.ID]int64 {
+			sent := map[asset.ID]int64{}
+			for _, c := range s.origin.All() {
+				sent[c.ID] = c.Bytes
+			}
+			return sent
+		},
+		Upload: func(box, name string) ([]byte, error) {
+			return os.ReadFile(filepath.Join(s.o.Dir, dirUploads, box, name+".json"))
+		},
+		Ready:    s.ready.missing,
+		Broker:   s.brokerStats,
+		Staging:  filepath.Join(s.o.Dir, "staging"),
+		Backup:   s.Backup,
+		Loopback: loopback(s.apiL.Addr()),
+	})
+}
+
+func loopback(a net.Addr) bool {
+	t, ok := a.(*net.TCPAddr)
+	return ok && t.IP.IsLoopback()
+}
+
+func (s *Server) brokerStats() any {
+	if s.nats == nil {
+		return map[string]string{"nats": s.o.NATS}
+	}
+	return s.nats.Stats()
+}
+
+func cleanStaging(dir string) error {
+	if err := os.RemoveAll(filepath.Join(dir, "staging")); err != nil {
+		return fmt.Errorf("clean staging: %w", err)
+	}
+	if err := publish.CleanStaging(filepath.Join(dir, dirOrigin)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
