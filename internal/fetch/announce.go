@@ -17,12 +17,12 @@ const (
 	lastAnnounceWait  = 10 * time.Minute
 )
 
-// peerID is the same for all announces of one run of the program, and says nothing about the box.
-var peerID = sync.OnceValue(func() (id [20]byte) {
+// newPeerID makes the name by which one run of the program announces; it says nothing about the box.
+func newPeerID() (id [20]byte) {
 	copy(id[:], "-BX0001-")
 	_, _ = rand.Read(id[8:]) // never fails
 	return id
-})
+}
 
 // announce tells the tracker about an asset when it is time.
 func (f *Fetcher) announce(it *item, mono time.Time) {
@@ -49,7 +49,7 @@ func (f *Fetcher) announce(it *item, mono time.Time) {
 	}
 	a.busy = true
 	req := tracker.Request{
-		Asset: it.id, PeerID: peerID(), Port: f.port(), Uploaded: it.sent().Peer, Downloaded: it.bytes().WAN(),
+		Asset: it.id, PeerID: f.peerID, Port: f.port(), Uploaded: it.sent().Peer, Downloaded: it.bytes().WAN(),
 		Left: it.missing(), Event: event,
 	}
 	f.running.Go(func() {
@@ -95,7 +95,7 @@ func (f *Fetcher) farewell() {
 		}
 		n++
 		req := tracker.Request{
-			Asset: it.id, PeerID: peerID(), Port: f.port(), Left: it.missing(), Event: tracker.Stopped,
+			Asset: it.id, PeerID: f.peerID, Port: f.port(), Left: it.missing(), Event: tracker.Stopped,
 		}
 		wg.Go(func() {
 			if _, err := tracker.Announce(ctx, f.o.Tracker, f.o.TrackerURL, req); err != nil {

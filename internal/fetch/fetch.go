@@ -166,10 +166,11 @@ func (o *Options) Validate() error {
 
 // Fetcher makes the cache match the plan.
 type Fetcher struct {
-	o     Options
-	log   *slog.Logger
-	swarm Swarm
-	home  atomic.Pointer[map[string]bool] // boxes of the household
+	o      Options
+	log    *slog.Logger
+	swarm  Swarm
+	peerID [20]byte
+	home   atomic.Pointer[map[string]bool] // boxes of the household
 
 	calls   chan func(now time.Time) // run by the owner of the state
 	poke    chan struct{}            // something may have changed
@@ -216,7 +217,7 @@ func New(o Options) (*Fetcher, error) {
 		o.Tracker = o.Origin
 	}
 	f := &Fetcher{
-		o: o, log: o.Log, limits: o.Limits, headroom: pace.Unlimited,
+		o: o, log: o.Log, peerID: newPeerID(), limits: o.Limits, headroom: pace.Unlimited,
 		calls: make(chan func(time.Time)), poke: make(chan struct{}, 1), stopped: make(chan struct{}),
 		items: map[asset.ID]*item{}, holds: holds{
 			free: map[asset.ID]func(){}, last: map[asset.ID]engine.Stats{}, taken: map[asset.ID]bool{},
@@ -251,20 +252,23 @@ func (f *Fetcher) Run(ctx context.Context) error {
 	f.loadTotals()
 	f.o.Cache.OnEvict(f.evict)
 
-	engineDone := make(chan error, 1)
-	go func() { engineDone <- f.swarm.Run(jobs) }()
+	var swarmErr error
+	swarmDone := make(chan struct{}) // closed once swarmErr is set
+	go func() { defer close(swarmDone); swarmErr = f.swarm.Run(jobs) }()
 	select {
 	case <-f.swarm.Ready():
-	case err := <-engineDone:
-		return err
+	case <-swarmDone:
+		return swarmErr
 	}
-	err := f.loop(jobs, engineDone)
+	early := f.loop(jobs, swarmDone)
 	cancel()
-	if err == nil {
-		err = <-engineDone
-	}
 	f.running.Wait()
 	f.finish()
+	<-swarmDone
+	err := swarmErr
+	if early && err == nil {
+		err = errors.New("the swarm engine ended by itself")
+	}
 	f.farewell()
 	return err
 }
@@ -272,7 +276,8 @@ func (f *Fetcher) Run(ctx context.Context) error {
 // tick is how often everything is looked at when nothing tells of a change.
 const tick = time.Second
 
-func (f *Fetcher) loop(ctx context.Context, engineDone <-chan error) error {
+// loop looks, decides and acts until ctx ends; it reports whether the engine ended first.
+func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bool) {
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	plan := time.NewTimer(time.Hour)
@@ -293,12 +298,9 @@ func (f *Fetcher) loop(ctx context.Context, engineDone <-chan error) error {
 		plan.Reset(wait)
 		select {
 		case <-ctx.Done():
-			return nil
-		case err := <-engineDone:
-			if ctx.Err() != nil {
-				return nil
-			}
-			return errors.Join(errors.New("the swarm engine ended by itself"), err)
+			return false
+		case <-swarmDone:
+			return ctx.Err() == nil
 		case call := <-f.calls:
 			call(time.Now())
 		case <-f.poke:

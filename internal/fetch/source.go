@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"time"
 
 	"boxd/internal/fetch/engine"
@@ -15,14 +16,21 @@ import (
 const (
 	runsPerAsset = 2
 	runsInAll    = 4
-	runBytes     = 8 << 20 // bytes that one request covers at most, if pieces are not larger
-	demandBytes  = 1 << 20 // the same for what a player waits for: the next decision comes soon
+	settling     = 5 * time.Second // for the tracker's first answer, before pieces that nobody has are taken for ours
+
+	// What one request covers, in bytes, if pieces are not larger: about half a second of the line, so that the next
+	// decision comes soon, as the swarm changes.
+	minRun = 512 << 10
+	maxRun = 8 << 20
 )
 
 // askOrigin starts requests to the origin, as far as the plan allows.
 func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 	mode := it.want.Origin
 	if !it.wanOn || mode == schedule.OriginOff || mono.Before(it.srcRetry) {
+		return
+	}
+	if mode == schedule.OriginSpare && !it.ann.known && mono.Sub(it.wanSince) < settling && !it.playing() {
 		return
 	}
 	if !f.openSource(it) {
@@ -34,7 +42,7 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 	}
 	pieces, demanded := f.originPieces(it, mode)
 	for len(pieces) > 0 && len(it.runs) < runsPerAsset && f.allRuns() < runsInAll {
-		first, end := f.runOf(it, pieces, demanded)
+		first, end := f.runOf(it, pieces, mode, demanded)
 		f.startRun(it, first, end, demanded)
 		var rest []int
 		for _, p := range pieces {
@@ -102,6 +110,10 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 			boxes = append(boxes, p.Box)
 		}
 	}
+	index, of := it.ann.answer.ShareIndex, it.ann.answer.ShareOf
+	if len(boxes) >= of {
+		of = 0 // the swarm has grown since the tracker said so
+	}
 	return schedule.OriginPieces(schedule.ShareInput{
 		BoxID: f.o.Identity.BoxID(), Asset: it.id.String(), Mode: mode, Pieces: end, Missing: missing,
 		Holders: func(i int) int {
@@ -110,27 +122,38 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 			}
 			return 0
 		},
-		Peers: boxes, Index: it.ann.answer.ShareIndex, Of: it.ann.answer.ShareOf,
+		Peers: boxes, Index: index, Of: of,
 		Elapsed: time.Since(it.wanSince),
 	}), false
 }
 
 // runOf makes one request of the best piece and those that follow it, as far as they are in the list too.
-func (f *Fetcher) runOf(it *item, pieces []int, demanded bool) (first, end int) {
-	most := int64(runBytes)
-	if demanded {
-		most = demandBytes
+func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demanded bool) (first, end int) {
+	most := min(max(int64(f.measured.best/2), minRun), maxRun)
+	if mode == schedule.OriginUrgent && !demanded {
+		most = min(4*most, maxRun)
 	}
 	in := make(map[int]bool, len(pieces))
 	for _, p := range pieces {
 		in[p] = true
 	}
 	first = pieces[0]
+	if mode == schedule.OriginSpare && !demanded {
+		first = pieces[f.offset(it)%uint64(len(pieces))] // boxes that know nothing of each other begin at different places
+	}
 	end = first + 1
 	for in[end] && int64(end-first+1)*it.info.PieceLength <= most {
 		end++
 	}
 	return first, end
+}
+
+// offset is a number that differs from box to box and from request to request.
+func (f *Fetcher) offset(it *item) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(f.o.Identity.BoxID()))
+	_, _ = h.Write(it.id[:])
+	return h.Sum64() + uint64(it.store.HaveCount()) //nolint:gosec // a count is not negative
 }
 
 // dropStale ends requests that no player needs while one waits for something else.

@@ -1,0 +1,79 @@
+package fetch_test
+
+import (
+	"testing"
+	"time"
+
+	"boxd/internal/fetch"
+)
+
+func TestThreeBoxesOfAHomeTakeOneCopy(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 24<<20+123, 256<<10)
+	home := newHousehold(1)
+	boxes := []*box{
+		w.box(home, "box-a", 1, "", nil), w.box(home, "box-b", 2, "", nil), w.box(home, "box-c", 3, "", nil),
+	}
+	began := time.Now()
+	var wan, lan int64
+	for _, b := range boxes {
+		a := b.ready(info.ID)
+		t.Logf("%s after %v: %+v", b.name, time.Since(began).Round(time.Millisecond), a.Bytes)
+		if a.Bytes.Total() < info.Length || a.Bytes.Total()-a.Wasted != info.Length {
+			t.Errorf("%s counted %+v with %d wasted for %d bytes", b.name, a.Bytes, a.Wasted, info.Length)
+		}
+		wan, lan = wan+a.Bytes.WAN(), lan+a.Bytes.LAN
+	}
+	if sent := w.origin.sent.Load(); float64(sent) > 1.02*float64(info.Length) || wan != sent {
+		t.Errorf("the origin sent %d bytes, the boxes counted %d, for an asset of %d", sent, wan, info.Length)
+	}
+	if lan < 2*info.Length {
+		t.Errorf("only %d bytes came over the LAN", lan)
+	}
+}
+
+func TestTheNextTakesOverFromWhatIsInTheHome(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 32<<20, 256<<10)
+	home := newHousehold(1)
+	slow := func(o *fetch.Options, _ *cacheOptions) { o.Limits.WANDown = limit(8 << 20) }
+	a := w.box(home, "box-a", 1, "", slow)
+	b := w.box(home, "box-b", 2, "", slow)
+	b.await(info.ID, "half way", func(s fetch.AssetStatus) bool { return s.Verified > info.Length/3 })
+	a.kill()
+	s := b.ready(info.ID)
+	was, _ := a.asset(info.ID)
+	wan := was.Bytes.WAN() + s.Bytes.WAN()
+	t.Logf("box-a took %+v, box-b took %+v of %d", was.Bytes, s.Bytes, info.Length)
+	if float64(wan) > 1.1*float64(info.Length) || s.Bytes.LAN == 0 {
+		t.Errorf("%d bytes crossed the line for an asset of %d", wan, info.Length)
+	}
+	// The first comes back and has the rest from the home.
+	again := w.box(home, "box-a", 1, a.dir, slow)
+	s = again.ready(info.ID)
+	if s.Bytes.LAN == 0 {
+		t.Errorf("the box that came back took %+v", s.Bytes)
+	}
+}
+
+func TestHomesTradeOverTheWAN(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 16<<20, 256<<10)
+	w.camp.Deadline = time.Now().Add(time.Hour)
+	var boxes []*box
+	for i := range 4 {
+		home := newHousehold(i + 1)
+		boxes = append(boxes, w.box(home, "box-"+string(rune('a'+i)), 1, "", func(o *fetch.Options, _ *cacheOptions) {
+			o.Limits.WANDown, o.Limits.WANUp = limit(6<<20), limit(6<<20)
+		}))
+	}
+	for _, b := range boxes {
+		s := b.ready(info.ID)
+		t.Logf("%s: %+v wasted %d", b.name, s.Bytes, s.Wasted)
+	}
+	copies := float64(w.origin.sent.Load()) / float64(info.Length)
+	t.Logf("the origin sent %.2f copies to 4 homes", copies)
+	if copies > 2 {
+		t.Errorf("the origin sent %.2f copies", copies)
+	}
+}
