@@ -39,8 +39,9 @@ type good struct {
 }
 
 type store struct {
-	fs  durable.FS
-	dir string
+	fs   durable.FS
+	dir  string
+	made bool // the directories are there and durable
 }
 
 func (s *store) bundlePath() string { return filepath.Join(s.dir, "catalog.json") }
@@ -80,17 +81,21 @@ func (s *store) write(b bundle) error {
 }
 
 func (s *store) mkdir() error {
-	targets := filepath.Join(s.dir, "targets")
-	if fi, err := s.fs.Stat(targets); err == nil && fi.IsDir() {
+	if s.made {
 		return nil
 	}
+	targets := filepath.Join(s.dir, "targets")
 	if err := s.fs.MkdirAll(targets, 0o700); err != nil {
 		return err
 	}
-	if err := s.fs.SyncDir(s.dir); err != nil {
-		return err
+	// An earlier run may have made them and lost its power before it synced them: so always, once.
+	for i, d := 0, s.dir; i < 3; i, d = i+1, filepath.Dir(d) {
+		if err := s.fs.SyncDir(d); err != nil {
+			return fmt.Errorf("sync %s: %w", d, err)
+		}
 	}
-	return s.fs.SyncDir(filepath.Dir(s.dir))
+	s.made = true
+	return nil
 }
 
 // target reads a stored target; its content is checked against its name.

@@ -3,6 +3,7 @@ package durable
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"sort"
@@ -157,10 +158,9 @@ func (m *Mem) Crash(rnd *rand.Rand) *Mem {
 				applyDirOp(names, n.dirs, op)
 			}
 		}
-		for d := range n.dirs {
-			n.ddirs[d] = true
-		}
 	}
+	dropUnreachable(names, n.dirs)
+	n.ddirs = maps.Clone(n.dirs)
 	copies := map[*memNode]*memNode{}
 	sorted := make([]string, 0, len(names))
 	for k := range names {
@@ -176,6 +176,26 @@ func (m *Mem) Crash(rnd *rand.Rand) *Mem {
 		n.files[k], n.durable[k] = c, c
 	}
 	return n
+}
+
+// dropUnreachable removes what lies below a directory that did not survive.
+func dropUnreachable(names map[string]*memNode, dirs map[string]bool) {
+	reachable := func(d string) bool {
+		for dirs[d] && d != filepath.Dir(d) {
+			d = filepath.Dir(d)
+		}
+		return dirs[d]
+	}
+	for d := range dirs {
+		if !reachable(d) {
+			delete(dirs, d)
+		}
+	}
+	for name := range names {
+		if !reachable(filepath.Dir(name)) {
+			delete(names, name)
+		}
+	}
 }
 
 func applyDirOp(names map[string]*memNode, dirs map[string]bool, op dirOp) {

@@ -25,7 +25,7 @@ func Init(opt Options, in InitOptions) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.fs.Stat(r.metaPath("1.root.json")); err == nil {
+	if _, err := r.fs.Stat(r.metaPath("timestamp.json")); err == nil {
 		return nil, fmt.Errorf("init repository %s: %w", opt.Dir, ErrExists)
 	}
 	if in.RootKeys == 0 {
@@ -38,7 +38,7 @@ func Init(opt Options, in InitOptions) (*Repo, error) {
 		return nil, fmt.Errorf("init repository: threshold %d with %d root keys", in.RootThreshold, in.RootKeys)
 	}
 	for _, d := range []string{"metadata", filepath.Join("targets", "groups"), filepath.Join("targets", "fleet")} {
-		if err := mkdirAll(r.fs, filepath.Join(opt.Dir, d)); err != nil {
+		if err := r.mkdirAll(filepath.Join(opt.Dir, d)); err != nil {
 			return nil, fmt.Errorf("init repository: %w", err)
 		}
 	}

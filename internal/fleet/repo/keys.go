@@ -34,6 +34,9 @@ func GenerateKey(fsys durable.FS, dir, name string) (ed25519.PrivateKey, error) 
 	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
+		return nil, err
+	}
 	b := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	if err := durable.WriteFile(fsys, file, b, 0o600); err != nil {
 		return nil, fmt.Errorf("key %s: %w", file, err)

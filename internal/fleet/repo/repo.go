@@ -91,7 +91,9 @@ type Repo struct {
 	opt Options
 	fs  durable.FS
 	log *slog.Logger
-	mu  sync.Mutex // held for the length of a transaction
+
+	mu   sync.Mutex      // held for the length of a transaction; guards made
+	made map[string]bool // directories that are there and durable
 
 	subMu   sync.Mutex // guards changed
 	changed chan struct{}
@@ -111,7 +113,7 @@ func newRepo(opt Options) (*Repo, error) {
 		opt.BinAssets = 256
 	}
 	opt.Expiry = opt.Expiry.withDefaults()
-	r := &Repo{opt: opt, fs: opt.FS, log: opt.Log, changed: make(chan struct{})}
+	r := &Repo{opt: opt, fs: opt.FS, log: opt.Log, changed: make(chan struct{}), made: map[string]bool{}}
 	if r.fs == nil {
 		r.fs = durable.OS()
 	}

@@ -18,6 +18,8 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/catalog"
 	"boxd/internal/durable"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 func must(t *testing.T, err error) {
@@ -445,16 +447,24 @@ func FuzzImport(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	tx, err := r.begin()
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add("targets", []byte(`{"signed":{"_type":"targets","targets":{"a":null}},"signatures":[]}`))
 	f.Add("root", root)
 	f.Add("root", bytes.Replace(root, []byte(`"version": 1`), []byte(`"version": 2`), 1))
 	f.Add("publisher-a.bin-00", []byte(`{"signed":{"_type":"targets","version":1,"delegations":{"roles":null}}}`))
 	f.Fuzz(func(t *testing.T, role string, raw []byte) {
-		if !json.Valid(raw) {
-			return
+		if tx.importRole(DraftRole{Role: role, Metadata: raw}) == nil {
+			t.Fatalf("an unsigned role was imported: %s", raw)
 		}
-		if err := r.Import(&Draft{V: 1, Roles: []DraftRole{{Role: role, Metadata: raw}}}); err == nil {
-			t.Fatalf("an unsigned draft was imported: %s", raw)
+		if next, err := parse(metadata.Root(), raw); err == nil && next.Signed.Version > 1 && verifyRoot(tx.root, next) == nil {
+			t.Fatalf("an unsigned root was imported: %s", raw)
+		}
+		d, err := ParseDraft(raw)
+		if err == nil && len(d.Roles) == 0 {
+			t.Fatal("a draft without roles")
 		}
 	})
 }

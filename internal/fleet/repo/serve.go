@@ -3,8 +3,8 @@ package repo
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -31,7 +31,7 @@ func (r *Repo) Handler() http.Handler {
 }
 
 func (r *Repo) serveFile(w http.ResponseWriter, req *http.Request) {
-	f, err := os.Open(filepath.Join(r.opt.Dir, filepath.FromSlash(req.URL.Path)))
+	f, err := r.fs.Open(filepath.Join(r.opt.Dir, filepath.FromSlash(req.URL.Path)))
 	if err != nil {
 		// The next root.json is asked for before it exists: nobody may remember that it was not there.
 		w.Header().Set("Cache-Control", "no-store")
@@ -60,5 +60,5 @@ func (r *Repo) serveFile(w http.ResponseWriter, req *http.Request) {
 		h.Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
 		h.Set("Cache-Control", "no-cache")
 	}
-	http.ServeContent(w, req, "", fi.ModTime(), f)
+	http.ServeContent(w, req, "", fi.ModTime(), io.NewSectionReader(f, 0, fi.Size()))
 }

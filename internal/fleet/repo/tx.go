@@ -309,7 +309,7 @@ func (tx *Tx) writeFiles() error {
 		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := mkdirAll(tx.r.fs, filepath.Dir(full)); err != nil {
+		if err := tx.r.mkdirAll(filepath.Dir(full)); err != nil {
 			return err
 		}
 		if err := durable.WriteFile(tx.r.fs, full, b, 0o644); err != nil {
@@ -319,20 +319,22 @@ func (tx *Tx) writeFiles() error {
 	return nil
 }
 
-// mkdirAll makes a directory durable up to the parents that may be new: at most three levels in this package.
-func mkdirAll(fsys durable.FS, dir string) error {
-	if fi, err := fsys.Stat(dir); err == nil && fi.IsDir() {
+// mkdirAll makes a directory durable up to the parents that may be new: at most three levels in this package. An earlier
+// run may have made it and lost its power before it synced: so always, once for each directory.
+func (r *Repo) mkdirAll(dir string) error {
+	if r.made[dir] {
 		return nil
 	}
-	if err := fsys.MkdirAll(dir, 0o755); err != nil {
+	if err := r.fs.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for i := 0; i < 3; i++ {
-		dir = filepath.Dir(dir)
-		if err := fsys.SyncDir(dir); err != nil {
-			return fmt.Errorf("sync %s: %w", dir, err)
+	for i, d := 0, dir; i < 3; i++ {
+		d = filepath.Dir(d)
+		if err := r.fs.SyncDir(d); err != nil {
+			return fmt.Errorf("sync %s: %w", d, err)
 		}
 	}
+	r.made[dir] = true
 	return nil
 }
 
