@@ -186,7 +186,8 @@ func (s *shell) run(ctx context.Context, command string) (string, error) {
 	s.n++
 	// The marks are put together by the shell, so that the echo of the command is not taken for them.
 	begin, end := fmt.Sprintf("<<%d-begin>>", s.n), fmt.Sprintf("<<%d-end ", s.n)
-	line := fmt.Sprintf("printf '<<%%d-begin>>\\n' %d; { %s\n} </dev/null; printf '\\n<<%%d-end %%d>>\\n' %d $?\n", s.n, command, s.n)
+	line := fmt.Sprintf("printf '<<%%d-begin>>\\n' %d; { %s\n} </dev/null; printf '\\n<<%%d-end %%d>>\\n' %d $?\n",
+		s.n, command, s.n)
 	if _, err := s.conn.Write([]byte(line)); err != nil {
 		return "", err
 	}
