@@ -252,3 +252,25 @@ func until(t testing.TB, c *Cache, what string, ok func() bool) {
 		}
 	}
 }
+
+// sparseMedia is an asset of zeros that takes no memory.
+func sparseMedia(t testing.TB, length int64, pieceLen int) *media {
+	t.Helper()
+	zero := make([]byte, pieceLen)
+	whole := sha1.Sum(zero)
+	var hashes []byte
+	for off := int64(0); off < length; off += int64(pieceLen) {
+		h := whole
+		if left := length - off; left < int64(pieceLen) {
+			h = sha1.Sum(zero[:left])
+		}
+		hashes = append(hashes, h[:]...)
+	}
+	b, err := bencode.Marshal(map[string]any{"info": map[string]any{
+		"name": "large", "piece length": pieceLen, "pieces": string(hashes), "length": length, "private": 1,
+	}})
+	must(t, err)
+	in, err := asset.ParseTorrent(b)
+	must(t, err)
+	return &media{nil, b, in}
+}

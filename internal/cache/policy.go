@@ -56,6 +56,7 @@ const (
 	tierExpired  = iota // its time is over
 	tierFree            // nobody promised to keep it
 	tierPromised        // a campaign wants it kept, but something else counts for more
+	tierDue             // a deadline is still ahead of it
 )
 
 type ranked struct {
@@ -95,18 +96,20 @@ func judge(now time.Time, trusted bool, in *Incoming, c Candidate) (tier int, re
 	promised := !c.KeepUntil.IsZero() && !expired
 	due := !c.Deadline.IsZero() && (!trusted || now.Before(c.Deadline))
 	switch {
+	case in != nil && c.ID == in.ID:
+		return 0, "is the asset that needs the space", false
 	case c.Pinned:
 		return 0, "pinned", false
 	case c.Open:
 		return 0, "being played", false
 	case expired:
 		return tierExpired, fmt.Sprintf("was to be kept until %s", c.KeepUntil.UTC().Format(time.RFC3339)), true
-	case in == nil && (promised || due):
+	case in == nil && due:
+		return tierDue, "the disk is running full", true
+	case in == nil && promised:
 		return tierPromised, "the disk is running full", true
 	case in == nil:
 		return tierFree, "the disk is running full", true
-	case c.ID == in.ID:
-		return 0, "is the asset that needs the space", false
 	}
 	inDue := !in.Deadline.IsZero() && trusted && now.Before(in.Deadline)
 	switch {
