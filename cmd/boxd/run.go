@@ -120,7 +120,7 @@ func (c *cli) run(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	defer d.close()
-	logger.Info("started", "version", version, "config", c.config, "http", d.httpURL(), "swarm", cfg.Swarm.Listen)
+	logger.Info("started", "version", version, "config", c.config, "http", d.httpURL(), "swarm", d.swarm.Addr().String())
 
 	g, ctx := errgroup.WithContext(ctx)
 	d.services(ctx, g)
