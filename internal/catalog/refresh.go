@@ -253,6 +253,9 @@ func (c *Catalog) fetchTop(ctx context.Context, stamp []byte, now time.Time) (*t
 	if next.Roots, err = c.fetchRoots(ctx, t, next.Roots); err != nil {
 		return nil, next, err
 	}
+	if next.Good != nil { // should the newer one be damaged
+		t.recallTimestamp(next.Good.Timestamp)
+	}
 	if len(next.Timestamp) > 0 {
 		t.recallTimestamp(next.Timestamp)
 	}

@@ -27,7 +27,7 @@ type trust struct {
 	tm *trustedmetadata.TrustedMetadata
 	// getRole returns the bytes of a role as the snapshot describes it.
 	getRole func(role string, meta *metadata.MetaFiles) ([]byte, error)
-	raw     map[string][]byte // bytes of the roles that were verified
+	raw     map[string][]byte // bytes of the roles that were read, as the snapshot describes them
 	failed  map[string]error  // roles whose bytes are what the snapshot says, but which cannot be believed
 }
 
@@ -148,6 +148,7 @@ func (t *trust) load(role, delegator string) (*metadata.Metadata[metadata.Target
 	if err := guard(op, func() error { return ref.VerifyLengthHashes(b) }); err != nil {
 		return nil, err
 	}
+	t.raw[role] = b // also if it is not believed: after a restart it is not believed again
 	var m *metadata.Metadata[metadata.TargetsType]
 	err = guard(op, func() (err error) {
 		m, err = t.tm.UpdateDelegatedTargets(b, role, delegator)
@@ -156,7 +157,6 @@ func (t *trust) load(role, delegator string) (*metadata.Metadata[metadata.Target
 	if err != nil {
 		return nil, t.disbelieve(role, err)
 	}
-	t.raw[role] = b
 	return m, nil
 }
 
