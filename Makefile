@@ -96,7 +96,7 @@ $(GOLANGCI):
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, with the import arrows and gofumpt
-	@GOFLAGS= $(GOLANGCI) run --build-tags $(TAGS) ./...
+	@GOFLAGS= $(GOLANGCI) run --allow-parallel-runners --build-tags $(TAGS) ./...
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format with gofumpt
