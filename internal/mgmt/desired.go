@@ -52,12 +52,13 @@ func (d *desired) restore(ctx context.Context) {
 	}
 }
 
-// arrived takes a retained or live wish from the broker for target.
-func (d *desired) arrived(ctx context.Context, target string, raw []byte) error {
+// arrived takes a retained or live wish from the broker. topic is "box" or "group:name", as the topic had it; whom the
+// wish is for is what was signed: the fleet manager repeats a group's wish to one box on the box's own topic.
+func (d *desired) arrived(ctx context.Context, topic string, raw []byte) error {
 	msg, err := d.m.o.Verify(raw)
 	if err != nil {
-		d.wait(target, raw)
-		d.m.o.Log.Warn("desired state refused", "target", target, "err", err)
+		d.wait(topic, raw)
+		d.m.o.Log.Warn("desired state refused", "topic", topic, "err", err)
 		d.m.o.Health.Raise(health.Warning{
 			Code: CodeUnsigned, Severity: health.Warn,
 			Text:   "a wish for this box could not be verified: " + err.Error(),
@@ -65,10 +66,11 @@ func (d *desired) arrived(ctx context.Context, target string, raw []byte) error 
 		})
 		return nil
 	}
-	if msg.Kind != "desired" || !addressed(msg.To, target) {
-		d.m.o.Log.Warn("desired state on a wrong topic", "target", target, "to", msg.To, "kind", msg.Kind)
+	if msg.Kind != "desired" || topic != "box" && topic != msg.To {
+		d.m.o.Log.Warn("desired state on a wrong topic", "topic", topic, "to", msg.To, "kind", msg.Kind)
 		return nil
 	}
+	target := targetOf(msg.To)
 	w, err := mqttwire.DecodeDesired(msg.Payload)
 	if err != nil {
 		d.m.o.Log.Warn("desired state not understood", "target", target, "err", err)
@@ -88,11 +90,12 @@ func (d *desired) arrived(ctx context.Context, target string, raw []byte) error 
 	return nil
 }
 
-func addressed(to, target string) bool {
-	if group, ok := strings.CutPrefix(target, "group:"); ok {
-		return to == "group:"+group
+// targetOf is "group:name" for a group's message and "box" for the box's own.
+func targetOf(to string) string {
+	if strings.HasPrefix(to, "group:") {
+		return to
 	}
-	return !strings.HasPrefix(to, "group:")
+	return "box"
 }
 
 func (d *desired) wait(target string, raw []byte) {

@@ -390,7 +390,7 @@ func (s *session) command(id string, raw []byte) {
 	switch {
 	case err != nil:
 		s.m.o.Log.Warn("command refused", "command", id, "err", err)
-	case msg.Kind != "command" || msg.ID != id || !addressed(msg.To, "box") || !mqttwire.ValidCommandID(id):
+	case msg.Kind != "command" || msg.ID != id || targetOf(msg.To) != "box" || !mqttwire.ValidCommandID(id):
 		s.m.o.Log.Warn("command on a wrong topic", "command", id, "signed_id", msg.ID, "to", msg.To, "kind", msg.Kind)
 	default:
 		s.m.cmds.offer(msg)

@@ -320,7 +320,11 @@ func (b *Bus) Kick(box string) (int, error) {
 				continue
 			}
 			kick, err := json.Marshal(map[string]uint64{"cid": c.CID})
-			if err == nil && sys.Publish("$SYS.REQ.SERVER."+reply.Server.ID+".KICK", kick) == nil {
+			if err != nil {
+				return kicked, err
+			}
+			// A request, though the answer says nothing: without a reply subject the server does nothing.
+			if _, err := sys.Request("$SYS.REQ.SERVER."+reply.Server.ID+".KICK", kick, 2*time.Second); err == nil {
 				kicked++
 			}
 		}
