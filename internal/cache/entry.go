@@ -151,14 +151,19 @@ func (e *entry) open(open func(string) (durable.File, error)) (durable.File, err
 		return nil, fmt.Errorf("open blob of %s: %w", e.id.Short(), err)
 	}
 	if fi.Size() < e.alloc {
-		e.c.o.Log.Error("blob is too short", "asset", e.id, "bytes", fi.Size(), "want", e.alloc)
-		for i := int(fi.Size() / e.pieceLen); i < e.n; i++ {
-			e.lose(i)
-			e.unknown.clear(i)
-		}
-		e.sparse = true // what is missing is not reserved
+		e.shorter(fi.Size())
 	}
 	return f, nil
+}
+
+// shorter takes note that the blob has lost its end. mu must be held, or the entry not shared yet.
+func (e *entry) shorter(size int64) {
+	e.c.o.Log.Error("blob is too short", "asset", e.id, "bytes", size, "want", e.alloc)
+	for i := int(size / e.pieceLen); i < e.n; i++ {
+		e.lose(i)
+		e.unknown.clear(i)
+	}
+	e.sparse = true // what is missing is not reserved
 }
 
 // release gives the file back; it is closed when nobody needs it and too many are open. mu must not be held.

@@ -5,15 +5,18 @@ import (
 	"crypto/sha1" //nolint:gosec // BEP 3
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"boxd/internal/asset"
 	"boxd/internal/durable"
 	"boxd/internal/health"
 
 	"github.com/anacrolix/torrent/bencode"
+	"golang.org/x/sys/unix"
 )
 
 const testPiece = asset.MinPieceLength
@@ -273,4 +276,11 @@ func sparseMedia(t testing.TB, length int64, pieceLen int) *media {
 	in, err := asset.ParseTorrent(b)
 	must(t, err)
 	return &media{nil, b, in}
+}
+
+func ioctlPointer(f *os.File, req uintptr, arg *uint32) error {
+	if _, _, no := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(arg))); no != 0 {
+		return no
+	}
+	return nil
 }

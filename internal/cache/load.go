@@ -171,12 +171,40 @@ func (c *Cache) adoptRow(id asset.ID, r *row, disk onDisk) bool {
 	}
 	for _, gen := range disk.blobs[id] {
 		if gen == r.gen {
-			c.entries[id] = c.newEntry(id, r)
+			e := c.newEntry(id, r)
+			c.fitBlob(e)
+			c.entries[id] = e
 			return true
 		}
 		disk.outdated[id] = r
 	}
 	return false
+}
+
+// fitBlob brings the ledger and the length of a blob together: a row that a damaged index took from an older
+// transaction may know less of the blob than there is.
+func (c *Cache) fitBlob(e *entry) {
+	path := c.blobPath(e.id, e.gen)
+	fi, err := c.fs.Stat(path)
+	if err != nil {
+		return // the first use will say so
+	}
+	if fi.Size() < e.alloc {
+		e.shorter(fi.Size())
+	}
+	if fi.Size() <= e.alloc {
+		return
+	}
+	f, err := c.fs.OpenRW(path)
+	if err == nil {
+		err = f.Truncate(e.alloc)
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}
+	if err != nil {
+		c.o.Log.Warn("blob is longer than it should be", "asset", e.id, "bytes", fi.Size(), "err", err)
+	}
 }
 
 // reconcile goes through the files that no believed row claims. A blob with metainfo is adopted with all its pieces
