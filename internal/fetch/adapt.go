@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 
 	"boxd/internal/asset"
@@ -50,6 +51,11 @@ func cacheAttr(a Attr) cache.Attr {
 	}
 }
 
+// taken recognises the cache's refusal of bytes that are here already, are being judged or are just being played.
+func taken(err error) bool {
+	return errors.Is(err, cache.ErrVerified) || errors.Is(err, cache.ErrInUse)
+}
+
 type assetAdapter struct{ *cache.Asset }
 
 // Demand is what readers wait for, nearest first.
@@ -75,6 +81,7 @@ func NewEngine(base engine.Options, o EngineOptions) func(Hooks) Swarm {
 	return func(h Hooks) Swarm {
 		opts := base
 		opts.Listener, opts.Limits = o.Listener, o.Limits
+		opts.Taken = taken
 		opts.Lazy, opts.OnFailure, opts.IsLAN, opts.Home = h.Lazy, h.OnFailure, h.IsLAN, h.Home
 		if id := o.Identity; id != nil {
 			opts.Self = id.BoxID

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sort"
-	"sync"
 	"syscall"
 	"time"
 
@@ -108,187 +107,6 @@ func (f *Fetcher) neighbourHolds(id asset.ID) bool {
 	return false
 }
 
-func (f *Fetcher) shouldLoad(it *item, mono time.Time) bool {
-	switch {
-	case it.store == nil, it.state == Failed && mono.Before(it.retryAt):
-		return false
-	case !it.store.Complete():
-		return it.want.Fetch && it.store.Unknown() == 0
-	}
-	if len(it.live.Peers) > 0 {
-		it.lastUse = mono
-	}
-	return it.loaded && mono.Sub(it.lastUse) < idleSeed // who wants it has it loaded, by naming it
-}
-
-func (f *Fetcher) loadItem(it *item) bool {
-	if it.bucket == nil {
-		it.bucket = pace.NewBucket(pace.Unlimited)
-	}
-	it.policy = f.policyOf(it)
-	if err := f.swarm.Load(it.store, it.policy, it.bucket); err != nil {
-		f.log.Warn("loading a torrent failed", "asset", it.id.Short(), "err", err)
-		return false
-	}
-	if it.state == Failed {
-		it.state, it.code, it.codeText = Accepted, "", ""
-	}
-	f.holds.put(it.id, it.store.Hold())
-	it.loaded, it.prio, it.have = true, nil, nil
-	it.lastUse = time.Now()
-	ctx, cancel := context.WithCancel(f.jobs)
-	it.stopWatch = cancel
-	store := it.store
-	f.running.Go(func() { f.watch(ctx, store) })
-	return true
-}
-
-// watch wakes the owner when pieces or demand of a loaded asset change.
-func (f *Fetcher) watch(ctx context.Context, a Asset) {
-	for ch := a.Changed(); ; ch = a.Changed() {
-		f.wake()
-		select {
-		case <-ctx.Done():
-			return
-		case <-ch:
-		}
-	}
-}
-
-// unload takes a torrent out of the swarm and ends what fetches it.
-func (f *Fetcher) unload(it *item) {
-	for r := range it.runs {
-		r.cancel()
-	}
-	if !it.loaded {
-		return
-	}
-	f.release(it.id)
-	f.unloaded(it)
-}
-
-// unloaded notes that a torrent has left the swarm.
-func (f *Fetcher) unloaded(it *item) {
-	f.holds.mu.Lock()
-	if st, ok := f.holds.last[it.id]; ok {
-		it.live = st
-		delete(f.holds.last, it.id)
-	}
-	f.holds.mu.Unlock()
-	it.fold()
-	it.loaded, it.wanOn = false, false
-	it.stopWatch()
-	f.saveRecord(it)
-}
-
-// holds are the loaded torrents: the cache may take one away at any moment, on a goroutine of its own.
-type holds struct {
-	mu    sync.Mutex // guards the fields below
-	free  map[asset.ID]func()
-	last  map[asset.ID]engine.Stats // what the engine had counted when it let go
-	taken map[asset.ID]bool         // by the cache, and the owner does not know yet
-}
-
-func (h *holds) put(id asset.ID, free func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.free[id] = free
-}
-
-// release drops a torrent from the swarm and lets go of its files. Any goroutine may call it.
-func (f *Fetcher) release(id asset.ID) {
-	st, ok := f.swarm.Stats(id)
-	f.swarm.Drop(id)
-	f.holds.mu.Lock()
-	free := f.holds.free[id]
-	delete(f.holds.free, id)
-	if ok {
-		f.holds.last[id] = st
-	}
-	f.holds.mu.Unlock()
-	if free != nil {
-		free()
-	}
-}
-
-// evict is called by the cache before files go: the torrent leaves the swarm first. The owner of the state may be waiting
-// for the cache at this moment, so it is not asked; it finds out by itself.
-func (f *Fetcher) evict(id asset.ID) {
-	f.holds.mu.Lock()
-	f.holds.taken[id] = true
-	f.holds.mu.Unlock()
-	f.release(id)
-	f.wake()
-}
-
-// evicted catches up with what the cache has taken away.
-func (f *Fetcher) evicted() {
-	f.holds.mu.Lock()
-	taken := f.holds.taken
-	f.holds.taken = map[asset.ID]bool{}
-	f.holds.mu.Unlock()
-	for id := range taken {
-		it, ok := f.items[id]
-		if !ok {
-			continue
-		}
-		for r := range it.runs {
-			r.cancel()
-		}
-		if it.loaded {
-			f.unloaded(it)
-		}
-		it.store, it.src, it.have = nil, nil, nil
-		it.rec.Completed = time.Time{}
-		it.state = Accepted
-	}
-}
-
-// lazy loads a complete torrent that a dialler named.
-func (f *Fetcher) lazy(ctx context.Context, id asset.ID) bool {
-	var ok bool
-	f.do(ctx, func(mono time.Time) {
-		it, found := f.items[id]
-		if !found || it.store == nil {
-			return
-		}
-		if !it.loaded && f.makeRoom() {
-			it.lastUse = mono
-			f.loadItem(it)
-		}
-		ok = it.loaded
-	})
-	return ok
-}
-
-// makeRoom unloads the complete torrent that was asked for least lately, if there are too many.
-func (f *Fetcher) makeRoom() bool {
-	limits, _, _ := f.wishes()
-	most := limits.MaxLoaded
-	if most <= 0 {
-		most = defaultMaxLoaded
-	}
-	n := 0
-	var oldest *item
-	for _, it := range f.items {
-		if !it.loaded {
-			continue
-		}
-		n++
-		if it.complete() && (oldest == nil || it.lastUse.Before(oldest.lastUse)) {
-			oldest = it
-		}
-	}
-	if n < most {
-		return true
-	}
-	if oldest == nil {
-		return false
-	}
-	f.unload(oldest)
-	return true
-}
-
 // failed is called by the engine when a store refused to write or to mark a piece.
 func (f *Fetcher) failed(id asset.ID, err error) {
 	go f.do(context.Background(), func(mono time.Time) { f.fail(id, err, mono) })
@@ -301,7 +119,7 @@ func (f *Fetcher) fail(id asset.ID, err error, mono time.Time) {
 	}
 	f.unload(it)
 	it.failures++
-	wait := min(10*time.Second<<min(it.failures, 6), 10*time.Minute)
+	wait := min(2*time.Second<<min(it.failures, 9), 10*time.Minute)
 	it.state, it.code, it.codeText, it.retryAt = Failed, failCode(err), err.Error(), mono.Add(wait)
 	f.log.Warn("an asset's store failed", "asset", id.Short(), "err", err, "retry_in", wait)
 	f.o.Health.Raise(health.Warning{

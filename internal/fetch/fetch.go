@@ -19,6 +19,7 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/catalog"
 	"boxd/internal/fetch/engine"
+	"boxd/internal/fetch/origin"
 	"boxd/internal/fetch/pace"
 	"boxd/internal/health"
 	"boxd/internal/lan"
@@ -129,7 +130,9 @@ type Options struct {
 	State    Store
 	// NewSwarm makes the engine; the Fetcher gives it what it needs of itself.
 	NewSwarm func(Hooks) Swarm
-	// HTTP is used for the origin and the tracker.
+	// Taken recognises a store's refusal of bytes that somebody else has brought meanwhile. May be nil.
+	Taken func(error) bool
+	// Origin and Tracker speak HTTP; see origin.Client.
 	Origin, Tracker *http.Client
 	TrackerURL      string   // empty: no tracker
 	OriginURLs      []string // used for assets whose .torrent names no web seed
@@ -211,7 +214,10 @@ func New(o Options) (*Fetcher, error) {
 		o.Location = time.Local
 	}
 	if o.Origin == nil {
-		o.Origin = http.DefaultClient
+		o.Origin = origin.Client(nil)
+	}
+	if o.Taken == nil {
+		o.Taken = taken
 	}
 	if o.Tracker == nil {
 		o.Tracker = o.Origin

@@ -115,7 +115,9 @@ func (f *Fetcher) withdraw(it *item) {
 // observe reads the engine's counters and the readers' demand.
 func (f *Fetcher) observe(mono time.Time) {
 	var wan int64
+	failed := false
 	for _, it := range f.items {
+		failed = failed || it.state == Failed
 		if it.loaded {
 			if st, ok := f.swarm.Stats(it.id); ok {
 				if st.Useful[engine.LAN] != it.live.Useful[engine.LAN] {
@@ -131,6 +133,9 @@ func (f *Fetcher) observe(mono time.Time) {
 		it.rates.update(mono, it.bytes(), it.sent())
 		wan += it.rates.smooth.WAN()
 		f.progress(it)
+	}
+	if !failed {
+		f.o.Health.Clear("fetch-store")
 	}
 	limits, _, _ := f.wishes()
 	f.measured.best = max(f.measured.best, f.totals.LineRate)

@@ -75,7 +75,7 @@ func (f *Fetcher) openSource(it *item) bool {
 	}
 	it.inflight = make([]bool, it.info.NumPieces())
 	it.src = origin.New(it.store, urls, origin.Options{
-		Client: f.o.Origin, Buckets: []*pace.Bucket{it.bucket, f.swarm.Down()}, Log: f.log,
+		Client: f.o.Origin, Taken: f.o.Taken, Buckets: []*pace.Bucket{it.bucket, f.swarm.Down()}, Log: f.log,
 		OnPiece: func(int) { f.wake() }, OnBytes: func(n int) { it.fromOrigin.Add(int64(n)) },
 	})
 	return true

@@ -57,6 +57,8 @@ type Options struct {
 	Home func(box string) bool
 	// Lazy loads a torrent that a dialler named and that is not loaded; it reports whether it is now.
 	Lazy func(ctx context.Context, id asset.ID) bool
+	// Taken recognises a store's refusal of bytes that somebody else has brought meanwhile; nil: none.
+	Taken func(error) bool
 	// OnFailure is told, once, of a store that failed. It must not block.
 	OnFailure func(id asset.ID, err error)
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -123,6 +125,9 @@ func New(opts Options) *Engine {
 	}
 	if opts.Handshake == nil {
 		opts.Handshake = handshake
+	}
+	if opts.Taken == nil {
+		opts.Taken = func(error) bool { return false }
 	}
 	if opts.Home == nil {
 		opts.Home = func(string) bool { return false }

@@ -37,7 +37,7 @@ func (refuseStorage) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash)
 type disk struct {
 	store  Store
 	failed func(error)
-	known  func(error) bool // errors that are not failures, such as a piece that came from elsewhere meanwhile
+	taken  func(error) bool // see Options.Taken
 
 	mu     sync.RWMutex // held for reading by every use of store, so that Close waits for them
 	closed bool
@@ -114,7 +114,7 @@ func (p diskPiece) ReadAt(b []byte, off int64) (n int, err error) {
 func (p diskPiece) WriteAt(b []byte, off int64) (n int, err error) {
 	err = p.d.use(func() (err error) {
 		n, err = p.d.store.WriteAt(b, p.offset()+off)
-		if err != nil && p.d.store.Have(p.i) {
+		if err != nil && (p.d.store.Have(p.i) || p.d.taken(err)) {
 			n, err = len(b), nil // it came from another source meanwhile
 		}
 		return err

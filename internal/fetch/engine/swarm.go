@@ -82,7 +82,7 @@ func (e *Engine) Load(store Store, policy Policy, down *pace.Bucket) error {
 		id: info.ID, store: store, down: down, policy: policy,
 		prio: make([]Priority, info.NumPieces()), peers: map[string]*contact{},
 	}
-	s.disk = &disk{store: store, failed: func(err error) {
+	s.disk = &disk{store: store, taken: e.opts.Taken, failed: func(err error) {
 		if e.opts.OnFailure != nil {
 			e.opts.OnFailure(s.id, err)
 		}

@@ -32,10 +32,12 @@ type Store interface {
 type Options struct {
 	Client  *http.Client   // must not follow redirects by itself to fewer checks than Redirects makes; see Client
 	Buckets []*pace.Bucket // every byte passes all of them
-	OnBytes func(n int)    // told of every byte read, as it comes
-	OnPiece func(i int)    // told of every piece that became verified
-	Idle    time.Duration  // a body that brings nothing for so long is given up; default 15 s
-	MinRate int64          // bytes per second over Patience below which a server is given up; default 2 KiB/s
+	// Taken recognises a store's refusal of bytes that somebody else has brought meanwhile; nil: none.
+	Taken   func(error) bool
+	OnBytes func(n int)   // told of every byte read, as it comes
+	OnPiece func(i int)   // told of every piece that became verified
+	Idle    time.Duration // a body that brings nothing for so long is given up; default 15 s
+	MinRate int64         // bytes per second over Patience below which a server is given up; default 2 KiB/s
 	// Patience is how long a server may be slower than MinRate; default 30 s.
 	Patience time.Duration
 	Log      *slog.Logger
@@ -91,6 +93,9 @@ func New(store Store, urls []string, opts Options) *Source {
 	}
 	if opts.Patience <= 0 {
 		opts.Patience = 30 * time.Second
+	}
+	if opts.Taken == nil {
+		opts.Taken = func(error) bool { return false }
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)

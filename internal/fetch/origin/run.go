@@ -146,7 +146,7 @@ func (r *run) take(ctx context.Context, p []byte) error {
 	if st.Have(r.next) { // a peer was faster
 		r.res.Wasted += int64(len(p))
 	} else if _, err := st.WriteAt(p, r.pos); err != nil {
-		if !st.Have(r.next) {
+		if !st.Have(r.next) && !r.s.opts.Taken(err) {
 			return fmt.Errorf("%w: %w", ErrStore, err)
 		}
 		r.res.Wasted += int64(len(p))

@@ -1,0 +1,233 @@
+package fetch_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/durable"
+	"boxd/internal/fetch"
+)
+
+func (o *originServer) misbehave(h func(http.ResponseWriter, *http.Request) bool) { o.hook.Store(&h) }
+
+func TestAPlayerIsServedFirst(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 24<<20, 256<<10)
+	home := newHousehold(1)
+	b := w.box(home, "box-a", 1, "", func(o *fetch.Options, _ *cacheOptions) { o.Limits.WANDown = limit(2 << 20) })
+	b.await(info.ID, "fetching", func(s fetch.AssetStatus) bool { return s.Verified > 0 })
+	ca, _ := b.cache.Asset(info.ID)
+	r, err := ca.OpenFile(t.Context(), "film")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for _, off := range []int64{20 << 20, 10 << 20, 22 << 20} { // a player that seeks
+		began := time.Now()
+		if _, err := r.Seek(off, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 64<<10)
+		if _, err := io.ReadFull(r, got); err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != string(w.data[info.ID][off:off+int64(len(got))]) {
+			t.Fatal("wrong bytes")
+		}
+		// A piece takes 0.125 s of this line; in the order of the file the first would take 10 s.
+		t.Logf("seek to %d MiB: %v", off>>20, time.Since(began).Round(time.Millisecond))
+		if d := time.Since(began); d > 3*time.Second {
+			t.Errorf("waited %v for the byte at %d", d, off)
+		}
+	}
+}
+
+func TestAFollowersPlayerIsServedThroughTheCourier(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 24<<20, 256<<10)
+	home := newHousehold(1)
+	slow := func(o *fetch.Options, _ *cacheOptions) { o.Limits.WANDown = limit(2 << 20) }
+	a := w.box(home, "box-a", 1, "", slow)
+	b := w.box(home, "box-b", 2, "", slow)
+	b.await(info.ID, "fetching", func(s fetch.AssetStatus) bool { return s.Verified > 0 })
+	ca, _ := b.cache.Asset(info.ID)
+	r, err := ca.OpenFile(t.Context(), "film")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	began := time.Now()
+	if _, err := r.Seek(20<<20, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r, make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	sa, _ := a.asset(info.ID)
+	sb, _ := b.asset(info.ID)
+	t.Logf("first byte after %v; courier %+v, follower %+v", time.Since(began).Round(time.Millisecond), sa.Bytes, sb.Bytes)
+	if d := time.Since(began); d > 3*time.Second {
+		t.Errorf("waited %v", d)
+	}
+	if sb.Bytes.WAN() != 0 {
+		t.Errorf("the follower used the access line: %+v", sb.Bytes)
+	}
+}
+
+func TestWrongBytesOfTheOriginAreNeverAccepted(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 4<<20, 256<<10)
+	w.origin.misbehave(func(rw http.ResponseWriter, r *http.Request) bool {
+		http.ServeContent(rw, r, "x", time.Time{}, strings.NewReader(strings.Repeat("x", 4<<20)))
+		return true
+	})
+	b := w.box(newHousehold(1), "box-a", 1, "", nil)
+	s := b.await(info.ID, "told of the origin", func(s fetch.AssetStatus) bool { return s.OriginErr != "" && s.Wasted > 0 })
+	if s.Verified != 0 || s.Bytes.Origin != s.Wasted || !b.health.Has("origin-unusable") {
+		t.Fatalf("%+v, health %+v", s, b.health.List())
+	}
+	if !strings.Contains(s.Why, "other bytes") {
+		t.Errorf("why: %q", s.Why)
+	}
+}
+
+func TestADeadOriginAndTrackerAreSurvived(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 4<<20, 256<<10)
+	down := true
+	w.origin.misbehave(func(rw http.ResponseWriter, _ *http.Request) bool {
+		if down {
+			rw.WriteHeader(http.StatusBadGateway)
+		}
+		return down
+	})
+	b := w.box(newHousehold(1), "box-a", 1, "", func(o *fetch.Options, _ *cacheOptions) {
+		o.TrackerURL = "http://127.0.0.1:1/announce"
+	})
+	s := b.await(info.ID, "told of both", func(s fetch.AssetStatus) bool { return s.OriginErr != "" && s.TrackerErr != "" })
+	t.Log(s.Why)
+	down = false
+	b.ready(info.ID)
+}
+
+func TestTheLastDiskErrorIsSurvived(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO, syscall.EROFS} {
+		t.Run(errno.Error(), func(t *testing.T) {
+			w := newWorld(t)
+			info := w.publish("film", 4<<20, 256<<10)
+			mem := durable.NewMem(0)
+			broken := make(chan struct{})
+			mem.SetFault(func(op durable.Op) error {
+				select {
+				case <-broken:
+					return nil
+				default:
+				}
+				if op.Kind == "write" && strings.Contains(op.Name, info.ID.String()) && !strings.Contains(op.Name, ".torrent") {
+					return errno
+				}
+				return nil
+			})
+			b := w.box(newHousehold(1), "box-a", 1, "", func(_ *fetch.Options, c *cacheOptions) {
+				c.FS, c.Dir = mem, "/cache"
+			})
+			s := b.await(info.ID, "failed", func(s fetch.AssetStatus) bool { return s.State == fetch.Failed })
+			t.Log(s.Code, s.Why)
+			if s.Verified != 0 || !b.health.Has("fetch-store") || s.Code == "store" {
+				t.Fatalf("%+v", s)
+			}
+			close(broken)
+			b.await(info.ID, "complete", func(s fetch.AssetStatus) bool { return s.Verified == info.Length })
+		})
+	}
+}
+
+func TestAFullCacheRejectsAndSaysWhy(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 8<<20, 256<<10)
+	b := w.box(newHousehold(1), "box-a", 1, "", func(_ *fetch.Options, c *cacheOptions) { c.Quota = 1 << 20 })
+	s := b.await(info.ID, "rejected", func(s fetch.AssetStatus) bool { return s.State == fetch.Rejected })
+	t.Log(s.Code, s.Why)
+	if s.Code != "no-space" || s.Bytes.Total() != 0 {
+		t.Fatalf("%+v", s)
+	}
+}
+
+func TestEvictionTakesItOutOfTheSwarmFirst(t *testing.T) {
+	w := newWorld(t)
+	old := w.publish("old film", 6<<20, 256<<10)
+	b := w.box(newHousehold(1), "box-a", 1, "", func(_ *fetch.Options, c *cacheOptions) {
+		c.Quota, c.KeepPrefix = 9<<20, -1
+	})
+	b.ready(old.ID)
+	// The operator's next campaign does not name the old film, and there is no space for both.
+	w.assets, w.camp.Assets = nil, nil
+	fresh := w.publish("new film", 7<<20, 256<<10)
+	b.catalog.set(w.snapshot())
+	b.ready(fresh.ID)
+	if _, ok := b.cache.Asset(old.ID); ok {
+		t.Error("the old film is still there")
+	}
+	b.await(fresh.ID, "alone", func(fetch.AssetStatus) bool { _, ok := b.asset(old.ID); return !ok })
+	if tot := b.Status().Bytes; tot.Total() < old.Length+fresh.Length {
+		t.Errorf("the totals forgot what was fetched: %+v", tot)
+	}
+}
+
+func TestWithdrawnAssetsLeave(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 4<<20, 256<<10)
+	b := w.box(newHousehold(1), "box-a", 1, "", nil)
+	b.ready(info.ID)
+	w.camp.Assets = nil
+	snap := w.snapshot()
+	snap.Withdrawn = []asset.ID{info.ID}
+	b.catalog.set(snap)
+	for {
+		changed := b.Changed()
+		if _, ok := b.asset(info.ID); !ok {
+			break
+		}
+		<-changed
+	}
+	if _, ok := b.cache.Asset(info.ID); ok {
+		t.Error("it is still in the cache")
+	}
+}
+
+func TestKilledAndStartedAgainItGoesOn(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 24<<20, 256<<10)
+	home := newHousehold(1)
+	slow := func(o *fetch.Options, _ *cacheOptions) { o.Limits.WANDown = limit(8 << 20) }
+	b := w.box(home, "box-a", 1, "", slow)
+	b.await(info.ID, "half way", func(s fetch.AssetStatus) bool { return s.Verified > info.Length/2 })
+	b.kill()
+	before, _ := b.asset(info.ID)
+	b = w.box(home, "box-a", 1, b.dir, slow)
+	s := b.ready(info.ID)
+	if s.Bytes.Total() < before.Bytes.Total() || float64(s.Bytes.Total()) > 1.2*float64(info.Length) {
+		t.Errorf("received %+v before and %+v after, of %d", before.Bytes, s.Bytes, info.Length)
+	}
+}
+
+func TestPausedAndZeroFetchNothing(t *testing.T) {
+	w := newWorld(t)
+	info := w.publish("film", 4<<20, 256<<10)
+	b := w.box(newHousehold(1), "box-a", 1, "", func(o *fetch.Options, _ *cacheOptions) { o.Limits.WANDown = limit(0) })
+	s := b.await(info.ID, "stopped", func(s fetch.AssetStatus) bool { return s.Code == "limit-zero" })
+	t.Log(s.Why)
+	b.SetPaused(true)
+	b.SetLimits(fetch.Limits{})
+	b.await(info.ID, "paused", func(s fetch.AssetStatus) bool { return s.Code == "paused" })
+	if n := w.origin.sent.Load(); n != 0 {
+		t.Fatalf("the origin sent %d bytes", n)
+	}
+	b.SetPaused(false)
+	b.ready(info.ID)
+}
