@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
-	"net"
 	"path/filepath"
 	"time"
 
@@ -84,24 +83,6 @@ func Init(dir string, opts InitOptions) error {
 	return writeCerts(opts.FS, filepath.Join(dir, RootCert), root)
 }
 
-// RenewIntermediate makes a new key and certificate for one role with the root key, which may lie elsewhere. Certificates
-// that the old one issued stay valid, since each is shown together with its issuer.
-func RenewIntermediate(dir string, role pki.Role, rootKeyFile string, passphrase []byte) error {
-	fsys := durable.OS()
-	root, err := readCert(fsys, filepath.Join(dir, RootCert))
-	if err != nil {
-		return err
-	}
-	key, err := readKey(fsys, rootKeyFile, passphrase)
-	if err != nil {
-		return err
-	}
-	if !key.PublicKey.Equal(root.PublicKey) {
-		return fmt.Errorf("%s is not the key of %s", rootKeyFile, filepath.Join(dir, RootCert))
-	}
-	return makeIntermediate(fsys, dir, root, key, role)
-}
-
 func makeRoot(key *ecdsa.PrivateKey, opts InitOptions) (*x509.Certificate, error) {
 	t := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: opts.Fleet + " root", Organization: []string{opts.Fleet}},
@@ -110,49 +91,6 @@ func makeRoot(key *ecdsa.PrivateKey, opts InitOptions) (*x509.Certificate, error
 		IsCA:     true, BasicConstraintsValid: true, MaxPathLen: 1,
 	}
 	return sign(t, t, &key.PublicKey, key)
-}
-
-// makeIntermediate writes <role>.pem, which has key and certificate in one file, so that they always match. It begins when
-// the root begins: a box whose clock stands at its floor must be able to believe it.
-func makeIntermediate(fsys durable.FS, dir string, root *x509.Certificate, rootKey crypto.Signer, role pki.Role) error {
-	key, err := newKey()
-	if err != nil {
-		return err
-	}
-	end := root.NotBefore.Add(interLife)
-	t := &x509.Certificate{
-		Subject: pkix.Name{
-			CommonName:   root.Subject.Organization[0] + " " + string(role),
-			Organization: root.Subject.Organization, OrganizationalUnit: []string{string(role)},
-		},
-		NotBefore: root.NotBefore, NotAfter: end,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		IsCA:     true, BasicConstraintsValid: true, MaxPathLenZero: true,
-	}
-	switch role {
-	case pki.Boxes:
-		// Boxes are servers to each other, and never to anybody who asks for a host by name or address: no host name can be
-		// issued under this intermediate that a standard TLS client would take.
-		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
-		t.PermittedDNSDomainsCritical = true
-		t.PermittedDNSDomains = []string{"boxd.invalid"}
-		t.ExcludedIPRanges = []*net.IPNet{
-			{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)},
-		}
-	case pki.Servers:
-		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	default:
-		return fmt.Errorf("no intermediate is called %q", role)
-	}
-	cert, err := sign(t, root, &key.PublicKey, rootKey)
-	if err != nil {
-		return err
-	}
-	block, err := keyPEM(key, nil)
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(fsys, filepath.Join(dir, string(role)+".pem"), append(block, certPEM(cert)...), 0o600)
 }
 
 // sign gives a certificate a random serial number and the signature of its parent.
@@ -195,10 +133,19 @@ func readCert(fsys durable.FS, name string) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	cert, err := parseCert(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return cert, nil
+}
+
+// parseCert reads the first certificate of a PEM file.
+func parseCert(data []byte) (*x509.Certificate, error) {
 	for {
 		var block *pem.Block
 		if block, data = pem.Decode(data); block == nil {
-			return nil, fmt.Errorf("%s: no certificate in it", name)
+			return nil, errors.New("no certificate in it")
 		}
 		if block.Type == "CERTIFICATE" {
 			return x509.ParseCertificate(block.Bytes)
