@@ -65,6 +65,7 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request, u who) (any, er
 		Version     string            `json:"version,omitempty"`
 		Publisher   string            `json:"publisher,omitempty"`
 		Types       map[string]string `json:"types,omitempty"`
+		Type        string            `json:"type,omitempty"`
 		PieceLength int64             `json:"piece_length,omitempty"`
 	}
 	if err := body(w, r, &in); err != nil {
@@ -81,7 +82,7 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request, u who) (any, er
 		return nil, fmt.Errorf("%w: want an absolute path or a url", operate.ErrBad)
 	}
 	req := operate.PublishRequest{
-		Source: in.Path, Name: in.Name, Version: in.Version, Publisher: publisher, Types: in.Types, PieceLength: in.PieceLength,
+		Source: in.Path, Name: in.Name, Version: in.Version, Publisher: publisher, Types: in.Types, Type: in.Type, PieceLength: in.PieceLength,
 	}
 	if in.URL != "" {
 		dir, err := s.stage()
@@ -159,7 +160,7 @@ func (s *server) publishUpload(w http.ResponseWriter, r *http.Request, u who) (a
 	if r.ContentLength >= 0 && n != r.ContentLength {
 		return nil, fmt.Errorf("%w: %d bytes came of %d", operate.ErrBad, n, r.ContentLength)
 	}
-	return s.published(w, r, u, operate.PublishRequest{Source: path, Name: q.Get("name"), Version: q.Get("version"), Publisher: publisher})
+	return s.published(w, r, u, operate.PublishRequest{Source: path, Name: q.Get("name"), Version: q.Get("version"), Type: q.Get("type"), Publisher: publisher})
 }
 
 // ownAsset lets a publisher touch only what is theirs.

@@ -26,6 +26,7 @@ type PublishRequest struct {
 	Version     string            // of the title
 	Publisher   string            // empty means DefaultPublisher
 	Types       map[string]string // content types by file, where the name does not tell
+	Type        string            // content type of a single file
 	PieceLength int64             // bytes; 0 lets the size decide
 	Progress    func(done, total int64)
 }
@@ -40,6 +41,12 @@ type Asset struct {
 func (f *Fleet) Publish(ctx context.Context, who string, r PublishRequest) (Asset, error) {
 	if r.Publisher == "" {
 		r.Publisher = DefaultPublisher
+	}
+	if r.Type != "" {
+		if len(r.Types) > 0 {
+			return Asset{}, fmt.Errorf("%w: both a type and types by file", ErrBad)
+		}
+		r.Types = map[string]string{filepath.Base(r.Source): r.Type}
 	}
 	f.publishing.Lock()
 	defer f.publishing.Unlock()
