@@ -68,8 +68,8 @@ type Options struct {
 	Log      *slog.Logger // nil is silent
 	Health   *health.Set
 
-	GroupBytes    int64         // a group commit is due when so much is verified but not durable; default 64 MiB
-	GroupInterval time.Duration // or when the oldest waits so long; default 10 s
+	GroupBytes    int64         // a crash costs at most so much: a group is committed at half of it; default 128 MiB
+	GroupInterval time.Duration // or when the oldest piece of the group has waited so long; default 10 s
 
 	KeepPrefix int64         // bytes at the front worth keeping when a large asset must go; default 16 MiB; -1 none
 	ReadAhead  int64         // bytes ahead of a reader that Demand asks for; default 16 MiB
@@ -108,7 +108,7 @@ func (o *Options) setDefaults() {
 	if o.MaxOpenFiles == 0 {
 		o.MaxOpenFiles = 32
 	}
-	def(&o.GroupBytes, 64<<20)
+	def(&o.GroupBytes, 128<<20)
 	def(&o.KeepPrefix, 16<<20)
 	def(&o.ReadAhead, 16<<20)
 	def(&o.ScrubRate, 4<<20)
@@ -173,6 +173,8 @@ type Cache struct {
 	events   []Event
 	lastTick time.Time
 	closed   bool
+	running  bool          // runCommits is there to commit
+	flushed  chan struct{} // closed when a Flush ends
 
 	pins  sync.Map      // asset.ID of what is pinned, whether it is here or not
 	arm   chan struct{} // there is something to commit
@@ -192,7 +194,7 @@ func Open(o Options) (*Cache, error) {
 	}
 	c := &Cache{
 		o: o, fs: o.FS, dir: filepath.Join(o.Dir, "assets"), bufs: make(chan []byte, 4),
-		entries: map[asset.ID]*entry{}, dirty: map[*entry]struct{}{}, changed: make(chan struct{}),
+		entries: map[asset.ID]*entry{}, dirty: map[*entry]struct{}{}, changed: make(chan struct{}), flushed: make(chan struct{}),
 		arm: make(chan struct{}, 1), kick: make(chan struct{}, 1), check: make(chan struct{}, 1),
 	}
 	for range cap(c.bufs) {

@@ -64,6 +64,8 @@ const (
 func (c *Cache) runCommits(ctx context.Context) error {
 	retry := retryFirst
 	var timer <-chan time.Time
+	c.setRunning(true)
+	defer c.setRunning(false)
 	for {
 		select {
 		case <-ctx.Done():
@@ -90,12 +92,45 @@ func (c *Cache) runCommits(ctx context.Context) error {
 	}
 }
 
+func (c *Cache) setRunning(v bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running = v
+	c.wakeFlushed()
+}
+
+// wakeFlushed must be called with mu held.
+func (c *Cache) wakeFlushed() {
+	close(c.flushed)
+	c.flushed = make(chan struct{})
+}
+
+// throttle makes whoever verifies pieces wait for the disk when it does not keep up, so that a crash never costs more
+// than a group, and what is dirty in memory stays bounded. It does not wait for an index that cannot be written.
+func (c *Cache) throttle() {
+	for {
+		c.mu.Lock()
+		ch, running := c.flushed, c.running
+		c.mu.Unlock()
+		if !running || c.stats.pending.Load() < c.o.GroupBytes || c.stats.indexFailing.Load() {
+			return
+		}
+		c.poke(c.kick)
+		<-ch
+	}
+}
+
 // Flush makes durable what is verified: it syncs the blobs, then commits their bits. When the sync of a blob fails, all
 // its pieces that were not durable yet are discarded and Flush goes on with the others. When the index cannot be
 // written, the pieces stay servable and Flush can be called again.
 func (c *Cache) Flush() error {
 	c.commitMu.Lock()
-	defer c.commitMu.Unlock()
+	defer func() {
+		c.commitMu.Unlock()
+		c.mu.Lock()
+		c.wakeFlushed()
+		c.mu.Unlock()
+	}()
 	c.mu.Lock()
 	batch := c.dirty
 	c.dirty = map[*entry]struct{}{}

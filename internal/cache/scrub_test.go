@@ -142,7 +142,7 @@ func TestScrubPausesWhileSomethingPlays(t *testing.T) {
 
 func TestGroupCommitByBytesAndByTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := openMem(t, newMem(t, 0), func(o *Options) { o.GroupBytes, o.GroupInterval = 4*testPiece, 10*time.Second })
+		c := openMem(t, newMem(t, 0), func(o *Options) { o.GroupBytes, o.GroupInterval = 8*testPiece, 10*time.Second })
 		m := newMedia(t, 63, 20*testPiece)
 		a := create(t, c, m, Attr{})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -258,7 +258,7 @@ func (e *entry) hashProgress(i int, pc *piece) (sum [asset.HashSize]byte, err er
 
 // MarkVerified makes a piece servable, if its hash is the published one: that is checked here, with what HashPiece found
 // when nothing was written since. ErrHash means that the piece has to be fetched again. The bit becomes durable with
-// the next group commit.
+// the next group commit; when the disk does not keep up, MarkVerified waits for it.
 func (a *Asset) MarkVerified(i int) error {
 	e := a.e
 	if i < 0 || i >= e.n {
@@ -301,6 +301,7 @@ func (a *Asset) MarkVerified(i int) error {
 	complete := e.have.full()
 	e.mu.Unlock()
 	e.c.accepted(e, complete)
+	e.c.throttle()
 	return nil
 }
 
