@@ -86,8 +86,12 @@ func TestBuildAndParseAgree(t *testing.T) {
 func TestPieces(t *testing.T) {
 	_, in := build(t, BuildOptions{Name: "f", Single: true, PieceLength: MinPieceLength}, source("f", random(3*MinPieceLength)))
 	for _, c := range []struct{ off, n, begin, end int64 }{
-		{0, 1, 0, 1}, {0, MinPieceLength, 0, 1}, {0, MinPieceLength + 1, 0, 2}, {MinPieceLength - 1, 2, 0, 2},
-		{2 * MinPieceLength, MinPieceLength, 2, 3}, {5, 0, 0, 0},
+		{0, 1, 0, 1},
+		{0, MinPieceLength, 0, 1},
+		{0, MinPieceLength + 1, 0, 2},
+		{MinPieceLength - 1, 2, 0, 2},
+		{2 * MinPieceLength, MinPieceLength, 2, 3},
+		{5, 0, 0, 0},
 	} {
 		begin, end := in.PiecesOf(c.off, c.n)
 		if int64(begin) != c.begin || int64(end) != c.end {
@@ -128,8 +132,12 @@ func TestBuildRefuses(t *testing.T) {
 		"cancelled":  {ctx, []Source{source("f", []byte("1"))}, BuildOptions{Name: "f"}, context.Canceled},
 		"bad name":   {context.Background(), []Source{source("f", []byte("1"))}, BuildOptions{Name: "../f"}, ErrTorrent},
 		"bad path":   {context.Background(), []Source{source("../f", []byte("1"))}, BuildOptions{Name: "f"}, ErrTorrent},
-		"twice": {context.Background(), []Source{source("f", []byte("1")), source("f", []byte("1"))}, BuildOptions{Name: "f"},
-			ErrTorrent},
+		"twice": {
+			context.Background(),
+			[]Source{source("f", []byte("1")), source("f", []byte("1"))},
+			BuildOptions{Name: "f"},
+			ErrTorrent,
+		},
 		"other name": {context.Background(), []Source{source("g", []byte("1"))}, BuildOptions{Name: "f", Single: true}, nil},
 	} {
 		_, _, err := Build(c.ctx, c.files, c.opt)

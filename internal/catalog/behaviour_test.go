@@ -243,8 +243,10 @@ func TestDamagedStoreIsFetchedAgain(t *testing.T) {
 	file := filepath.Join(w.dir, "box", "catalog.json")
 	good, err := os.ReadFile(file)
 	must(t, err)
-	for _, bad := range [][]byte{nil, []byte("{"), []byte(`{"v":2}`), []byte(`{"v":1,"roots":["AAAA"]}`), good[:len(good)/2],
-		bytes.ReplaceAll(good, []byte(`"timestamp":"`), []byte(`"timestamp":"AAAA`))} {
+	for _, bad := range [][]byte{
+		nil, []byte("{"), []byte(`{"v":2}`), []byte(`{"v":1,"roots":["AAAA"]}`), good[:len(good)/2],
+		bytes.ReplaceAll(good, []byte(`"timestamp":"`), []byte(`"timestamp":"AAAA`)),
+	} {
 		must(t, os.WriteFile(file, bad, 0o600))
 		c := w.open()
 		if s := c.Snapshot(); s.Version != 0 {

@@ -83,14 +83,22 @@ func guard(op string, step func() error) (err error) {
 
 var advice = map[string]health.Warning{
 	CodeUnreachable: {Severity: health.Warn, Action: "Check this box's network and the fleet server; it is tried again."},
-	CodeIncomplete: {Severity: health.Warn,
-		Action: "Check that the fleet server's static files are complete and that no cache alters them."},
-	CodeSignature: {Severity: health.Critical,
-		Action: "Somebody may be tampering with the catalog, or its keys were changed without a new root. Keep the keys safe."},
-	CodeRollback: {Severity: health.Critical,
-		Action: "The server offers an older catalog: a restored backup, a stale cache, or an attack."},
-	CodeExpired: {Severity: health.Critical,
-		Action: "Check that the fleet server signs the catalog and that this box's clock is right. Nothing new is fetched."},
+	CodeIncomplete: {
+		Severity: health.Warn,
+		Action:   "Check that the fleet server's static files are complete and that no cache alters them.",
+	},
+	CodeSignature: {
+		Severity: health.Critical,
+		Action:   "Somebody may be tampering with the catalog, or its keys were changed without a new root. Keep the keys safe.",
+	},
+	CodeRollback: {
+		Severity: health.Critical,
+		Action:   "The server offers an older catalog: a restored backup, a stale cache, or an attack.",
+	},
+	CodeExpired: {
+		Severity: health.Critical,
+		Action:   "Check that the fleet server signs the catalog and that this box's clock is right. Nothing new is fetched.",
+	},
 	CodeInvalid: {Severity: health.Critical, Action: "Update boxd, or correct what was published."},
 	CodeStore:   {Severity: health.Critical, Action: "Check the state partition: full, read-only or failing."},
 	CodeAsset:   {Severity: health.Warn, Action: "Publish the asset again, or take it out of the campaign."},

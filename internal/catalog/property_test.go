@@ -37,7 +37,6 @@ func TestAnyByteFlipped(t *testing.T) {
 	m := &mirror{files: good}
 	srv := httptest.NewServer(m)
 	t.Cleanup(srv.Close)
-	want := ""
 	read := func() (*catalog.Snapshot, error) {
 		opt := w.options("")
 		opt.FS, opt.Dir, opt.URL, opt.Health = durable.NewMem(0), "/catalog", srv.URL, nil
@@ -48,7 +47,7 @@ func TestAnyByteFlipped(t *testing.T) {
 	}
 	s, err := read()
 	must(t, err)
-	want = content(s)
+	want := content(s)
 	rnd := rand.New(rand.NewPCG(7, 7))
 	tried, same := 0, 0
 	for name, b := range good {

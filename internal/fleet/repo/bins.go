@@ -9,7 +9,8 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// binBits makes 2^binBits bins (TAP 15): few enough that a snapshot grows by 4 kB, and a publisher with 8,192 assets has 256 in each.
+// binBits makes 2^binBits bins (TAP 15): few enough that a snapshot grows by 4 kB, and a publisher with 8,192 assets has 256
+// in each.
 const binBits = 5
 
 func binPrefix(role string) string { return role + ".bin" }

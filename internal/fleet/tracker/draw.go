@@ -1,0 +1,60 @@
+package tracker
+
+import (
+	"math/rand/v2"
+)
+
+// draw picks peers for p: those at its own address first, then in its prefix, then in its region, each in random order; but
+// the last quarter comes from the whole swarm, so that it hangs together. Complete boxes are not told of each other.
+func (s *swarm) draw(p *peer, want int) []Peer {
+	if want <= 0 {
+		return nil
+	}
+	got := make([]Peer, 0, min(want, len(s.peers)))
+	taken := map[*peer]bool{p: true}
+	take := func(b *bucket, upTo int) {
+		if b == nil || len(b.list) == 0 {
+			return
+		}
+		start, tries := rand.IntN(len(b.list)), min(len(b.list), 4*want)
+		for i := 0; i < tries && len(got) < upTo; i++ {
+			q := b.list[(start+i)%len(b.list)]
+			if taken[q] || p.seed && q.seed {
+				continue
+			}
+			taken[q] = true
+			got = append(got, Peer{Addr: q.addr, PeerID: q.peerID})
+		}
+	}
+	local := want - want/4
+	take(s.byAddr[p.addr.Addr()], local)
+	take(s.byNet[netOf(p.addr.Addr())], local)
+	if p.region != "" {
+		take(s.byArea[p.region], local)
+	}
+	s.scatter(p, &got, taken, want)
+	return got
+}
+
+// scatter fills up with peers from all over the swarm, each drawn for itself.
+func (s *swarm) scatter(p *peer, got *[]Peer, taken map[*peer]bool, want int) {
+	n := len(s.all.list)
+	if n <= 4*want { // few: go through them once, from a random place
+		start := rand.IntN(n)
+		for i := 0; i < n && len(*got) < want; i++ {
+			s.pick(s.all.list[(start+i)%n], p, got, taken)
+		}
+		return
+	}
+	for tries := 0; tries < 4*want && len(*got) < want; tries++ {
+		s.pick(s.all.list[rand.IntN(n)], p, got, taken)
+	}
+}
+
+func (s *swarm) pick(q, p *peer, got *[]Peer, taken map[*peer]bool) {
+	if taken[q] || p.seed && q.seed {
+		return
+	}
+	taken[q] = true
+	*got = append(*got, Peer{Addr: q.addr, PeerID: q.peerID})
+}
