@@ -2,6 +2,7 @@ package identity
 
 import (
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -10,7 +11,7 @@ import (
 func (i *Identity) HTTPClient(timeout time.Duration) *http.Client {
 	return &http.Client{
 		Timeout: timeout,
-		Transport: &timed{i, &http.Transport{
+		Transport: &timed{i: i, next: &http.Transport{
 			TLSClientConfig: i.FleetClient(), TLSHandshakeTimeout: handshakeTime, ForceAttemptHTTP2: true,
 			DialContext:           i.opts.DialContext,
 			ResponseHeaderTimeout: requestTime, IdleConnTimeout: time.Minute, MaxIdleConns: 4, MaxConnsPerHost: 4,
@@ -20,13 +21,30 @@ func (i *Identity) HTTPClient(timeout time.Duration) *http.Client {
 	}
 }
 
+// timed notes the fleet's time, and shows the certificate that the box has now: a connection that was made before
+// enrolment or renewal carries none, or an old one, for as long as it lives.
 type timed struct {
-	i    *Identity
-	next *http.Transport
+	i *Identity
+
+	mu     sync.Mutex // guards what follows
+	next   *http.Transport
+	serial string // of the certificate when next was made
+}
+
+// transport returns the one whose connections show the certificate of now.
+func (t *timed) transport() *http.Transport {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if serial := t.i.Serial(); serial != t.serial {
+		old := t.next
+		t.next, t.serial = old.Clone(), serial
+		old.CloseIdleConnections()
+	}
+	return t.next
 }
 
 func (t *timed) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := t.next.RoundTrip(req)
+	resp, err := t.transport().RoundTrip(req)
 	if err == nil && resp.TLS != nil {
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil && resp.Header.Get("Age") == "" {
 			t.i.SetFleetTime(date)
@@ -36,4 +54,4 @@ func (t *timed) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections lets http.Client.CloseIdleConnections through.
-func (t *timed) CloseIdleConnections() { t.next.CloseIdleConnections() }
+func (t *timed) CloseIdleConnections() { t.transport().CloseIdleConnections() }
