@@ -157,3 +157,7 @@ require (
 replace github.com/pion/webrtc/v4 => ./third_party/webrtc
 
 replace github.com/pion/datachannel => ./third_party/datachannel
+
+replace github.com/sigstore/protobuf-specs => ./third_party/protobuf-specs
+
+replace github.com/anacrolix/envpprof => ./third_party/envpprof

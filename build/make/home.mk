@@ -11,4 +11,4 @@ HOME_BENCH ?= .
 
 .PHONY: bench-home
 bench-home: ## copies over the access line, times and take-overs of a home against curl, in namespaces, needs root
-	@BOXD_BENCH=1 $(GO) test -count=1 -timeout 60m -v -run 'TestBench.*$(HOME_BENCH)' ./test/home
+	@HOME_BENCH_RUN=1 $(GO) test -count=1 -timeout 60m -v -run 'TestBench.*$(HOME_BENCH)' ./test/home
