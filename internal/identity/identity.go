@@ -61,6 +61,9 @@ const (
 	maxFile      = 64 << 10
 )
 
+// maxChains is how many peers a box recognises without checking their signatures again.
+const maxChains = 256
+
 // Store is the part of the box's state database that holds the time floor.
 type Store interface {
 	Get(bucket string, key []byte) (val []byte, ok bool, err error)
@@ -112,7 +115,7 @@ type Identity struct {
 	fleet  string
 	clock  *clock
 	conns  *connTable
-	chains *chainCache
+	chains *pki.Cache
 	resume *sessions
 	issue  sync.Mutex // held while a certificate is asked for, so that there is one request at a time
 
@@ -162,7 +165,7 @@ func Open(opts Options) (*Identity, error) {
 	}
 	i := &Identity{
 		opts: opts, log: opts.Log, root: root, fleet: fleet, clock: newClock(opts, floor), conns: newConnTable(),
-		chains: newChainCache(), resume: newSessions(),
+		chains: pki.NewCache(maxChains), resume: newSessions(),
 		revoked: map[string]bool{}, changed: make(chan struct{}),
 	}
 	if err := i.load(); err != nil {

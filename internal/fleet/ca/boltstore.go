@@ -9,6 +9,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
+const batchDelay = 2 * time.Millisecond
+
 // BoltStore is a ledger in one file, for a fleet manager on one machine and for tests.
 type BoltStore struct{ db *bbolt.DB }
 
@@ -30,18 +32,19 @@ func OpenStore(path string) (*BoltStore, error) {
 		_ = db.Close() // the first error says it all
 		return nil, fmt.Errorf("open ledger %s: %w", path, err)
 	}
+	db.MaxBatchDelay = batchDelay
 	return &BoltStore{db}, nil
 }
 
 // Close closes the file.
 func (s *BoltStore) Close() error { return s.db.Close() }
 
-// Update implements Store.
+// Update implements Store. What several goroutines do at once is synced to disk as one.
 func (s *BoltStore) Update(ctx context.Context, fn func(Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) })
+	return s.db.Batch(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) })
 }
 
 // View implements Store.

@@ -41,6 +41,7 @@ type Options struct {
 const (
 	defaultBoxLife = 90 * 24 * time.Hour
 	minBoxLife     = time.Minute
+	maxChains      = 4096 // boxes that are recognised without checking their signatures again
 	// backdate is how much earlier than now a box's certificate begins, for clocks that are a little slow.
 	backdate = time.Hour
 	// keepRevoked is how long after its end a revoked certificate stays on the list, for boxes whose clock is at their floor.
@@ -55,6 +56,7 @@ type CA struct {
 	fleet   string
 	boxes   issuer
 	servers issuer
+	chains  *pki.Cache
 	slots   chan struct{} // bounds the requests that are worked on
 
 	mu      sync.Mutex // guards the fields below
@@ -98,7 +100,7 @@ func Open(ctx context.Context, opts Options) (*CA, error) {
 	}
 	c := &CA{
 		opts: opts, log: opts.Log, root: root, fleet: fleet, slots: make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
-		revoked: map[string]bool{}, changed: make(chan struct{}),
+		revoked: map[string]bool{}, changed: make(chan struct{}), chains: pki.NewCache(maxChains),
 	}
 	for role, to := range map[pki.Role]*issuer{pki.Boxes: &c.boxes, pki.Servers: &c.servers} {
 		if *to, err = c.readIssuer(role); err != nil {
@@ -168,7 +170,7 @@ func (c *CA) ServerPEM(hosts []string, ttl time.Duration) (cert, key []byte, err
 	return cert, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// peers verifies what a client showed, up to the moment: whether it has expired or is revoked is for the caller.
+// peer verifies what a client showed, up to the moment: whether it has expired or is revoked is for the caller.
 func (c *CA) peer(certs []*x509.Certificate) (*x509.Certificate, pki.Peer, error) {
 	chain, err := pki.BuildChain(c.root, certs, pki.Boxes)
 	if err != nil {
@@ -180,7 +182,7 @@ func (c *CA) peer(certs []*x509.Certificate) (*x509.Certificate, pki.Peer, error
 
 // VerifyPeer says which box is at the other end of a connection: chain, time and revocations are checked.
 func (c *CA) VerifyPeer(cs tls.ConnectionState) (pki.Peer, error) {
-	chain, err := pki.BuildChain(c.root, cs.PeerCertificates, pki.Boxes)
+	chain, err := c.chains.BuildChain(c.root, cs.PeerCertificates, pki.Boxes)
 	if err != nil {
 		return pki.Peer{}, err
 	}
