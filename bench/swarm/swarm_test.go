@@ -1,0 +1,205 @@
+//go:build bench
+
+package swarm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"boxd/internal/fetch"
+	"boxd/internal/identity/identitytest"
+	"boxd/internal/netlab"
+)
+
+const (
+	size  = 64 << 20
+	piece = 512 << 10
+	down  = 50e6 // bit/s
+	up    = 10e6
+)
+
+// floorSeconds is size in bits, with TCP/IP and Ethernet headers, over the line's rate.
+var floorSeconds = float64(size) * 8 * 1.045 / down
+
+// floor is how long the line needs for the asset alone, headers included.
+var floor = time.Duration(floorSeconds * float64(time.Second))
+
+func list(env, def string) []string {
+	if v := os.Getenv(env); v != "" {
+		def = v
+	}
+	return strings.Split(def, ",")
+}
+
+// TestSwarm prints one line for each client and number of homes.
+func TestSwarm(t *testing.T) {
+	fmt.Printf("asset %d MiB, %g/%g Mbit/s lines, floor %.1f s; ours remembers the line's rate from nights before\n",
+		size>>20, down/1e6, up/1e6, floor.Seconds())
+	fmt.Println("client        homes  deadline  origin copies  from peers  first box  last box  last/floor  on time")
+	for _, h := range list("HOMES", "4,8") {
+		homes, err := strconv.Atoi(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, client := range list("CLIENTS", "boxd:8,boxd:6,boxd:1.3,libtorrent,transmission") {
+			t.Run(client+"/"+h, func(t *testing.T) { one(t, client, homes) })
+		}
+	}
+}
+
+func one(t *testing.T, client string, homes int) {
+	var cfg netlab.Config
+	for range homes {
+		cfg.Homes = append(cfg.Homes, netlab.HomeConfig{
+			Boxes: 1, Open: true,
+			Line: netlab.LineConfig{Down: down, Up: up, Delay: 10 * time.Millisecond, Queue: 200 * down / 8 / 1000},
+		})
+	}
+	lab := netlab.Start(t, cfg)
+	fs := serveFleet(t, lab, size, piece)
+	name, factor, _ := strings.Cut(client, ":")
+	begin := time.Now()
+	var times []time.Duration
+	var deadline time.Duration
+	if name == "boxd" {
+		f, err := strconv.ParseFloat(factor, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		deadline = time.Duration(f * float64(floor))
+		times = runOurs(t, lab, fs, begin, deadline)
+	} else {
+		times = runStock(t, name, lab, fs, begin)
+	}
+	var first, last time.Duration
+	for i, d := range times {
+		if i == 0 || d < first {
+			first = d
+		}
+		last = max(last, d)
+	}
+	var line int64
+	for _, h := range lab.Homes {
+		line += h.Line.Counters().Down.Bytes
+	}
+	copies := float64(fs.sent.Load()) / size
+	onTime := "-"
+	if deadline > 0 {
+		onTime = fmt.Sprint(last <= deadline)
+	}
+	fmt.Printf("%-13s %5d  %8s  %13.2f  %9.0f%%  %8.1fs  %7.1fs  %10.2f  %s\n", name, homes,
+		func() string {
+			if factor == "" {
+				return "-"
+			}
+			return factor + "x"
+		}(), copies, 100*(1-copies/float64(homes)), first.Seconds(), last.Seconds(), last.Seconds()/floor.Seconds(), onTime)
+}
+
+func runOurs(t *testing.T, lab *netlab.Lab, fs *fleetSide, begin time.Time, deadline time.Duration) []time.Duration {
+	fl := identitytest.New(t)
+	var boxes []*ours
+	for i, h := range lab.Homes {
+		boxes = append(boxes, startOurs(t, fl, fs, h.Boxes[0], fmt.Sprintf("box-%d", i), begin.Add(deadline), 0.93*down/8,
+			fetch.Limits{UploadRatio: 4}, 6880))
+	}
+	defer func() {
+		var wg sync.WaitGroup
+		for _, b := range boxes {
+			wg.Go(b.stop)
+		}
+		wg.Wait()
+	}()
+	var wg sync.WaitGroup
+	for _, b := range boxes {
+		wg.Go(func() { b.wait(t, begin, 5*time.Minute) })
+	}
+	wg.Wait()
+	var times []time.Duration
+	for i, b := range boxes {
+		times = append(times, b.done)
+		if os.Getenv("VERBOSE") != "" {
+			s := b.f.Status()
+			t.Logf("home %d: %.1fs %+v wasted %d sent %+v peers %d", i, b.done.Seconds(), s.Bytes, s.Wasted, s.Sent, len(s.Peers))
+		}
+	}
+	return times
+}
+
+const libtorrentScript = `
+import libtorrent as lt, sys, time
+ses = lt.session({'listen_interfaces': '0.0.0.0:6881', 'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False,
+  'enable_natpmp': False, 'alert_mask': 0})
+h = ses.add_torrent({'ti': lt.torrent_info(sys.argv[1]), 'save_path': sys.argv[2]})
+while not h.status().is_seeding:
+    time.sleep(0.1)
+open(sys.argv[3], 'w').close()
+time.sleep(100000)
+`
+
+// runStock runs a stock client in every home until all are complete; all go on seeding meanwhile.
+func runStock(t *testing.T, name string, lab *netlab.Lab, fs *fleetSide, begin time.Time) []time.Duration {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	dir := t.TempDir()
+	tor := filepath.Join(dir, "film.torrent")
+	script := filepath.Join(dir, "lt.py")
+	for path, b := range map[string][]byte{tor: fs.torrent, script: []byte(libtorrentScript)} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var flags []string
+	for i, h := range lab.Homes {
+		own := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.MkdirAll(own, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		flag := filepath.Join(own, "done")
+		flags = append(flags, flag)
+		var cmd *netlab.Cmd
+		switch name {
+		case "libtorrent":
+			cmd = h.Boxes[0].Command(ctx, "/usr/bin/python3", script, tor, own, flag)
+		case "transmission":
+			done := filepath.Join(own, "done.sh")
+			if err := os.WriteFile(done, []byte("#!/bin/sh\ntouch "+flag+"\n"), 0o700); err != nil { //nolint:gosec // it is run
+				t.Fatal(err)
+			}
+			cmd = h.Boxes[0].Command(ctx, "transmission-cli", "-g", own+"/conf", "-w", own, "-p", "6881", "-M", "-f", done, tor)
+			cmd.Env = append(os.Environ(), "HOME="+own)
+		default:
+			t.Fatalf("no client %q", name)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { cancel(); _ = cmd.Wait() }()
+	}
+	times := make([]time.Duration, len(flags))
+	left := len(flags)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		for i, f := range flags {
+			if _, err := os.Stat(f); err == nil && times[i] == 0 {
+				times[i] = time.Since(begin)
+				left--
+			}
+		}
+		if left == 0 {
+			return times
+		}
+		if time.Since(begin) > 10*time.Minute {
+			t.Fatalf("%d of %d not complete after 10 min", left, len(flags))
+		}
+	}
+	return nil
+}
