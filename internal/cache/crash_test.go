@@ -91,6 +91,9 @@ func (s *story) asset(m int) *Asset {
 	return a
 }
 
+// errNoHandle is when the metainfo cannot be read just now.
+var errNoHandle = errors.New("no handle")
+
 func (s *story) create(m int, attr Attr) error {
 	_, err := s.c.Create(s.ms[m].torrent, attr)
 	return err
@@ -99,7 +102,7 @@ func (s *story) create(m int, attr Attr) error {
 func (s *story) put(m int, list ...int) error {
 	a := s.asset(m)
 	if a == nil {
-		return errors.New("gone")
+		return errNoHandle
 	}
 	for _, i := range list {
 		if err := put(a, s.ms[m], i); err != nil {
@@ -130,17 +133,31 @@ func (s *story) flush() error {
 }
 
 func (s *story) lose(m, i int) error {
+	a := s.asset(m)
+	if a == nil {
+		return errNoHandle
+	}
 	delete(s.durable[s.ms[m].info.ID], i)
-	return s.asset(m).MarkMissing(i)
+	return a.MarkMissing(i)
 }
 
 func (s *story) garbage(m, i int) error {
+	a := s.asset(m)
+	if a == nil {
+		return errNoHandle
+	}
 	off, n := s.ms[m].info.PieceSpan(i)
-	_, err := s.asset(m).WriteAt(bytes.Repeat([]byte("garbage!"), int(n/8)), off)
+	_, err := a.WriteAt(bytes.Repeat([]byte("garbage!"), int(n/8)), off)
 	return err
 }
 
-func (s *story) grow(m int) error { return s.asset(m).Grow(s.ms[m].info.Length) }
+func (s *story) grow(m int) error {
+	a := s.asset(m)
+	if a == nil {
+		return errNoHandle
+	}
+	return a.Grow(s.ms[m].info.Length)
+}
 
 func (s *story) remove(m int) error {
 	s.durable[s.ms[m].info.ID] = nil

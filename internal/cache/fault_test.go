@@ -18,9 +18,13 @@ func TestFaultAtEveryOperation(t *testing.T) {
 	faults := []error{
 		syscall.EIO, syscall.ENOSPC, syscall.EROFS, &durable.ShortError{N: 100, Err: syscall.ENOSPC},
 	}
+	bursts := []int{1, 6}
+	if testing.Short() {
+		faults, bursts = faults[:2], bursts[:1]
+	}
 	ms := storyMedia(t)
 	for _, fault := range faults {
-		for _, burst := range []int{1, 6} {
+		for _, burst := range bursts {
 			hits := 0
 			for op := 0; ; op++ {
 				hit, err := faultOnce(t, ms, fault, op, burst)
