@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -202,6 +203,9 @@ type Manager struct {
 	desired *desired
 	tele    *teleRing
 	status  status
+
+	unproven map[asset.ID]bool // arrivals that found no room in the outbox; owned by collect
+	lost     atomic.Uint64     // of those, how many were erased before they could be proven
 }
 
 // New loads what state.db holds; it starts nothing.
@@ -210,7 +214,7 @@ func New(o Options) (*Manager, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	m := &Manager{o: o, start: time.Now(), tele: &teleRing{}}
+	m := &Manager{o: o, start: time.Now(), tele: &teleRing{}, unproven: map[asset.ID]bool{}}
 	var err error
 	if m.epoch, err = loadEpoch(o.DB); err != nil {
 		return nil, err

@@ -101,6 +101,7 @@ func (m *Manager) collectOnce(known map[asset.ID]proven) error {
 			Size: p.Size, At: now, Trusted: trusted, Reason: clip(rep.Gone[id], 64),
 		})
 	}
+	m.countLost(held)
 	if len(events) == 0 {
 		return nil
 	}
@@ -108,6 +109,7 @@ func (m *Manager) collectOnce(known map[asset.ID]proven) error {
 	room := m.outbox.room()
 	full := len(events) > room
 	if full {
+		m.noteUnproven(events[room:])
 		events = events[:room]
 	}
 	if err := m.commitEvents(events, known); err != nil {
@@ -117,6 +119,25 @@ func (m *Manager) collectOnce(known map[asset.ID]proven) error {
 		return errOutboxFull
 	}
 	return nil
+}
+
+// noteUnproven remembers arrivals that found no room in the outbox.
+func (m *Manager) noteUnproven(events []*mqttwire.Event) {
+	for _, ev := range events {
+		if ev.Kind == mqttwire.EventArrived {
+			m.unproven[ev.Asset] = true
+		}
+	}
+}
+
+// countLost counts the arrivals that found no room and were erased before there was any: the only loss there can be.
+func (m *Manager) countLost(held map[asset.ID]bool) {
+	for id := range m.unproven {
+		if !held[id] {
+			m.lost.Add(1)
+			delete(m.unproven, id)
+		}
+	}
 }
 
 // commitEvents writes the events and what was proven in one transaction, then updates known.
@@ -141,6 +162,7 @@ func (m *Manager) commitEvents(events []*mqttwire.Event, known map[asset.ID]prov
 				}
 				continue
 			}
+			delete(m.unproven, ev.Asset)
 			p := proven{Name: ev.Name, Publisher: ev.Publisher, Campaign: ev.Campaign, Size: ev.Size}
 			next[ev.Asset] = p
 			data, err := json.Marshal(p)

@@ -55,7 +55,7 @@ func (m *Manager) reported() (msg *mqttwire.Reported, urgent, all uint64) {
 		Software: clip(rep.Software, 100), ClockTrusted: rep.ClockTrusted, CatalogVersion: rep.CatalogVersion,
 		CatalogExpires: rep.CatalogExpires, Paused: rep.Paused, Traffic: rep.Traffic, Disk: rep.Disk,
 		Household: rep.Household, CertExpires: rep.CertExpires,
-		OutboxLen: m.outbox.length(), TeleDropped: m.tele.dropped(),
+		OutboxLen: m.outbox.length(), OutboxLost: m.lost.Load(), TeleDropped: m.tele.dropped(),
 	}
 	m.desired.fill(r)
 	n := min(len(rep.Assets), mqttwire.MaxAssets)

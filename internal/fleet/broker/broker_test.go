@@ -232,11 +232,15 @@ func verify(raw []byte) (mgmt.Message, error) {
 
 func startBox(tb testing.TB, r *rig, id, group string, box *fakeBox) *mgmt.Manager {
 	tb.Helper()
+	return startBoxAs(tb, r, id, group, box, r.ca.box(tb, id, group))
+}
+
+func startBoxAs(tb testing.TB, r *rig, id, group string, box *fakeBox, cfg *tls.Config) *mgmt.Manager {
+	tb.Helper()
 	db, err := bbolt.Open(filepath.Join(tb.TempDir(), "state.db"), 0o600, &bbolt.Options{Timeout: time.Second, NoSync: true})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cfg := r.ca.box(tb, id, group)
 	m, err := mgmt.New(mgmt.Options{
 		Box: box, DB: db, Brokers: []string{"tls://" + r.addr}, Verify: verify, BoxID: func() string { return id },
 		Fleet: func() string { return "f1" }, Groups: func() []string { return []string{group} },

@@ -201,3 +201,13 @@ func TestABoxCannotListenToOthers(t *testing.T) {
 	default:
 	}
 }
+
+// A box whose own idea of its group is wrong must notice that its subscription was refused, and say so.
+func TestARefusedSubscriptionIsNoticed(t *testing.T) {
+	r := newRig(t)
+	cfg := r.ca.box(t, "box-a", "living")
+	m := startBoxAs(t, r, "box-a", "kitchen", newBox(), cfg)
+	waitFor(t, "the refusal", func() bool {
+		return !m.Status().Connected && strings.Contains(m.Status().LastError, "refused a subscription")
+	})
+}
