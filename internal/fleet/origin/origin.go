@@ -36,6 +36,8 @@ type Options struct {
 	// Allowed, if set, is asked with the common name of the client certificate ("" without one) and the asset.
 	Allowed func(commonName string, id asset.ID) bool
 	Now     func() time.Time // nil means time.Now
+	// Stall is how long a client may take none of what it asked for before its connection is ended; 0 means 2 minutes.
+	Stall time.Duration
 }
 
 // Handler is the origin. Mount it with its prefix stripped: it sees /<id>/<name>[/<path>].
@@ -64,6 +66,9 @@ type Sent struct {
 func New(opt Options) *Handler {
 	if opt.Now == nil {
 		opt.Now = time.Now
+	}
+	if opt.Stall == 0 {
+		opt.Stall = 2 * time.Minute
 	}
 	return &Handler{opt: opt, counts: map[asset.ID]*Count{}}
 }
@@ -140,7 +145,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("ETag", `"`+id.String()+"-"+strconv.FormatInt(fi.Size(), 16)+`"`)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	http.ServeContent(&counter{ResponseWriter: w, n: &c.Bytes}, r, "", fi.ModTime(), f)
+	out := &counter{ResponseWriter: w, n: &c.Bytes, ctl: http.NewResponseController(w), stall: h.opt.Stall}
+	http.ServeContent(out, r, "", fi.ModTime(), f)
 }
 
 // open finds a regular file below the asset's directory, whatever links lie there.
@@ -218,13 +224,18 @@ func (h *Handler) signed(r *http.Request) bool {
 	return hmac.Equal([]byte(q.Get("signature")), []byte(mac(h.opt.SignKey, r.URL.Path, q.Get("expires"))))
 }
 
-// counter counts the body's bytes. On plain TCP it hides sendfile; over TLS, which the fleet uses, there is none to lose.
+// counter counts the body's bytes and gives each write its time: a client that stops reading holds a file and a goroutine
+// no longer than that. On plain TCP it hides sendfile; over TLS, which the fleet uses, there is none to lose.
 type counter struct {
 	http.ResponseWriter
-	n *atomic.Int64
+	n     *atomic.Int64
+	ctl   *http.ResponseController
+	stall time.Duration
 }
 
 func (c *counter) Write(p []byte) (int, error) {
+	// A recorder of a test has no deadlines; a server's connection always has.
+	_ = c.ctl.SetWriteDeadline(time.Now().Add(c.stall))
 	n, err := c.ResponseWriter.Write(p)
 	c.n.Add(int64(n))
 	return n, err

@@ -157,3 +157,60 @@ func TestWhoIsServed(t *testing.T) {
 		t.Errorf("counted %+v", s)
 	}
 }
+
+// A client that asks and then reads nothing is let go, and what it did not take is hardly counted.
+func TestStalledClientIsLetGo(t *testing.T) {
+	h, base := setup(t, Options{Stall: 50 * time.Millisecond})
+	big := filepath.Join(h.opt.Dir, film.String(), "big")
+	if err := os.WriteFile(big, make([]byte, 64<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(ended)
+		h.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	resp, err := http.Get(srv.URL + base + "big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the handler still waits for a client that does not read")
+	}
+	if n := h.Sent(film).Bytes; n >= 64<<20 {
+		t.Errorf("%d bytes counted", n)
+	}
+}
+
+// A copy that is cut short on the disk ends the response short of its Content-Length: the client sees that bytes are missing.
+func TestDamagedCopyIsNoticed(t *testing.T) {
+	h, base := setup(t, Options{})
+	file := filepath.Join(h.opt.Dir, film.String(), "film.mp4")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(&truncating{ResponseWriter: w, file: file}, r)
+	}))
+	defer srv.Close()
+	resp, err := http.Get(srv.URL + base + "film.mp4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if b, err := io.ReadAll(resp.Body); err == nil {
+		t.Fatalf("read %q without an error", b)
+	}
+}
+
+// truncating cuts the file when the header has been sent.
+type truncating struct {
+	http.ResponseWriter
+	file string
+}
+
+func (t *truncating) WriteHeader(code int) {
+	t.ResponseWriter.WriteHeader(code)
+	_ = os.Truncate(t.file, 3)
+}

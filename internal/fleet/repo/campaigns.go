@@ -103,6 +103,45 @@ func (tx *Tx) setGroup(group string, list []catalog.Campaign) error {
 	return tx.setTarget(RoleCampaigns, catalog.GroupPath(group), b, nil)
 }
 
+// ReplaceAsset puts a new version in the place of an old one in all campaigns that name it, keeping each one's windows and
+// deadlines, and returns how many it changed. Boxes keep the old version until no campaign names it.
+func (tx *Tx) ReplaceAsset(old asset.ID, next catalog.AssetRef) (int, error) {
+	if _, err := tx.Torrent(next.Path); err != nil {
+		return 0, err
+	}
+	groups, err := tx.Groups()
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, group := range groups {
+		list, err := tx.Campaigns(group)
+		if err != nil {
+			return n, err
+		}
+		before := n
+		for i := range list {
+			refs := list[i].Assets
+			at := slices.IndexFunc(refs, func(r catalog.AssetRef) bool { return r.ID == old })
+			if at < 0 {
+				continue
+			}
+			n++
+			if slices.ContainsFunc(refs, func(r catalog.AssetRef) bool { return r.ID == next.ID }) {
+				list[i].Assets = slices.Delete(refs, at, at+1)
+				continue
+			}
+			refs[at] = catalog.AssetRef{Path: next.Path, ID: next.ID, PrefixBytes: refs[at].PrefixBytes}
+		}
+		if n > before {
+			if err := tx.setGroup(group, list); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, nil
+}
+
 // dropFromCampaigns takes assets out of all campaigns; a campaign that is left without one ends.
 func (tx *Tx) dropFromCampaigns(ids []asset.ID) error {
 	groups, err := tx.Groups()

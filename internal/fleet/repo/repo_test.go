@@ -215,6 +215,50 @@ func TestWithdrawNeedsNoPublisherKey(t *testing.T) {
 	must(t, r.Update(func(tx *Tx) error { return errors.Join(tx.Readmit(a.ID), tx.PutCampaign(c)) }))
 }
 
+func TestNewVersionTakesThePlaceOfTheOld(t *testing.T) {
+	r := newTestRepo(t, testOptions(t))
+	addPublisher(t, r, "acme", 0)
+	v1, err := putAsset(r, "acme", makeTorrent(t, "a", []byte("version 1")))
+	must(t, err)
+	v2, err := putAsset(r, "acme", makeTorrent(t, "a", []byte("version 2")))
+	must(t, err)
+	v1.PrefixBytes = 7
+	must(t, r.Update(func(tx *Tx) error {
+		return errors.Join(
+			tx.PutCampaign(catalog.Campaign{ID: "one", Group: "g", Priority: 3, Assets: []catalog.AssetRef{v1}}),
+			tx.PutCampaign(catalog.Campaign{ID: "both", Group: "h", Assets: []catalog.AssetRef{v1, v2}}),
+			tx.PutCampaign(catalog.Campaign{ID: "new", Group: "h", Assets: []catalog.AssetRef{v2}}))
+	}))
+	must(t, r.Update(func(tx *Tx) error {
+		n, err := tx.ReplaceAsset(v1.ID, v2)
+		if n != 2 {
+			t.Errorf("changed %d campaigns", n)
+		}
+		return err
+	}))
+	must(t, r.View(func(tx *Tx) error {
+		for _, group := range []string{"g", "h"} {
+			list, err := tx.Campaigns(group)
+			if err != nil {
+				return err
+			}
+			for _, c := range list {
+				if len(c.Assets) != 1 || c.Assets[0].ID != v2.ID || c.ID == "one" && (c.Priority != 3 || c.Assets[0].PrefixBytes != 7) {
+					t.Errorf("%+v", c)
+				}
+			}
+		}
+		return nil
+	}))
+	err = r.Update(func(tx *Tx) error {
+		_, err := tx.ReplaceAsset(v2.ID, catalog.AssetRef{Path: catalog.AssetPath("acme", asset.ID{1}), ID: asset.ID{1}})
+		return err
+	})
+	if !errors.Is(err, ErrNotFound) {
+		t.Errorf("by an asset that nobody signed: %v", err)
+	}
+}
+
 // The content key stays off the server: the change is drafted, signed elsewhere and imported.
 func TestDraftSignedElsewhere(t *testing.T) {
 	opt := testOptions(t)

@@ -112,7 +112,8 @@ type query struct {
 	compact, noPeerID bool
 }
 
-// parseQuery splits a query by hand: net/url would turn a "+" in a binary value into a space before it is seen.
+// parseQuery splits a query by hand: url.ParseQuery drops what it cannot read and takes the first of two equal keys, and an
+// announce that is not clear is better refused.
 func parseQuery(raw string) (*query, error) {
 	if len(raw) > maxQuery {
 		return nil, fmt.Errorf("query of more than %d bytes", maxQuery)
@@ -120,11 +121,11 @@ func parseQuery(raw string) (*query, error) {
 	q := &query{values: map[string]string{}}
 	for part := range strings.SplitSeq(raw, "&") {
 		k, v, _ := strings.Cut(part, "=")
-		key, err := url.PathUnescape(k)
+		key, err := url.QueryUnescape(k)
 		if err != nil {
 			return nil, errors.New("the query is not URL-encoded")
 		}
-		val, err := url.PathUnescape(v)
+		val, err := url.QueryUnescape(v)
 		if err != nil {
 			return nil, errors.New("the query is not URL-encoded")
 		}

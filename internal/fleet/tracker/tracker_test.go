@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,6 +85,22 @@ func TestAnnounceGivesPeersCompact(t *testing.T) {
 	m, _ = get(t, tr, "box-b", "198.51.100.9", "left=0&event=stopped")
 	if m["complete"] != int64(0) {
 		t.Fatalf("after stopped: %v", m)
+	}
+}
+
+// Clients differ in how they write a space and a plus sign in the infohash.
+func TestInfohashEncodings(t *testing.T) {
+	for _, h := range []string{
+		url.QueryEscape(string(film[:])),
+		strings.ReplaceAll(url.QueryEscape(string(film[:])), "+", "%20"), "%01%02%03%ff%2b%20%26%3d" + strings.Repeat("%00", 12),
+	} {
+		q, err := parseQuery("info_hash=" + h + "&peer_id=aaaaaaaaaaaaaaaaaaaa&port=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := q.announce(); err != nil || a.ID != film {
+			t.Errorf("%s: %s, %v", h, a.ID, err)
+		}
 	}
 }
 
@@ -249,11 +267,17 @@ func BenchmarkAnnounce100k(b *testing.B) {
 			Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 6880),
 		}
 	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
 	for i := range n {
 		if _, err := tr.Announce(at(i)); err != nil {
 			b.Fatal(err)
 		}
 	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/n, "bytes/box")
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		ans, err := tr.Announce(at(i % n))
