@@ -81,6 +81,10 @@ func (f *Fetcher) openSource(it *item) bool {
 	return true
 }
 
+// aloneAfter is how long the other boxes of the swarm are given to be reached, before this one stops counting on their
+// shares of the origin's pieces.
+const aloneAfter = 5 * time.Second
+
 // originPieces chooses what to ask the origin for, best first; demanded says that a player waits for them.
 func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int, demanded bool) {
 	near := f.swarm.Availability(it.id, engine.LAN)
@@ -111,8 +115,11 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 		}
 	}
 	index, of := it.ann.answer.ShareIndex, it.ann.answer.ShareOf
-	if len(boxes) >= of {
+	switch elapsed := time.Since(it.wanSince); {
+	case len(boxes) >= of:
 		of = 0 // the swarm has grown since the tracker said so
+	case len(boxes) == 0 && elapsed > aloneAfter:
+		of = 0 // those that the tracker counts cannot be reached: nobody brings the rest
 	}
 	return schedule.OriginPieces(schedule.ShareInput{
 		BoxID: f.o.Identity.BoxID(), Asset: it.id.String(), Mode: mode, Pieces: end, Missing: missing,
