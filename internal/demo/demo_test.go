@@ -52,7 +52,8 @@ func networkInside() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	home := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "home0"}}
+	// One end of a cable whose other end is in the same place: an interface with multicast and a carrier.
+	home := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "home0"}, PeerName: "home1"}
 	if err := netlink.LinkAdd(home); err != nil {
 		return err
 	}
@@ -64,6 +65,13 @@ func networkInside() error {
 		return err
 	}
 	if err := netlink.LinkSetUp(home); err != nil {
+		return err
+	}
+	other, err := netlink.LinkByName("home1")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(other); err != nil {
 		return err
 	}
 	route := &netlink.Route{LinkIndex: home.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4(224, 0, 0, 0), Mask: net.CIDRMask(4, 32)}}
