@@ -1,0 +1,18 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+)
+
+// LimitPages makes an SQLite store full after so many pages.
+func (g *Registry) LimitPages(ctx context.Context, n int) error {
+	_, err := g.w.ExecContext(ctx, fmt.Sprintf("PRAGMA max_page_count = %d", n))
+	return err
+}
+
+// ForceSchema pretends that a newer fleetd made the store.
+func (g *Registry) ForceSchema(ctx context.Context, v int) error {
+	_, err := g.w.ExecContext(ctx, g.q("INSERT INTO schema_version (v) VALUES (?)"), v)
+	return err
+}
