@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -55,6 +57,7 @@ func startProcess(name, logPath, program string, args ...string) (*process, erro
 	}
 	p := &process{name: name, done: make(chan struct{}), log: log, tail: &tail{}}
 	p.cmd = exec.Command(program, args...)
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BOXD_") }) // configuration of boxd
 	out := &both{log, p.tail}
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	// Should this program be killed, its children must not stay behind.
