@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -237,11 +238,20 @@ func (d *daemon) openFetch(context.Context) (err error) {
 		NewSwarm: fetch.NewEngine(engine.Options{Log: d.named("swarm")}, fetch.EngineOptions{
 			Identity: d.id, Listener: d.mux.Listener(identity.ALPNSwarm), Limits: engine.Limits{PeersPerTorrent: d.cfg.Swarm.MaxPeers},
 		}),
-		Origin: origin.Client(d.id.FleetClient()), Tracker: d.id.HTTPClient(trackerTimeout),
+		Origin: originClient(d.id), Tracker: d.id.HTTPClient(trackerTimeout),
 		TrackerURL: d.url(d.cfg.Fleet.Tracker, "/announce"), Port: d.swarmPort(), Location: d.cfg.Location(),
 		Limits: fetchLimits(d.cfg), Health: d.health, Log: d.named("fetch"),
 	})
 	return err
+}
+
+// originClient shows the certificate that the box has now, also after a renewal.
+func originClient(id *identity.Identity) *http.Client {
+	c := origin.Client(nil)
+	if t, ok := c.Transport.(*http.Transport); ok {
+		c.Transport = id.Transport(t)
+	}
+	return c
 }
 
 // fetchLimits is what the configuration says.

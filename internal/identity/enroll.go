@@ -105,6 +105,9 @@ func (i *Identity) Renew(ctx context.Context) error {
 	}
 	certs, date, err := i.request(ctx, "simplereenroll", key, old)
 	if err != nil {
+		i.mu.Lock()
+		i.refused = i.refused && !errors.Is(err, ErrRefused) // an answer is an answer
+		i.mu.Unlock()
 		return fmt.Errorf("renew: %w", err)
 	}
 	if err := i.install(key, certs, date, true); err != nil {
@@ -209,7 +212,7 @@ func (i *Identity) install(key *ecdsa.PrivateKey, certs []*x509.Certificate, dat
 		return err
 	}
 	i.mu.Lock()
-	i.cred, i.key = cred, nil
+	i.cred, i.key, i.refused = cred, nil, false
 	i.mu.Unlock()
 	i.resume.forget()
 	if fresh {

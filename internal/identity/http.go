@@ -11,15 +11,24 @@ import (
 func (i *Identity) HTTPClient(timeout time.Duration) *http.Client {
 	return &http.Client{
 		Timeout: timeout,
-		Transport: &timed{i: i, next: &http.Transport{
-			TLSClientConfig: i.FleetClient(), TLSHandshakeTimeout: handshakeTime, ForceAttemptHTTP2: true,
-			DialContext:           i.opts.DialContext,
+		Transport: i.Transport(&http.Transport{
+			TLSHandshakeTimeout: handshakeTime, ForceAttemptHTTP2: true, DialContext: i.opts.DialContext,
 			ResponseHeaderTimeout: requestTime, IdleConnTimeout: time.Minute, MaxIdleConns: 4, MaxConnsPerHost: 4,
 			MaxResponseHeaderBytes: 16 << 10,
-		}},
+		}),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
+
+// Transport is for a client of the fleet's servers with settings of its own: base, over FleetClient. It shows the certificate that
+// the box has now, notes the fleet's time, and has the certificate renewed when a server refuses it.
+func (i *Identity) Transport(base *http.Transport) http.RoundTripper {
+	base.TLSClientConfig = i.FleetClient()
+	return &timed{i: i, next: base, serial: i.Serial()}
+}
+
+// RefusedHeader is set by a server of the fleet that answers 403 because of the certificate.
+const RefusedHeader = "Boxd-Certificate"
 
 // timed notes the fleet's time, and shows the certificate that the box has now: a connection that was made before
 // enrolment or renewal carries none, or an old one, for as long as it lives.
@@ -48,6 +57,9 @@ func (t *timed) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil && resp.TLS != nil {
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil && resp.Header.Get("Age") == "" {
 			t.i.SetFleetTime(date)
+		}
+		if resp.StatusCode == http.StatusForbidden && resp.Header.Get(RefusedHeader) != "" {
+			t.i.noteRefused()
 		}
 	}
 	return resp, err

@@ -124,6 +124,9 @@ type Identity struct {
 	key     *ecdsa.PrivateKey // of a box that is not enrolled yet
 	revoked map[string]bool
 	changed chan struct{}
+	// refused says that a server did not accept the certificate; refusedAt is when, by Uptime, zero for never.
+	refused   bool
+	refusedAt time.Duration
 }
 
 // credential is one key with its certificate.
@@ -131,7 +134,9 @@ type credential struct {
 	key  *ecdsa.PrivateKey
 	leaf *x509.Certificate
 	peer Peer
-	tls  tls.Certificate
+	// issuer is the serial number of the intermediate.
+	issuer string
+	tls    tls.Certificate
 }
 
 // Open reads the identity in Options.Dir, or makes a key when there is none. It starts nothing and asks nobody.
@@ -325,7 +330,7 @@ func newCredential(root *x509.Certificate, key *ecdsa.PrivateKey, certs []*x509.
 	if err != nil {
 		return nil, err
 	}
-	return &credential{key: key, leaf: chain[0], peer: peer, tls: tls.Certificate{
+	return &credential{key: key, leaf: chain[0], peer: peer, issuer: pki.Serial(chain[1]), tls: tls.Certificate{
 		Certificate: [][]byte{chain[0].Raw, chain[1].Raw}, PrivateKey: key, Leaf: chain[0],
 	}}, nil
 }

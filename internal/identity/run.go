@@ -67,13 +67,13 @@ func (i *Identity) due() func(context.Context) error {
 }
 
 // RenewalDue reports whether two thirds of the certificate's life have passed, or a new one is needed to find out what
-// time it is. The moment is spread over a twentieth of the life, by the serial number.
+// time it is, or because a server of the fleet or the catalog's revocations do not accept the one there is. The moment is spread over a twentieth of the life, by the serial number.
 func (i *Identity) RenewalDue() bool {
 	c := i.credential()
 	if c == nil {
 		return false
 	}
-	if i.clock.contradicted() {
+	if i.clock.contradicted() || i.Revoked(c.issuer) || i.wasRefused() {
 		return true
 	}
 	life := c.leaf.NotAfter.Sub(c.leaf.NotBefore)
@@ -83,6 +83,27 @@ func (i *Identity) RenewalDue() bool {
 	}
 	now, _ := i.clock.now()
 	return !now.Before(c.leaf.NotBefore.Add(life*2/3 - spread))
+}
+
+// noteRefused remembers that a server of the fleet did not accept the certificate. Now and then that is worth a renewal: the
+// intermediate may have been replaced, or the certificate may have ended by the fleet's clock.
+func (i *Identity) noteRefused() {
+	now := i.opts.Uptime()
+	i.mu.Lock()
+	again := !i.refused && (i.refusedAt == 0 || now-i.refusedAt > refusedWait)
+	if again {
+		i.refused, i.refusedAt = true, max(now, 1)
+	}
+	i.mu.Unlock()
+	if again {
+		i.wake()
+	}
+}
+
+func (i *Identity) wasRefused() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.refused
 }
 
 // backoff returns how long to wait now, with full jitter, and the bound for the next time.

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"boxd/internal/durable"
+	"boxd/internal/identity"
 	"boxd/internal/identity/pki"
 )
 
@@ -214,6 +215,7 @@ func (c *CA) RequireBox(next http.Handler) http.Handler {
 		}
 		p, err := c.VerifyPeer(cs)
 		if err != nil {
+			w.Header().Set(identity.RefusedHeader, "refused") // the box renews when it has one to renew
 			http.Error(w, "certificate-refused: "+err.Error(), http.StatusForbidden)
 			return
 		}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"boxd/internal/fleet/ca"
+	"boxd/internal/fleet/keyfile"
 	"boxd/internal/identity/identitytest"
 	"boxd/internal/identity/pki"
 )
@@ -397,5 +398,40 @@ func TestBadRequests(t *testing.T) {
 	der[len(der)-10] ^= 1
 	if _, err := pki.ParseCSR(pki.EncodeCSR(der)); err == nil {
 		t.Error("a request that is not signed with its key was taken")
+	}
+}
+
+// Whoever has the boxes' intermediate can make a certificate with the name and number of a real one, but not renew it.
+func TestForgedCertificateDoesNotRenew(t *testing.T) {
+	f := identitytest.New(t)
+	real, err := f.CA.Enroll(t.Context(), f.Token(ca.TokenSpec{}), "", csr(t, newKey(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(f.Dir, "boxes.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen, err := keyfile.Decode(data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief := newKey(t)
+	der, err := x509.CreateCertificate(rand.Reader, real[0], real[1], &thief.PublicKey, stolen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := f.CA.VerifyPeer(state([]*x509.Certificate{forged, real[1]})); err != nil || p.Serial != pki.Serial(real[0]) {
+		t.Fatalf("the forgery is not good enough for this test: %+v, %v", p, err)
+	}
+	if _, err := f.CA.Renew(t.Context(), []*x509.Certificate{forged, real[1]}, csr(t, newKey(t))); code(err) != "certificate-refused" {
+		t.Fatalf("renewed: %v", err)
+	}
+	if _, err := f.CA.Renew(t.Context(), real, csr(t, newKey(t))); err != nil {
+		t.Fatalf("the real one: %v", err)
 	}
 }

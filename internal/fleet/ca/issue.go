@@ -203,6 +203,13 @@ func (c *CA) Renew(ctx context.Context, certs []*x509.Certificate, csr *x509.Cer
 			return refuse(http.StatusForbidden, "certificate-superseded", "box %s has renewed this certificate before: "+
 				"there may be a copy of this box", peer.BoxID)
 		}
+		// The ledger knows the key of each certificate: one that somebody made with a stolen intermediate, under the name and
+		// number of a real one, does not match.
+		if serial, err := tx.Get(TableKeys, pki.KeyHash(leaf.RawSubjectPublicKeyInfo)); err != nil {
+			return err
+		} else if string(serial) != peer.Serial {
+			return refuse(http.StatusForbidden, "certificate-refused", "the ledger has another key for certificate %s", peer.Serial)
+		}
 		if spent, err := tx.Get(TableKeys, pki.KeyHash(csr.RawSubjectPublicKeyInfo)); err != nil {
 			return err
 		} else if spent != nil && string(spent) != peer.Serial {
