@@ -135,6 +135,11 @@ func (a *assembler) group(s *Snapshot, group string) error {
 	if err != nil {
 		return fail(CodeInvalid, "target "+path, err)
 	}
+	for _, id := range g.Newer {
+		s.Rejected = append(s.Rejected, Rejected{
+			Path: path, Reason: fmt.Sprintf("campaign %.60q is in a later format than this boxd reads; update boxd", id),
+		})
+	}
 	for _, c := range g.Campaigns {
 		if a.boxID == "" || c.Includes(a.boxID, a.groups) {
 			s.Campaigns = append(s.Campaigns, c)

@@ -97,10 +97,10 @@ type Asset struct {
 	sum string // SHA-256 of Torrent
 }
 
-// Rejected is an asset that a campaign names and that was left out.
+// Rejected is an asset that a campaign names, or a campaign, that was left out.
 type Rejected struct {
-	ID     asset.ID `json:"id"`
-	Path   string   `json:"path"`
+	ID     asset.ID `json:"id"`   // zero for a campaign
+	Path   string   `json:"path"` // of the asset's target, or of the campaign's group
 	Reason string   `json:"reason"`
 }
 

@@ -36,6 +36,44 @@ type GroupFile struct {
 	V         int        `json:"v"` // 1
 	Group     string     `json:"group"`
 	Campaigns []Campaign `json:"campaigns"`
+	// Newer holds the ids of campaigns in a later format than this program reads: boxes go without them until they are
+	// updated, and nobody may write the file anew, as that would lose them.
+	Newer []string `json:"-"`
+}
+
+// UnmarshalJSON reads campaigns one by one, so that one in a later format costs a box no more than that one.
+func (g *GroupFile) UnmarshalJSON(b []byte) error {
+	var raw struct {
+		V         int               `json:"v"`
+		Group     string            `json:"group"`
+		Campaigns []json.RawMessage `json:"campaigns"`
+	}
+	if err := strict(b, &raw); err != nil {
+		return err
+	}
+	*g = GroupFile{V: raw.V, Group: raw.Group, Campaigns: make([]Campaign, 0, min(len(raw.Campaigns), MaxCampaigns))}
+	if len(raw.Campaigns) > MaxCampaigns {
+		return fmt.Errorf("%d campaigns, more than %d", len(raw.Campaigns), MaxCampaigns)
+	}
+	for i, rc := range raw.Campaigns {
+		var head struct {
+			V  int    `json:"v"`
+			ID string `json:"id"`
+		}
+		if err := json.Unmarshal(rc, &head); err != nil {
+			return fmt.Errorf("campaigns[%d]: %w", i, err)
+		}
+		if head.V > 1 {
+			g.Newer = append(g.Newer, head.ID)
+			continue
+		}
+		var c Campaign
+		if err := strict(rc, &c); err != nil {
+			return fmt.Errorf("campaigns[%d]: %w", i, err)
+		}
+		g.Campaigns = append(g.Campaigns, c)
+	}
+	return nil
 }
 
 // RevocationsFile is the target fleet/revocations.json: serial numbers of certificates, lower-case hexadecimal.

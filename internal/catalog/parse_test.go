@@ -82,6 +82,25 @@ func TestParseCampaignRefuses(t *testing.T) {
 	}
 }
 
+// A campaign in a later format costs a box that campaign alone; other faults cost the file.
+func TestLaterFormat(t *testing.T) {
+	newer := `{"v":2,"id":"later","what":"ever"}`
+	g, err := ParseGroup([]byte(`{"v":1,"group":"north","campaigns":[` + newer + `,` + sample + `]}`))
+	if err != nil || len(g.Campaigns) != 1 || !reflect.DeepEqual(g.Newer, []string{"later"}) {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	for _, bad := range []string{
+		`{"v":2,"group":"north","campaigns":[]}`, `{"v":1,"group":"north","campaigns":[{"v":1,"id":"x"}]}`,
+		`{"v":1,"group":"north","campaigns":[{"v":0}]}`, `{"v":1,"group":"north","campaigns":[7]}`,
+		`{"v":1,"group":"south","campaigns":[` + sample + `]}`, `{"v":1,"group":"north","campaigns":[],"x":1}`,
+		`{"v":1,"group":"north","campaigns":[` + sample + `,` + sample + `]}`,
+	} {
+		if g, err := ParseGroup([]byte(bad)); err == nil {
+			t.Errorf("%s: %+v", bad, g)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	for s, want := range map[string]bool{
 		"a": true, "north-1": true, "0": true, strings.Repeat("a", 40): true, strings.Repeat("a", 41): false, "": false, "-a": false,

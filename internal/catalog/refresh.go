@@ -74,7 +74,7 @@ func (c *Catalog) judge(s *Snapshot, err error) {
 	}
 	if len(s.Rejected) > 0 {
 		r := s.Rejected[0]
-		raise(c.opt.Health, CodeAsset, fmt.Sprintf("%d assets of the campaigns cannot be believed. The first is %s: %s.",
+		raise(c.opt.Health, CodeAsset, fmt.Sprintf("%d assets or campaigns were left out. The first is of %s: %s.",
 			len(s.Rejected), r.Path, r.Reason))
 	} else {
 		c.opt.Health.Clear(CodeAsset)

@@ -73,6 +73,9 @@ func (tx *Tx) Campaigns(group string) ([]catalog.Campaign, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(g.Newer) > 0 {
+		return nil, fmt.Errorf("group %s has campaigns that a later version wrote: %q", group, g.Newer)
+	}
 	return g.Campaigns, nil
 }
 
