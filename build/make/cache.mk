@@ -6,4 +6,4 @@ test-power: ## power cuts, kills (500) and damaged indexes, at length
 		-run 'PowerCut|Killed|Damaged|Fault|Model' ./internal/durable ./internal/state ./internal/cache | \
 		grep -Ev '^(=== |--- PASS)'
 bench-cache: ## the cache beside nginx and sha1sum: writes, syncs, reads, hashing, opening the index
-	@$(GO) build -o bin/bench-cache ./internal/cache/bench && bin/bench-cache $(if $(DIR),-dir $(DIR))
+	@$(GO) test -count=1 -tags bench -timeout 20m -v -run TestBench ./internal/cache | grep -Ev '^(=== |--- PASS|PASS|ok)'

@@ -33,13 +33,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "image-test needs root: network namespaces, mounts and file owners")
 		os.Exit(1)
 	}
-	if err := enterNamespace(); err != nil {
-		fmt.Fprintln(os.Stderr, "image-test:", err)
-		os.Exit(1)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	t := &test{options: o}
-	err := t.run(ctx)
+	err := t.prepare(ctx)
+	if err == nil {
+		err = enterNamespace()
+	}
+	if err == nil {
+		err = t.run(ctx)
+	}
 	stop()
 	t.close()
 	if err != nil {
@@ -77,8 +79,8 @@ func (t *test) close() {
 	}
 }
 
-func (t *test) run(ctx context.Context) error {
-	t.start = time.Now()
+// prepare downloads, which the namespace cannot.
+func (t *test) prepare(ctx context.Context) error {
 	for _, p := range []*string{&t.boxd, &t.fleetd, &t.media, &t.image, &t.work} {
 		abs, err := filepath.Abs(*p)
 		if err != nil {
@@ -86,6 +88,14 @@ func (t *test) run(ctx context.Context) error {
 		}
 		*p = abs
 	}
+	if os.Getenv(insideEnv) != "" {
+		return nil
+	}
+	return t.script(ctx, nil, "fetch")
+}
+
+func (t *test) run(ctx context.Context) error {
+	t.start = time.Now()
 	t.dir = filepath.Join(t.work, "run")
 	if err := os.RemoveAll(t.dir); err != nil {
 		return err
