@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -109,8 +108,8 @@ func (c *cli) run(ctx context.Context, stderr io.Writer) error {
 	setLevel(&level, cfg.Log.Level)
 	ring := control.NewLogRing(logTailLines)
 	logger := newLogger(stderr, cfg, &level, ring)
-	log.SetFlags(0)
-	log.SetOutput(io.Discard) // a library that knows no better must not write past the journal's levels
+	slog.SetLogLoggerLevel(slog.LevelDebug) // libraries that know no better than the standard logger
+	slog.SetDefault(logger)
 	debug.SetMemoryLimit(int64(cfg.Limits.Memory))
 
 	d := &daemon{cfg: cfg, log: logger, ring: ring}

@@ -28,7 +28,7 @@ func (b *Box) Snapshot() *Snapshot {
 	s := &Snapshot{
 		Schema: Schema, Time: now, Version: b.o.Version, Uptime: time.Since(b.start).Seconds(),
 		Box:   b.box(),
-		Clock: Clock{Now: now, Trusted: trusted, Timezone: b.zone(now)},
+		Clock: b.clock(now, trusted),
 		Cache: b.disk(),
 		Catalog: Catalog{
 			Version: cat.Version, Expires: cat.Expires, Fresh: cat.Version > 0 && cat.Fresh(now), Assets: len(cat.Assets),
@@ -67,15 +67,15 @@ func (b *Box) box() Self {
 	}
 }
 
-func (b *Box) zone(now time.Time) string {
+func (b *Box) clock(now time.Time, trusted bool) Clock {
 	b.mu.Lock()
 	loc := b.cfg.Location()
 	b.mu.Unlock()
-	name, _ := now.In(loc).Zone()
+	name, offset := now.In(loc).Zone()
 	if loc.String() != "Local" {
-		return loc.String()
+		name = loc.String()
 	}
-	return name
+	return Clock{Now: now, Trusted: trusted, Timezone: name, Offset: offset}
 }
 
 func (b *Box) disk() Cache {

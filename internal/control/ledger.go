@@ -1,10 +1,14 @@
 package control
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // ledger remembers who gave what to whom since the start: connections come and go, the sums stay.
 type ledger struct {
 	mu    sync.Mutex // guards the fields below
+	rated time.Time  // when rates were last worked out
 	conns map[connKey]*connCount
 	boxes map[string]*boxCount
 }
@@ -12,7 +16,8 @@ type ledger struct {
 type connKey struct{ box, address, asset string }
 
 type connCount struct {
-	in, out         int64
+	in, out         int64 // at the last look
+	fromIn, fromOut int64 // when rates were last worked out
 	rateIn, rateOut int64
 	seen            bool
 }
@@ -22,8 +27,11 @@ type boxCount struct{ in, out int64 }
 // maxLedger bounds the boxes that are remembered; a household has at most 64, and the WAN's peers come and go.
 const maxLedger = 512
 
-// add takes the counters of all connections, seconds after the last time.
-func (l *ledger) add(peers []Peer, seconds float64) {
+// rateStep is the least time over which a rate is worked out.
+const rateStep = time.Second
+
+// add takes the counters of all connections as they are now.
+func (l *ledger) add(peers []Peer, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conns == nil {
@@ -32,33 +40,43 @@ func (l *ledger) add(peers []Peer, seconds float64) {
 	for _, c := range l.conns {
 		c.seen = false
 	}
+	step := now.Sub(l.rated)
 	for _, p := range peers {
-		key := connKey{p.ID, p.Address, p.Asset}
-		c := l.conns[key]
-		if c == nil || p.Received < c.in || p.Sent < c.out { // new, or made anew
-			c = &connCount{}
-			l.conns[key] = c
-		}
-		dIn, dOut := p.Received-c.in, p.Sent-c.out
-		*c = connCount{in: p.Received, out: p.Sent, seen: true}
-		if seconds > 0 {
-			c.rateIn, c.rateOut = int64(float64(dIn)/seconds), int64(float64(dOut)/seconds)
-		}
-		b := l.boxes[p.ID]
-		if b == nil {
-			if len(l.boxes) >= maxLedger {
-				continue
-			}
-			b = &boxCount{}
-			l.boxes[p.ID] = b
-		}
-		b.in, b.out = b.in+dIn, b.out+dOut
+		l.count(p, step)
 	}
 	for key, c := range l.conns {
 		if !c.seen {
 			delete(l.conns, key)
 		}
 	}
+	if step >= rateStep {
+		l.rated = now
+	}
+}
+
+func (l *ledger) count(p Peer, step time.Duration) {
+	key := connKey{p.ID, p.Address, p.Asset}
+	c := l.conns[key]
+	if c == nil || p.Received < c.in || p.Sent < c.out { // new, or made anew
+		c = &connCount{}
+		l.conns[key] = c
+	}
+	dIn, dOut := p.Received-c.in, p.Sent-c.out
+	c.in, c.out, c.seen = p.Received, p.Sent, true
+	if step >= rateStep {
+		c.rateIn = int64(float64(c.in-c.fromIn) / step.Seconds())
+		c.rateOut = int64(float64(c.out-c.fromOut) / step.Seconds())
+		c.fromIn, c.fromOut = c.in, c.out
+	}
+	b := l.boxes[p.ID]
+	if b == nil {
+		if len(l.boxes) >= maxLedger {
+			return
+		}
+		b = &boxCount{}
+		l.boxes[p.ID] = b
+	}
+	b.in, b.out = b.in+dIn, b.out+dOut
 }
 
 // fill adds the rates to peers and the sums to the household.

@@ -67,6 +67,7 @@ type Clock struct {
 	Now      time.Time `json:"now"` // the later of the system's clock and the persisted floor
 	Trusted  bool      `json:"trusted"`
 	Timezone string    `json:"timezone"`
+	Offset   int       `json:"utc_offset_seconds"` // of the box's local time, east positive
 }
 
 // Cache is the disk.

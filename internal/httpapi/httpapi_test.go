@@ -523,7 +523,11 @@ func TestPairing(t *testing.T) {
 			t.Errorf("%s is served to the home", p)
 		}
 	}
-	_, body := call{url: s.base + "/api/v1/pairing"}.do(t)
+	_, body := call{url: s.lan + "/api/v1/pairing"}.do(t)
+	if strings.Contains(body, `"here":true`) {
+		t.Errorf("the home is told %s", body)
+	}
+	_, body = call{url: s.base + "/api/v1/pairing"}.do(t)
 	var shown pairingAnswer
 	if err := json.Unmarshal([]byte(body), &shown); err != nil || !shown.Enabled || len(shown.Code) != 6 {
 		t.Fatalf("%s: %v", body, err)

@@ -142,22 +142,39 @@ func (p *pairing) paired(r *http.Request) bool {
 
 // pairingAnswer is what the box's own screen shows.
 type pairingAnswer struct {
-	Enabled bool      `json:"enabled"` // the LAN listener is on
-	Code    string    `json:"code"`
-	Until   time.Time `json:"until,omitzero"`
-	Port    int       `json:"port"`
+	Here      bool      `json:"here"`    // asked on the box itself, not from another device of the home
+	Enabled   bool      `json:"enabled"` // the LAN listener is on
+	Code      string    `json:"code"`
+	Until     time.Time `json:"until,omitzero"`
+	Port      int       `json:"port"`
+	Addresses []string  `json:"addresses"` // of this box in the home
+}
+
+// homeAddresses lists the IPv4 addresses under which the home's other devices reach this box.
+func homeAddresses() []string {
+	list := []string{}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return list
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsPrivate() {
+			list = append(list, p.Addr().String())
+		}
+	}
+	return list
 }
 
 // pairingCode is for the box's own screen only.
 func (s *Server) pairingCode(w http.ResponseWriter, _ *http.Request) {
-	var a pairingAnswer
+	a := pairingAnswer{Here: true, Addresses: []string{}}
 	if s.o.LAN != nil {
 		code, until, err := s.pair.current()
 		if err != nil {
 			fail(w, http.StatusInternalServerError, control.CodeFailed, err.Error())
 			return
 		}
-		a = pairingAnswer{Enabled: true, Code: code, Until: until}
+		a = pairingAnswer{Here: true, Enabled: true, Code: code, Until: until, Addresses: homeAddresses()}
 		if t, ok := s.o.LAN.Addr().(*net.TCPAddr); ok {
 			a.Port = t.Port
 		}
@@ -169,6 +186,9 @@ func (s *Server) pairingCode(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) lanRoutes() *http.ServeMux {
 	mux := http.NewServeMux()
 	s.readRoutes(mux)
+	mux.HandleFunc("GET /api/v1/pairing", s.timed(func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, pairingAnswer{Addresses: []string{}}) // the code is for the box's own screen only
+	}))
 	mux.HandleFunc("GET /pair", s.timed(s.page("pair.html")))
 	mux.HandleFunc("POST /pair", s.timed(s.doPair))
 	return mux
