@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"io"
+	"io/fs"
 	"net/http/httptest"
 	"path/filepath"
 	"testing"
@@ -16,6 +17,20 @@ import (
 	"boxd/internal/fleet/repo"
 	"boxd/internal/health"
 )
+
+// noSync is the operating system's files without waiting for the disk: these tests cut no power.
+type noSync struct{ durable.FS }
+
+func (noSync) SyncDir(string) error { return nil }
+
+func (n noSync) Create(name string, perm fs.FileMode) (durable.File, error) {
+	f, err := n.FS.Create(name, perm)
+	return noSyncFile{f}, err
+}
+
+type noSyncFile struct{ durable.File }
+
+func (noSyncFile) Sync() error { return nil }
 
 // world is a repository that is served, and what a box needs to read it.
 type world struct {
@@ -37,6 +52,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC), dir: t.TempDir(), health: health.New(nil), boxDir: "box"}
 	w.opt = repo.Options{
 		Dir: filepath.Join(w.dir, "tuf"), Keys: filepath.Join(w.dir, "keys"), Now: func() time.Time { return w.now },
+		FS: noSync{durable.OS()},
 	}
 	r, err := repo.Init(w.opt, repo.InitOptions{})
 	must(t, err)
@@ -58,7 +74,7 @@ func must(t *testing.T, err error) {
 
 func (w *world) publisher(name string) ed25519.PrivateKey {
 	w.t.Helper()
-	key, err := repo.GenerateKey(durable.OS(), w.opt.Keys, "publisher-"+name)
+	key, err := repo.GenerateKey(w.opt.FS, w.opt.Keys, "publisher-"+name)
 	must(w.t, err)
 	must(w.t, w.repo.Update(func(tx *repo.Tx) error {
 		return tx.AddPublisher(name, key.Public().(ed25519.PublicKey), 0)
@@ -91,7 +107,7 @@ func (w *world) put(group, campaign, file string) catalog.AssetRef {
 
 func (w *world) options(dir string) catalog.Options {
 	return catalog.Options{
-		Dir: filepath.Join(w.dir, dir), Root: w.root, URL: w.server.URL, Health: w.health,
+		Dir: filepath.Join(w.dir, dir), FS: noSync{durable.OS()}, Root: w.root, URL: w.server.URL, Health: w.health,
 		Groups: func() []string { return []string{"home"} },
 		Now:    func() (time.Time, bool) { return w.now, true },
 	}

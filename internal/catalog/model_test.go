@@ -208,6 +208,10 @@ func check(rt *rapid.T, err error) {
 // same time lose nothing.
 func TestRefreshWhilePublishing(t *testing.T) {
 	w := newWorld(t)
+	w.opt.FS = nil // the lock between processes belongs to the operating system's files
+	var err error
+	w.repo, err = repo.Open(w.opt)
+	must(t, err)
 	second, err := repo.Open(w.opt)
 	must(t, err)
 	const changes = 12
