@@ -23,15 +23,23 @@ import (
 
 // The tests in this file kill a process that works on real files. It is this test binary again, told by the environment.
 const (
-	workerEnv  = "BOXD_CACHE_WORKER" // the directory to work in
-	noSyncEnv  = "BOXD_CACHE_NO_SYNC"
+	workerEnv = "BOXD_CACHE_WORKER" // the directory to work in
+	noSyncEnv = "BOXD_CACHE_NO_SYNC"
+	// A benchmark's server, in a build that has it.
+	benchServeEnv = "BOXD_CACHE_BENCH"
+
 	powerGroup = 6 * testPiece
 	powerQuota = 90 * testPiece
 )
 
+var benchServe func(dir string) int
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(workerEnv); dir != "" {
 		os.Exit(work(dir, os.Getenv(noSyncEnv) != ""))
+	}
+	if dir := os.Getenv(benchServeEnv); dir != "" && benchServe != nil {
+		os.Exit(benchServe(dir))
 	}
 	os.Exit(m.Run())
 }

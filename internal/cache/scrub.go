@@ -2,10 +2,8 @@ package cache
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // BEP 3 v1 names pieces by SHA-1; who may publish is decided by TUF
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"time"
 
@@ -227,109 +225,4 @@ func (c *Cache) scrubAsset(ctx context.Context, a *Asset) error {
 	c.mark(a.e)
 	c.poke(c.arm)
 	return nil
-}
-
-// runChecks hashes the pieces about which the index knows nothing any more, those that a reader waits for first.
-func (c *Cache) runChecks(ctx context.Context) error {
-	for {
-		for {
-			e, i := c.unknownNext()
-			if e == nil {
-				break
-			}
-			c.settle(e, i)
-			if ctx.Err() != nil {
-				return nil
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-c.check:
-		}
-	}
-}
-
-// unknownNext is the piece to hash next.
-func (c *Cache) unknownNext() (*entry, int) {
-	c.mu.Lock()
-	list := c.sorted()
-	c.mu.Unlock()
-	var first *entry
-	piece := 0
-	for _, e := range list {
-		e.mu.Lock()
-		if e.unknown.ones > 0 && !e.gone {
-			for r := range e.readers {
-				if i := int(min(r.base+r.pos, e.length-1) / e.pieceLen); e.unknown.get(i) {
-					e.mu.Unlock()
-					return e, i
-				}
-			}
-			if first == nil {
-				first, piece = e, e.unknown.next(0, true)
-			}
-		}
-		e.mu.Unlock()
-	}
-	if first == nil {
-		c.o.Health.Clear(CodeRebuilt)
-	}
-	return first, piece
-}
-
-// settle finds out about one unknown piece. Space that was never written is skipped without reading.
-func (c *Cache) settle(e *entry, i int) {
-	if end := e.holeFrom(i); end > i {
-		e.mu.Lock()
-		for ; i < end; i++ {
-			e.unknown.clear(i)
-		}
-		e.notify()
-		e.mu.Unlock()
-		return
-	}
-	a, err := e.asset()
-	var sum [sha1.Size]byte
-	if err == nil {
-		sum, err = e.hashFile(i)
-	}
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		c.o.Log.Warn("piece cannot be checked", "asset", e.id, "piece", i, "err", err)
-	}
-	e.mu.Lock()
-	// A write has made the piece known: then it is judged like any other.
-	good := err == nil && e.unknown.get(i) && e.progress[i] == nil && !e.gone && sum == a.info.PieceHash(i)
-	e.unknown.clear(i)
-	if good {
-		e.accept(i)
-	}
-	complete := e.have.full()
-	e.notify()
-	e.mu.Unlock()
-	if good || complete {
-		c.accepted(e, good && complete)
-	}
-}
-
-// holeFrom returns the first piece at or after i that has any data, when the file system can tell; else i.
-func (e *entry) holeFrom(i int) int {
-	f, release, err := e.acquire(false)
-	if err != nil {
-		return i
-	}
-	defer release()
-	ext, ok := f.(durable.Extents)
-	if !ok {
-		return i
-	}
-	off, _ := e.span(i)
-	begin, end, err := ext.NextData(off)
-	if err != nil {
-		return i
-	}
-	if begin == end {
-		return e.n
-	}
-	return int(begin / e.pieceLen)
 }

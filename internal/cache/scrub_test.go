@@ -69,6 +69,7 @@ func TestScrubFindsRotWithinThePeriodAtItsRate(t *testing.T) {
 		h := health.New(nil)
 		c := openMem(t, mem, func(o *Options) {
 			o.ScrubPeriod, o.ScrubRate, o.Health = 14*24*time.Hour, testPiece, h // one piece a second
+			o.SpaceCheck = time.Hour
 		})
 		m := newMedia(t, 61, 100*testPiece)
 		a := create(t, c, m, Attr{})

@@ -1,0 +1,235 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sort"
+	"sync"
+	"time"
+)
+
+// Span is pieces [Begin, End).
+type Span struct{ Begin, End int }
+
+// Reader reads one file of an asset. Read, Seek and SendN are for one goroutine at a time; Close may come from any.
+type Reader struct {
+	a    *Asset
+	ctx  context.Context //nolint:containedctx // a Reader is one request: an io.Reader has no other way to be cancelled
+	base int64           // of the file in the asset
+	size int64
+	stop chan struct{}
+
+	once sync.Once
+	raw  *os.File // for sendfile; opened at need
+
+	// guarded by entry.mu
+	pos    int64
+	closed bool
+	active time.Time // of the last read
+}
+
+// OpenFile opens a file of the asset for a player. Reads wait for pieces that are missing, until ctx ends, and make
+// Demand ask for them; space for what lies beyond the reservation is reserved when it is first wanted. Until the Reader
+// is closed the asset is not evicted.
+func (a *Asset) OpenFile(ctx context.Context, path string) (*Reader, error) {
+	f, ok := a.info.File(path)
+	if !ok {
+		return nil, fmt.Errorf("open %s %q: %w", a.e.id.Short(), path, fs.ErrNotExist)
+	}
+	c := a.e.c
+	c.mu.Lock()
+	now := c.tick()
+	c.mu.Unlock()
+	r := &Reader{a: a, ctx: ctx, base: f.Offset, size: f.Length, stop: make(chan struct{}), active: time.Now()}
+	a.e.mu.Lock()
+	defer a.e.mu.Unlock()
+	if a.e.gone {
+		return nil, ErrGone
+	}
+	if a.e.readers == nil {
+		a.e.readers = map[*Reader]bool{}
+	}
+	a.e.readers[r] = true
+	a.e.lastUse = now
+	c.stats.readers.Add(1)
+	return r, nil
+}
+
+// Size is the length of the file in bytes.
+func (r *Reader) Size() int64 { return r.size }
+
+// Seek sets where the next Read begins; it waits for nothing.
+func (r *Reader) Seek(off int64, whence int) (int64, error) {
+	e := r.a.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch whence {
+	case io.SeekCurrent:
+		off += r.pos
+	case io.SeekEnd:
+		off += r.size
+	}
+	if off < 0 {
+		return 0, fmt.Errorf("seek to %d in %s: %w", off, e.id.Short(), fs.ErrInvalid)
+	}
+	r.pos = off
+	return off, nil
+}
+
+// Read waits for the first byte and returns as much as is verified behind it.
+func (r *Reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	var failed time.Time
+	for {
+		off, n, err := r.next(int64(len(p)))
+		if err != nil {
+			return 0, err
+		}
+		k, err := r.a.ReadVerifiedAt(p[:n], off)
+		switch {
+		case err == nil || errors.Is(err, io.EOF):
+			r.advance(int64(k))
+			return k, nil
+		case !errors.Is(err, ErrNotVerified):
+			return 0, err
+		}
+		// Lost under the read: wait for its repair, but not for ever.
+		if failed.IsZero() {
+			failed = time.Now()
+			continue
+		}
+		if time.Since(failed) > r.a.e.c.o.RepairWait {
+			return 0, err
+		}
+	}
+}
+
+func (r *Reader) advance(n int64) {
+	e := r.a.e
+	e.mu.Lock()
+	r.pos += n
+	e.mu.Unlock()
+}
+
+// next waits until the byte at the position is verified and returns where it is in the asset and how many bytes from
+// there, at most limit, are verified and in the file.
+func (r *Reader) next(limit int64) (off, n int64, err error) {
+	e := r.a.e
+	var lost <-chan time.Time
+	for {
+		e.mu.Lock()
+		switch {
+		case r.closed:
+			err = fs.ErrClosed
+		case e.gone:
+			err = ErrGone
+		case r.pos >= r.size:
+			err = io.EOF
+		case r.ctx.Err() != nil:
+			err = r.ctx.Err()
+		}
+		if err != nil {
+			e.mu.Unlock()
+			return 0, 0, err
+		}
+		off = r.base + r.pos
+		i := int(off / e.pieceLen)
+		r.active = time.Now()
+		if end := e.have.next(i, false); end > i {
+			n = min(limit, r.size-r.pos, int64(end)*e.pieceLen-off)
+			e.mu.Unlock()
+			return off, n, nil
+		}
+		changed, short := e.wait(), i >= e.allocPieces()
+		e.mu.Unlock()
+		if short {
+			if err := r.a.Grow(e.length); err != nil {
+				return 0, 0, err
+			}
+			continue
+		}
+		if lost == nil && e.c.stats.readFailing.Load() {
+			lost = time.After(e.c.o.RepairWait)
+		}
+		r.announce()
+		select {
+		case <-changed:
+		case <-r.stop:
+		case <-r.ctx.Done():
+		case <-lost:
+			return 0, 0, fmt.Errorf("read %s at %d: not repaired in time: %w", e.id.Short(), off, ErrNotVerified)
+		}
+	}
+}
+
+// announce tells whoever fetches or re-hashes that this reader waits.
+func (r *Reader) announce() {
+	c := r.a.e.c
+	c.poke(c.check)
+	c.mu.Lock()
+	c.wake()
+	c.mu.Unlock()
+}
+
+// Close lets the asset be evicted again and ends a Read that waits.
+func (r *Reader) Close() error {
+	r.once.Do(func() {
+		e := r.a.e
+		close(r.stop)
+		e.c.mu.Lock()
+		now := e.c.tick()
+		e.c.mu.Unlock()
+		e.mu.Lock()
+		r.closed = true
+		delete(e.readers, r)
+		e.lastUse = now
+		e.notify()
+		raw := r.raw
+		e.mu.Unlock()
+		e.c.stats.readers.Add(-1)
+		e.c.mark(e) // the time of use goes with the next commit
+		if raw != nil {
+			_ = raw.Close() // opened for reading: nothing to lose
+		}
+	})
+	return nil
+}
+
+// Demand is the missing pieces that open readers need next, nearest first, without those that are only to be hashed
+// again. Readers that read last come first.
+func (a *Asset) Demand() []Span {
+	e := a.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := make([]*Reader, 0, len(e.readers))
+	for r := range e.readers {
+		if r.pos < r.size {
+			list = append(list, r)
+		}
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].active.After(list[j].active) })
+	var spans []Span
+	seen := map[int]bool{}
+	for _, r := range list {
+		begin := int((r.base + r.pos) / e.pieceLen)
+		end := pieces(min(r.base+r.pos+e.c.o.ReadAhead, r.base+r.size), e.pieceLen)
+		for i := e.have.next(begin, false); i < end; i = e.have.next(i+1, false) {
+			if seen[i] || e.unknown.get(i) {
+				continue
+			}
+			seen[i] = true
+			if k := len(spans) - 1; k >= 0 && spans[k].End == i {
+				spans[k].End++
+			} else {
+				spans = append(spans, Span{i, i + 1})
+			}
+		}
+	}
+	return spans
+}
