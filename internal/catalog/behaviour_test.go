@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -434,13 +435,23 @@ func TestGroupsChange(t *testing.T) {
 // handlerTransport serves a client from a handler in the same goroutine, for tests with a clock of their own.
 type handlerTransport struct {
 	handler http.Handler
+	mu      sync.Mutex // guards the fields below
 	times   []time.Time
 	down    bool
 }
 
+func (h *handlerTransport) asked() []time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.times)
+}
+
 func (h *handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	h.mu.Lock()
 	h.times = append(h.times, time.Now())
-	if h.down {
+	down := h.down
+	h.mu.Unlock()
+	if down {
 		return nil, errors.New("no route to host")
 	}
 	rec := httptest.NewRecorder()
@@ -465,15 +476,16 @@ func TestRunPollsWithJitterAndBackoff(t *testing.T) {
 		if c.Snapshot().Version == 0 {
 			t.Fatal("no catalog at once")
 		}
-		first := len(tr.times)
+		first := len(tr.asked())
 		time.Sleep(10 * time.Hour)
 		synctest.Wait()
-		if n := len(tr.times) - first; n < 40 || n > 120 {
+		if n := len(tr.asked()) - first; n < 40 || n > 120 {
 			t.Errorf("%d polls in 60 intervals", n)
 		}
 		gaps := map[time.Duration]bool{}
-		for i := first + 1; i < len(tr.times); i++ {
-			d := tr.times[i].Sub(tr.times[i-1])
+		times := tr.asked()
+		for i := first + 1; i < len(times); i++ {
+			d := times[i].Sub(times[i-1])
 			gaps[d] = true
 			if d < 5*time.Minute || d > 15*time.Minute {
 				t.Errorf("polls %s apart", d)
@@ -482,11 +494,13 @@ func TestRunPollsWithJitterAndBackoff(t *testing.T) {
 		if len(gaps) < 20 {
 			t.Errorf("%d different gaps: no jitter", len(gaps))
 		}
+		tr.mu.Lock()
 		tr.down = true
-		first = len(tr.times)
+		tr.mu.Unlock()
+		first = len(tr.asked())
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n := len(tr.times) - first; n < 6 || n > 60 {
+		if n := len(tr.asked()) - first; n < 6 || n > 60 {
 			t.Errorf("%d attempts in an hour without network", n)
 		}
 		cancel()
