@@ -85,6 +85,10 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request, _ who) (any, er
 	gauge("fleetd_received_peer_bytes", "bytes that boxes report from WAN peers", total.Peer)
 	gauge("fleetd_received_origin_bytes", "bytes that boxes report from the origin", total.Origin)
 	gauge("fleetd_catalog_version", "version of the published catalog", version)
+	committed, refused := s.o.Fleet.Messages()
+	fmt.Fprintf(&b, "# HELP fleetd_messages_total messages of boxes that were committed\n# TYPE fleetd_messages_total counter\n"+
+		"fleetd_messages_total %d\n# HELP fleetd_messages_refused_total of those, how many made no sense\n"+
+		"# TYPE fleetd_messages_refused_total counter\nfleetd_messages_refused_total %d\n", committed, refused)
 	fmt.Fprintf(&b, "# HELP fleetd_origin_sent_bytes_total bytes of assets that this origin sent\n"+
 		"# TYPE fleetd_origin_sent_bytes_total counter\nfleetd_origin_sent_bytes_total %d\n", sent)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

@@ -86,7 +86,7 @@ func (p *Postgres) run(tool string, args ...string) *exec.Cmd {
 // Start starts the server again after Kill.
 func (p *Postgres) Start(tb testing.TB) {
 	tb.Helper()
-	p.cmd = p.run("postgres", "-D", p.dir, "-p", strconv.Itoa(p.port), "-c", "listen_addresses=127.0.0.1", "-k", filepath.Dir(p.dir))
+	p.cmd = p.run("postgres", "-D", p.dir, "-p", strconv.Itoa(p.port), "-c", "listen_addresses=127.0.0.1", "-k", filepath.Dir(p.dir), "-c", "fsync=off")
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
@@ -102,6 +102,17 @@ func (p *Postgres) Kill() {
 		_ = p.cmd.Wait()
 		p.cmd = nil
 	}
+}
+
+// NewDatabase makes an empty database on the server and returns its URL.
+func (p *Postgres) NewDatabase(tb testing.TB) string {
+	tb.Helper()
+	name := fmt.Sprintf("t%d", time.Now().UnixNano())
+	out, err := p.run("createdb", "-h", "127.0.0.1", "-p", strconv.Itoa(p.port), "-U", "fleetd", name).CombinedOutput()
+	if err != nil {
+		tb.Fatalf("createdb: %v\n%s", err, out)
+	}
+	return fmt.Sprintf("postgres://fleetd@127.0.0.1:%d/%s?sslmode=disable", p.port, name)
 }
 
 // FreePort is a TCP port of loopback that nobody has now.

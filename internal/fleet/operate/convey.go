@@ -24,10 +24,15 @@ const (
 
 // Handle commits a batch of boxes' messages and then acknowledges to the boxes. It is the bus's handler.
 func (f *Fleet) Handle(ctx context.Context, batch []mqttwire.Message) error {
+	if err := f.admitBoxes(ctx); err != nil {
+		return err
+	}
 	res, err := f.o.Registry.Ingest(ctx, batch)
 	if err != nil {
 		return err
 	}
+	f.messages.Add(int64(len(batch)))
+	f.refused.Add(int64(res.Bad))
 	for _, a := range res.Acks {
 		data, err := mqttwire.Encode(mqttwire.MaxPayload, &mqttwire.EventAck{V: mqttwire.Version, Epoch: a.Epoch, Evt: a.Evt})
 		if err != nil {
@@ -55,25 +60,44 @@ func (f *Fleet) Tele(m mqttwire.Message) {
 	}
 }
 
-// Connecting tells of a box that the broker has let in, with its group as its certificate has it.
-func (f *Fleet) Connecting(ctx context.Context, box, group string) error {
+// Connecting tells of a box that the broker has let in, with its group as its certificate has it. It writes nothing: a
+// storm of connects must not wait for the disk. What is new is written with the first batch of messages.
+func (f *Fleet) Connecting(box, group string) {
 	f.mu.Lock()
-	known := f.groupOf[box] == group && group != ""
-	f.mu.Unlock()
-	if known {
-		return nil
+	defer f.mu.Unlock()
+	if f.groupOf[box] == group && group != "" {
+		return
 	}
-	if err := f.o.Registry.PutBox(ctx, box, group); err != nil {
-		return err
-	}
-	f.mu.Lock()
 	f.groupOf[box] = group
-	_, told := f.wants[ops.GroupPrefix+group]
+	f.newBoxes[box] = group
+	if _, told := f.wants[ops.GroupPrefix+group]; !told && mqttwire.ValidName(group) {
+		select {
+		case f.newGroup <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// admitBoxes writes the boxes that Connecting told of.
+func (f *Fleet) admitBoxes(ctx context.Context) error {
+	f.mu.Lock()
+	fresh := f.newBoxes
+	f.newBoxes = map[string]string{}
 	f.mu.Unlock()
-	if told || !mqttwire.ValidName(group) {
+	if len(fresh) == 0 {
 		return nil
 	}
-	return f.ringBell(ctx)
+	err := f.o.Registry.PutBoxes(ctx, fresh)
+	if err != nil {
+		f.mu.Lock()
+		for box, group := range fresh {
+			if _, newer := f.newBoxes[box]; !newer {
+				f.newBoxes[box] = group
+			}
+		}
+		f.mu.Unlock()
+	}
+	return err
 }
 
 // convey compares what a box has applied with what is wished, and sends what it lacks.
@@ -111,7 +135,12 @@ func (f *Fleet) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	groups, err := f.o.Registry.GroupsOfBoxes(ctx)
+	if err != nil {
+		return err
+	}
 	f.mu.Lock()
+	f.groupOf = groups
 	for _, w := range wishes {
 		f.wants[w.Target] = w
 	}
@@ -162,6 +191,7 @@ func (f *Fleet) bellLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-f.newGroup:
 		case <-retry:
 		case <-retain.C: // retained messages are hints that brokers lose
 			f.retainAll()
@@ -194,6 +224,9 @@ func (f *Fleet) flushSeen(ctx context.Context) error {
 		}
 	}
 	f.mu.Unlock()
+	if err := f.admitBoxes(ctx); err != nil {
+		return err
+	}
 	return f.o.Registry.Touch(ctx, seen)
 }
 

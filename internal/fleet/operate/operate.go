@@ -57,15 +57,20 @@ type Fleet struct {
 
 	publishing sync.Mutex // one asset at a time is hashed
 	index      atomic.Pointer[Index]
+	messages   atomic.Int64 // committed since the start
+	refused    atomic.Int64 // of those, how many made no sense
 
 	mu       sync.Mutex // guards the fields below
 	wants    map[string]wish
 	groupOf  map[string]string // as the broker last saw it
+	newBoxes map[string]string // of those, what the registry does not know yet
 	sentTo   map[string]time.Time
 	started  time.Time
 	lastSeen map[string]time.Time // from telemetry, to be written
 	fence    int64
 	leader   bool
+
+	newGroup chan struct{} // a box of a group came that has no wish yet
 }
 
 // The faults that faces tell apart. Each is wrapped with what it was about.
@@ -79,7 +84,7 @@ var (
 func New(o Options) *Fleet {
 	f := &Fleet{
 		o: o, now: o.Now, log: o.Log, wants: map[string]wish{}, groupOf: map[string]string{},
-		sentTo: map[string]time.Time{}, lastSeen: map[string]time.Time{},
+		sentTo: map[string]time.Time{}, lastSeen: map[string]time.Time{}, newBoxes: map[string]string{}, newGroup: make(chan struct{}, 1),
 	}
 	if f.now == nil {
 		f.now = time.Now
@@ -96,6 +101,9 @@ func (f *Fleet) Registry() *registry.Registry { return f.o.Registry }
 
 // ID is the fleet's id.
 func (f *Fleet) ID() string { return f.o.ID }
+
+// Messages counts the boxes' messages that were committed since the start, and those that made no sense.
+func (f *Fleet) Messages() (committed, refused int64) { return f.messages.Load(), f.refused.Load() }
 
 // wish is the standing wish of a target as it is stored.
 type wish struct {

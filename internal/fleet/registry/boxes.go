@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"boxd/internal/asset"
@@ -175,6 +178,46 @@ func (g *Registry) PutBox(ctx context.Context, id, group string) error {
 		}
 		return nil
 	})
+}
+
+// PutBoxes does the same for many, by id.
+func (g *Registry) PutBoxes(ctx context.Context, groups map[string]string) error {
+	ids := slices.Sorted(maps.Keys(groups))
+	return g.update(ctx, false, func(tx *sql.Tx) error {
+		now := ms(g.now())
+		for rest := ids; len(rest) > 0; {
+			n := min(len(rest), 200)
+			args := make([]any, 0, 4*n)
+			for _, id := range rest[:n] {
+				args = append(args, id, groups[id], now, 0)
+			}
+			rest = rest[n:]
+			_, err := tx.ExecContext(ctx, g.q("INSERT INTO boxes (id, grp, first_seen, last_seen) VALUES "+
+				strings.TrimSuffix(strings.Repeat("(?, ?, ?, ?),", n), ",")+" ON CONFLICT (id) DO UPDATE SET grp = excluded.grp"), args...)
+			if err != nil {
+				return fmt.Errorf("put boxes: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// GroupsOfBoxes returns the group of every box.
+func (g *Registry) GroupsOfBoxes(ctx context.Context) (map[string]string, error) {
+	rows, err := g.r.QueryContext(ctx, "SELECT id, grp FROM boxes WHERE grp <> ''")
+	if err != nil {
+		return nil, fmt.Errorf("groups of boxes: %w", err)
+	}
+	defer rows.Close()
+	groups := map[string]string{}
+	for rows.Next() {
+		var id, group string
+		if err := rows.Scan(&id, &group); err != nil {
+			return nil, fmt.Errorf("groups of boxes: %w", err)
+		}
+		groups[id] = group
+	}
+	return groups, rows.Err()
 }
 
 // Touch raises the last-seen times of boxes: telemetry is not stored, but proves that its sender lives.

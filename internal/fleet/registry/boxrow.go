@@ -60,7 +60,14 @@ func (r *row) see(at int64) {
 	r.dirty = true
 }
 
-const chunk = 30 // rows a statement: 30 × 29 values stay below SQLite's limit of old
+// chunk is how many rows a statement has. SQLite's driver parses every statement anew and binds in time that grows with
+// the square of the values; with PostgreSQL a round trip costs more than either.
+func (g *Registry) chunk() int {
+	if g.pg {
+		return 100
+	}
+	return 8
+}
 
 func (b *batch) load(ctx context.Context, tx *sql.Tx, ids []string) error {
 	for rest := ids; len(rest) > 0; {
@@ -107,6 +114,11 @@ var upsertSet = func() string {
 	return strings.Join(sets, ", ")
 }()
 
+func upsertQuery(rows int) string {
+	return "INSERT INTO boxes (" + rowColumns + ") VALUES " + strings.TrimSuffix(strings.Repeat("("+marks(29)+"),", rows), ",") +
+		" ON CONFLICT (id) DO UPDATE SET " + upsertSet
+}
+
 func (b *batch) store(ctx context.Context, tx *sql.Tx, ids []string) error {
 	var dirty []*row
 	for _, id := range ids {
@@ -125,6 +137,7 @@ func (b *batch) store(ctx context.Context, tx *sql.Tx, ids []string) error {
 			})
 		}
 	}
+	chunk := b.g.chunk()
 	for len(dirty) > 0 {
 		n := min(len(dirty), chunk)
 		args := make([]any, 0, n*29)
@@ -132,8 +145,7 @@ func (b *batch) store(ctx context.Context, tx *sql.Tx, ids []string) error {
 			args = append(args, r.values()...)
 		}
 		dirty = dirty[n:]
-		values := strings.TrimSuffix(strings.Repeat("("+marks(29)+"),", n), ",")
-		query := "INSERT INTO boxes (" + rowColumns + ") VALUES " + values + " ON CONFLICT (id) DO UPDATE SET " + upsertSet
+		query := upsertQuery(n)
 		if _, err := tx.ExecContext(ctx, b.g.q(query), args...); err != nil {
 			return fmt.Errorf("store boxes: %w", err)
 		}

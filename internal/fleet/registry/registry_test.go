@@ -20,20 +20,40 @@ import (
 
 var ctx = context.Background()
 
-// onBoth runs a test on SQLite and, where it is installed, on PostgreSQL.
-func onBoth(t *testing.T, f func(t *testing.T, open func(now func() time.Time) *registry.Registry)) {
-	t.Run("sqlite", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "fleet.db")
-		f(t, func(now func() time.Time) *registry.Registry { return open(t, registry.Options{Path: path, Now: now}) })
-	})
-	t.Run("postgres", func(t *testing.T) {
-		if testing.Short() {
-			t.Skip("starts a server")
-		}
-		url := fleettest.StartPostgres(t).URL
-		f(t, func(now func() time.Time) *registry.Registry { return open(t, registry.Options{URL: url, Now: now}) })
-	})
+// TestOnSQLite and TestOnPostgres run the same tests on both stores; one server serves them all.
+func TestOnSQLite(t *testing.T) {
+	for name, f := range common {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "fleet.db")
+			f(t, func(now func() time.Time) *registry.Registry { return open(t, registry.Options{Path: path, Now: now}) })
+		})
+	}
 }
+
+func TestOnPostgres(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a server")
+	}
+	server := fleettest.StartPostgres(t)
+	for name, f := range common {
+		t.Run(name, func(t *testing.T) {
+			url := server.NewDatabase(t)
+			f(t, func(now func() time.Time) *registry.Registry { return open(t, registry.Options{URL: url, Now: now}) })
+		})
+	}
+}
+
+var common = map[string]func(*testing.T, opener){
+	"AProofCountsOnceHoweverOftenItComes":    testAProofCountsOnceHoweverOftenItComes,
+	"PresenceIgnoresLateWillsAndOldMessages": testPresenceIgnoresLateWillsAndOldMessages,
+	"ReportsOverwriteOnlyOlderOnes":          testReportsOverwriteOnlyOlderOnes,
+	"NonsenseIsCountedAndStopsNobody":        testNonsenseIsCountedAndStopsNobody,
+	"CommandsAreSentUntilAnsweredOrExpired":  testCommandsAreSentUntilAnsweredOrExpired,
+	"SeveralWritersShareTheWork":             testSeveralWritersShareTheWork,
+	"ALeaseHasOneHolderAndAFence":            testALeaseHasOneHolderAndAFence,
+}
+
+type opener func(now func() time.Time) *registry.Registry
 
 func open(t *testing.T, o registry.Options) *registry.Registry {
 	t.Helper()
@@ -86,76 +106,72 @@ func ingest(t *testing.T, g *registry.Registry, msgs ...mqttwire.Message) regist
 	return out
 }
 
-func TestAProofCountsOnceHoweverOftenItComes(t *testing.T) {
-	onBoth(t, func(t *testing.T, open func(func() time.Time) *registry.Registry) {
-		g := open(clock)
-		if err := g.PutBox(ctx, "box-a", "living"); err != nil {
-			t.Fatal(err)
-		}
-		first := arrival(t, "box-a", "epoch-one", 1, 7, "arrived")
-		out := ingest(t, g, first, first, arrival(t, "box-a", "epoch-one", 2, 8, "arrived"))
-		if len(out.Acks) != 3 || out.New != 2 {
-			t.Errorf("%+v", out)
-		}
-		// A restored state file proves the same arrival under a new epoch: acknowledged, and not counted again.
-		again := arrival(t, "box-a", "epoch-two", 1, 7, "arrived")
-		if out := ingest(t, g, first, again); len(out.Acks) != 2 || out.New != 0 {
-			t.Errorf("%+v", out)
-		}
-		// The same number with another content is another event.
-		if out := ingest(t, g, arrival(t, "box-a", "epoch-one", 2, 9, "arrived")); out.New != 1 {
-			t.Errorf("%+v", out)
-		}
-		n := 0
-		if err := g.EachProof(ctx, registry.ProofFilter{Kind: "arrived"}, func(registry.Proof) error { n++; return nil }); err != nil || n != 3 {
-			t.Errorf("%d proofs, %v", n, err)
-		}
-		lines, err := g.Statement(ctx, registry.ProofFilter{Publisher: "acme"})
-		if err != nil || len(lines) != 3 || lines[0].Delivered != 1 || lines[0].LAN != 60 || lines[0].Bytes != 100 {
-			t.Errorf("%+v, %v", lines, err)
-		}
-		ingest(t, g, arrival(t, "box-a", "epoch-one", 3, 7, "erased"))
-		box, err := g.Box(ctx, "box-a")
-		if err != nil || len(box.Ready) != 2 {
-			t.Errorf("%+v, %v", box.Ready, err)
-		}
-		counts, err := g.CountAsset(ctx, "living", asset.ID{8}.String())
-		if err != nil || counts.Boxes != 1 || counts.Ready != 1 {
-			t.Errorf("%+v, %v", counts, err)
-		}
-	})
+func testAProofCountsOnceHoweverOftenItComes(t *testing.T, open opener) {
+	g := open(clock)
+	if err := g.PutBox(ctx, "box-a", "living"); err != nil {
+		t.Fatal(err)
+	}
+	first := arrival(t, "box-a", "epoch-one", 1, 7, "arrived")
+	out := ingest(t, g, first, first, arrival(t, "box-a", "epoch-one", 2, 8, "arrived"))
+	if len(out.Acks) != 3 || out.New != 2 {
+		t.Errorf("%+v", out)
+	}
+	// A restored state file proves the same arrival under a new epoch: acknowledged, and not counted again.
+	again := arrival(t, "box-a", "epoch-two", 1, 7, "arrived")
+	if out := ingest(t, g, first, again); len(out.Acks) != 2 || out.New != 0 {
+		t.Errorf("%+v", out)
+	}
+	// The same number with another content is another event.
+	if out := ingest(t, g, arrival(t, "box-a", "epoch-one", 2, 9, "arrived")); out.New != 1 {
+		t.Errorf("%+v", out)
+	}
+	n := 0
+	if err := g.EachProof(ctx, registry.ProofFilter{Kind: "arrived"}, func(registry.Proof) error { n++; return nil }); err != nil || n != 3 {
+		t.Errorf("%d proofs, %v", n, err)
+	}
+	lines, err := g.Statement(ctx, registry.ProofFilter{Publisher: "acme"})
+	if err != nil || len(lines) != 3 || lines[0].Delivered != 1 || lines[0].LAN != 60 || lines[0].Bytes != 100 {
+		t.Errorf("%+v, %v", lines, err)
+	}
+	ingest(t, g, arrival(t, "box-a", "epoch-one", 3, 7, "erased"))
+	box, err := g.Box(ctx, "box-a")
+	if err != nil || len(box.Ready) != 2 {
+		t.Errorf("%+v, %v", box.Ready, err)
+	}
+	counts, err := g.CountAsset(ctx, "living", asset.ID{8}.String())
+	if err != nil || counts.Boxes != 1 || counts.Ready != 1 {
+		t.Errorf("%+v, %v", counts, err)
+	}
 }
 
-func TestPresenceIgnoresLateWillsAndOldMessages(t *testing.T) {
-	onBoth(t, func(t *testing.T, open func(func() time.Time) *registry.Registry) {
-		g := open(clock)
-		will := func(epoch string, sid uint64) mqttwire.Message { return state(t, "box-a", env(epoch, sid, 0), false) }
-		for i, step := range []struct {
-			msg    mqttwire.Message
-			online bool
-		}{
-			{state(t, "box-a", env("epoch-one", 1, 1), true), true},
-			{will("epoch-one", 1), false},
-			{state(t, "box-a", env("epoch-one", 2, 1), true), true},
-			{will("epoch-one", 1), true},                              // of the session before, late
-			{will("epoch-old", 9), true},                              // of a state file that is gone
-			{state(t, "box-a", env("epoch-one", 1, 5), false), true},  // an old goodbye
-			{state(t, "box-a", env("epoch-one", 2, 9), false), false}, // the goodbye
-			{state(t, "box-a", env("epoch-new", 1, 1), true), true},   // a new state file begins anew
-			{state(t, "box-a", env("epoch-new", 1, 1), true), true},   // delivered twice
-			{will("epoch-new", 1), false},
-		} {
-			ingest(t, g, step.msg)
-			box, err := g.Box(ctx, "box-a")
-			if err != nil || box.Online != step.online {
-				t.Fatalf("step %d: online %t, %v", i, box.Online, err)
-			}
+func testPresenceIgnoresLateWillsAndOldMessages(t *testing.T, open opener) {
+	g := open(clock)
+	will := func(epoch string, sid uint64) mqttwire.Message { return state(t, "box-a", env(epoch, sid, 0), false) }
+	for i, step := range []struct {
+		msg    mqttwire.Message
+		online bool
+	}{
+		{state(t, "box-a", env("epoch-one", 1, 1), true), true},
+		{will("epoch-one", 1), false},
+		{state(t, "box-a", env("epoch-one", 2, 1), true), true},
+		{will("epoch-one", 1), true},                              // of the session before, late
+		{will("epoch-old", 9), true},                              // of a state file that is gone
+		{state(t, "box-a", env("epoch-one", 1, 5), false), true},  // an old goodbye
+		{state(t, "box-a", env("epoch-one", 2, 9), false), false}, // the goodbye
+		{state(t, "box-a", env("epoch-new", 1, 1), true), true},   // a new state file begins anew
+		{state(t, "box-a", env("epoch-new", 1, 1), true), true},   // delivered twice
+		{will("epoch-new", 1), false},
+	} {
+		ingest(t, g, step.msg)
+		box, err := g.Box(ctx, "box-a")
+		if err != nil || box.Online != step.online {
+			t.Fatalf("step %d: online %t, %v", i, box.Online, err)
 		}
-		history, err := g.History(ctx, "box-a", 0, 100)
-		if err != nil || len(history) < 6 || history[0].Kind != "offline" {
-			t.Errorf("%+v, %v", history, err)
-		}
-	})
+	}
+	history, err := g.History(ctx, "box-a", 0, 100)
+	if err != nil || len(history) < 6 || history[0].Kind != "offline" {
+		t.Errorf("%+v, %v", history, err)
+	}
 }
 
 func report(t *testing.T, box string, e mqttwire.Envelope, change func(*mqttwire.Reported)) mqttwire.Message {
@@ -166,157 +182,147 @@ func report(t *testing.T, box string, e mqttwire.Envelope, change func(*mqttwire
 	return msg(t, box, "reported", r)
 }
 
-func TestReportsOverwriteOnlyOlderOnes(t *testing.T) {
-	onBoth(t, func(t *testing.T, open func(func() time.Time) *registry.Registry) {
-		g := open(clock)
-		version := func(v int64) func(*mqttwire.Reported) { return func(r *mqttwire.Reported) { r.DesiredVersion = v } }
-		out := ingest(t, g, report(t, "box-a", env("epoch-one", 2, 5), version(5)), report(t, "box-a", env("epoch-one", 2, 4), version(4)),
-			report(t, "box-a", env("epoch-one", 1, 99), version(1)))
-		box, err := g.Box(ctx, "box-a")
-		if err != nil || box.Desired != 5 || out.Stale != 2 || !box.Online {
-			t.Errorf("%+v %+v %v", box, out, err)
-		}
-		ingest(t, g, report(t, "box-a", env("epoch-one", 3, 1), func(r *mqttwire.Reported) {
-			r.Health = []mqttwire.Warning{{Code: "disk-low", Severity: "warning", Text: "little", Since: at}}
-			r.Assets = []mqttwire.AssetProgress{{ID: asset.ID{1}, State: mqttwire.Failed, Code: "io", Size: 5}, {ID: asset.ID{2}, State: mqttwire.Fetching, Size: 5, Late: true}}
-		}))
-		counts, err := g.CountAsset(ctx, "", asset.ID{1}.String())
-		if err != nil || counts.States["failed"] != 1 {
-			t.Errorf("%+v %v", counts, err)
-		}
-		alerts, err := g.FindAlerts(ctx, registry.AlertRules{OfflineBefore: at.Add(-time.Hour), MaxSkew: time.Minute, MinFree: 1 << 20})
-		if err != nil || len(alerts) != 2 {
-			t.Errorf("%+v %v", alerts, err)
-		}
-		ingest(t, g, report(t, "box-a", env("epoch-one", 3, 2), nil))
-		if alerts, err = g.FindAlerts(ctx, registry.AlertRules{OfflineBefore: at.Add(-time.Hour), MaxSkew: time.Minute}); err != nil || len(alerts) != 0 {
-			t.Errorf("%+v %v", alerts, err)
-		}
-	})
+func testReportsOverwriteOnlyOlderOnes(t *testing.T, open opener) {
+	g := open(clock)
+	version := func(v int64) func(*mqttwire.Reported) { return func(r *mqttwire.Reported) { r.DesiredVersion = v } }
+	out := ingest(t, g, report(t, "box-a", env("epoch-one", 2, 5), version(5)), report(t, "box-a", env("epoch-one", 2, 4), version(4)),
+		report(t, "box-a", env("epoch-one", 1, 99), version(1)))
+	box, err := g.Box(ctx, "box-a")
+	if err != nil || box.Desired != 5 || out.Stale != 2 || !box.Online {
+		t.Errorf("%+v %+v %v", box, out, err)
+	}
+	ingest(t, g, report(t, "box-a", env("epoch-one", 3, 1), func(r *mqttwire.Reported) {
+		r.Health = []mqttwire.Warning{{Code: "disk-low", Severity: "warning", Text: "little", Since: at}}
+		r.Assets = []mqttwire.AssetProgress{{ID: asset.ID{1}, State: mqttwire.Failed, Code: "io", Size: 5}, {ID: asset.ID{2}, State: mqttwire.Fetching, Size: 5, Late: true}}
+	}))
+	counts, err := g.CountAsset(ctx, "", asset.ID{1}.String())
+	if err != nil || counts.States["failed"] != 1 {
+		t.Errorf("%+v %v", counts, err)
+	}
+	alerts, err := g.FindAlerts(ctx, registry.AlertRules{OfflineBefore: at.Add(-time.Hour), MaxSkew: time.Minute, MinFree: 1 << 20})
+	if err != nil || len(alerts) != 2 {
+		t.Errorf("%+v %v", alerts, err)
+	}
+	ingest(t, g, report(t, "box-a", env("epoch-one", 3, 2), nil))
+	if alerts, err = g.FindAlerts(ctx, registry.AlertRules{OfflineBefore: at.Add(-time.Hour), MaxSkew: time.Minute}); err != nil || len(alerts) != 0 {
+		t.Errorf("%+v %v", alerts, err)
+	}
 }
 
-func TestNonsenseIsCountedAndStopsNobody(t *testing.T) {
-	onBoth(t, func(t *testing.T, open func(func() time.Time) *registry.Registry) {
-		g := open(clock)
-		bad := state(t, "box-a", env("epoch-one", 1, 1), true)
-		var batch []mqttwire.Message
-		for _, payload := range []string{"", "{", "null", `{"v":9}`, strings.Repeat("x", 100_000), `{"v":1,"epoch":"x'; DROP TABLE boxes; --"}`} {
-			for _, kind := range []mqttwire.Kind{mqttwire.KindState, mqttwire.KindReported, mqttwire.KindEvent, mqttwire.KindCmdAck} {
-				m := bad
-				m.Payload, m.Topic.Kind = []byte(payload), kind
-				batch = append(batch, m)
-			}
+func testNonsenseIsCountedAndStopsNobody(t *testing.T, open opener) {
+	g := open(clock)
+	bad := state(t, "box-a", env("epoch-one", 1, 1), true)
+	var batch []mqttwire.Message
+	for _, payload := range []string{"", "{", "null", `{"v":9}`, strings.Repeat("x", 100_000), `{"v":1,"epoch":"x'; DROP TABLE boxes; --"}`} {
+		for _, kind := range []mqttwire.Kind{mqttwire.KindState, mqttwire.KindReported, mqttwire.KindEvent, mqttwire.KindCmdAck} {
+			m := bad
+			m.Payload, m.Topic.Kind = []byte(payload), kind
+			batch = append(batch, m)
 		}
-		out := ingest(t, g, append(batch, state(t, "box-b", env("epoch-one", 1, 1), true))...)
-		if out.Bad != len(batch) || len(out.Seen) != 1 {
-			t.Errorf("%+v", out)
-		}
-		if _, err := g.Box(ctx, "box-a"); !errors.Is(err, registry.ErrNotFound) {
-			t.Errorf("nonsense made a box: %v", err)
-		}
-	})
+	}
+	out := ingest(t, g, append(batch, state(t, "box-b", env("epoch-one", 1, 1), true))...)
+	if out.Bad != len(batch) || len(out.Seen) != 1 {
+		t.Errorf("%+v", out)
+	}
+	if _, err := g.Box(ctx, "box-a"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("nonsense made a box: %v", err)
+	}
 }
 
-func TestCommandsAreSentUntilAnsweredOrExpired(t *testing.T) {
-	onBoth(t, func(t *testing.T, open func(func() time.Time) *registry.Registry) {
-		now := at
-		g := open(func() time.Time { return now })
-		ingest(t, g, state(t, "box-a", env("epoch-one", 1, 1), true))
-		ingest(t, g, state(t, "box-b", env("epoch-one", 1, 1), true), state(t, "box-b", env("epoch-one", 1, 0), false))
-		c := registry.Command{ID: "c1", Target: "group:living", Name: "verify", Created: now, Expires: now.Add(time.Hour), Who: "me"}
-		if err := g.AddCommand(ctx, c, map[string][]byte{"box-a": []byte("a"), "box-b": []byte("b")}); err != nil {
+func testCommandsAreSentUntilAnsweredOrExpired(t *testing.T, open opener) {
+	now := at
+	g := open(func() time.Time { return now })
+	ingest(t, g, state(t, "box-a", env("epoch-one", 1, 1), true))
+	ingest(t, g, state(t, "box-b", env("epoch-one", 1, 1), true), state(t, "box-b", env("epoch-one", 1, 0), false))
+	c := registry.Command{ID: "c1", Target: "group:living", Name: "verify", Created: now, Expires: now.Add(time.Hour), Who: "me"}
+	if err := g.AddCommand(ctx, c, map[string][]byte{"box-a": []byte("a"), "box-b": []byte("b")}); err != nil {
+		t.Fatal(err)
+	}
+	due := func(box string) int {
+		list, err := g.DueCommands(ctx, box, now.Add(-30*time.Second), 10)
+		if err != nil {
 			t.Fatal(err)
 		}
-		due := func(box string) int {
-			list, err := g.DueCommands(ctx, box, now.Add(-30*time.Second), 10)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return len(list)
-		}
-		if n := due(""); n != 1 {
-			t.Errorf("%d due: only box-a is online", n)
-		}
-		if n := due(""); n != 0 {
-			t.Errorf("%d due right after it was sent", n)
-		}
-		now = now.Add(time.Minute)
-		if n := due(""); n != 1 {
-			t.Errorf("%d due after a minute without an answer", n)
-		}
-		answer := &mqttwire.CommandAck{Envelope: env("epoch-one", 1, 9), Evt: 4, ID: "c1", Name: "verify", Status: "done", Data: json.RawMessage(`{"bad":0}`)}
-		out := ingest(t, g, msg(t, "box-a", "cmd/c1/ack", answer))
-		late := &mqttwire.CommandAck{Envelope: env("epoch-one", 1, 3), ID: "c1", Status: "accepted"}
-		ingest(t, g, msg(t, "box-a", "cmd/c1/ack", late))
-		now = now.Add(time.Minute)
-		if len(out.Acks) != 1 || due("") != 0 {
-			t.Errorf("acks %v: an answered command is due again", out.Acks)
-		}
-		ingest(t, g, state(t, "box-b", env("epoch-one", 2, 1), true))
-		if n := due("box-b"); n != 1 {
-			t.Errorf("%d due for a box that came back", n)
-		}
-		now = now.Add(2 * time.Hour)
-		got, err := g.Command(ctx, "c1")
-		if err != nil || due("") != 0 || got.Counts["done"] != 1 || got.Counts["expired"] != 1 {
-			t.Errorf("%+v %v", got.Counts, err)
-		}
-	})
+		return len(list)
+	}
+	if n := due(""); n != 1 {
+		t.Errorf("%d due: only box-a is online", n)
+	}
+	if n := due(""); n != 0 {
+		t.Errorf("%d due right after it was sent", n)
+	}
+	now = now.Add(time.Minute)
+	if n := due(""); n != 1 {
+		t.Errorf("%d due after a minute without an answer", n)
+	}
+	answer := &mqttwire.CommandAck{Envelope: env("epoch-one", 1, 9), Evt: 4, ID: "c1", Name: "verify", Status: "done", Data: json.RawMessage(`{"bad":0}`)}
+	out := ingest(t, g, msg(t, "box-a", "cmd/c1/ack", answer))
+	late := &mqttwire.CommandAck{Envelope: env("epoch-one", 1, 3), ID: "c1", Status: "accepted"}
+	ingest(t, g, msg(t, "box-a", "cmd/c1/ack", late))
+	now = now.Add(time.Minute)
+	if len(out.Acks) != 1 || due("") != 0 {
+		t.Errorf("acks %v: an answered command is due again", out.Acks)
+	}
+	ingest(t, g, state(t, "box-b", env("epoch-one", 2, 1), true))
+	if n := due("box-b"); n != 1 {
+		t.Errorf("%d due for a box that came back", n)
+	}
+	now = now.Add(2 * time.Hour)
+	got, err := g.Command(ctx, "c1")
+	if err != nil || due("") != 0 || got.Counts["done"] != 1 || got.Counts["expired"] != 1 {
+		t.Errorf("%+v %v", got.Counts, err)
+	}
 }
 
-func TestSeveralWritersShareTheWork(t *testing.T) {
-	onBoth(t, func(t *testing.T, open func(func() time.Time) *registry.Registry) {
-		a := open(clock)
-		b := a
-		if a.Postgres() {
-			b = open(clock)
-		}
-		var wg sync.WaitGroup
-		for w, g := range []*registry.Registry{a, b, a, b} {
-			wg.Go(func() {
-				for i := range 20 {
-					var batch []mqttwire.Message
-					for box := range 15 {
-						id := fmt.Sprintf("box-%d", (box*7+w)%15)
-						n := uint64(i*4 + w + 1) //nolint:gosec // a small number
-						batch = append(batch, arrival(t, id, "epoch-one", n, byte(n), "arrived"), report(t, id, env("epoch-one", 1, n), nil))
-					}
-					if _, err := g.Ingest(ctx, batch); err != nil {
-						t.Error(err)
-					}
+func testSeveralWritersShareTheWork(t *testing.T, open opener) {
+	a := open(clock)
+	b := a
+	if a.Postgres() {
+		b = open(clock)
+	}
+	var wg sync.WaitGroup
+	for w, g := range []*registry.Registry{a, b, a, b} {
+		wg.Go(func() {
+			for i := range 20 {
+				var batch []mqttwire.Message
+				for box := range 15 {
+					id := fmt.Sprintf("box-%d", (box*7+w)%15)
+					n := uint64(i*4 + w + 1) //nolint:gosec // a small number
+					batch = append(batch, arrival(t, id, "epoch-one", n, byte(n), "arrived"), report(t, id, env("epoch-one", 1, n), nil))
 				}
-			})
-		}
-		wg.Wait()
-		n := 0
-		if err := a.EachProof(ctx, registry.ProofFilter{}, func(registry.Proof) error { n++; return nil }); err != nil || n != 15*80 {
-			t.Errorf("%d proofs of %d, %v", n, 15*80, err)
-		}
-	})
+				if _, err := g.Ingest(ctx, batch); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	n := 0
+	if err := a.EachProof(ctx, registry.ProofFilter{}, func(registry.Proof) error { n++; return nil }); err != nil || n != 15*80 {
+		t.Errorf("%d proofs of %d, %v", n, 15*80, err)
+	}
 }
 
-func TestALeaseHasOneHolderAndAFence(t *testing.T) {
-	onBoth(t, func(t *testing.T, open func(func() time.Time) *registry.Registry) {
-		now := at
-		g := open(func() time.Time { return now })
-		take := func(who string) (int64, bool) {
-			fence, ok, err := g.Lease(ctx, "lead", who, 20*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return fence, ok
+func testALeaseHasOneHolderAndAFence(t *testing.T, open opener) {
+	now := at
+	g := open(func() time.Time { return now })
+	take := func(who string) (int64, bool) {
+		fence, ok, err := g.Lease(ctx, "lead", who, 20*time.Second)
+		if err != nil {
+			t.Fatal(err)
 		}
-		f1, ok1 := take("one")
-		_, ok2 := take("two")
-		now = now.Add(15 * time.Second)
-		f1b, ok1b := take("one")
-		now = now.Add(21 * time.Second)
-		f2, ok3 := take("two")
-		_, ok4 := take("one")
-		if !ok1 || ok2 || !ok1b || f1b != f1 || !ok3 || f2 <= f1 || ok4 {
-			t.Errorf("%t %t %t %d %d %t %d %t", ok1, ok2, ok1b, f1, f1b, ok3, f2, ok4)
-		}
-	})
+		return fence, ok
+	}
+	f1, ok1 := take("one")
+	_, ok2 := take("two")
+	now = now.Add(15 * time.Second)
+	f1b, ok1b := take("one")
+	now = now.Add(21 * time.Second)
+	f2, ok3 := take("two")
+	_, ok4 := take("one")
+	if !ok1 || ok2 || !ok1b || f1b != f1 || !ok3 || f2 <= f1 || ok4 {
+		t.Errorf("%t %t %t %d %d %t %d %t", ok1, ok2, ok1b, f1, f1b, ok3, f2, ok4)
+	}
 }
 
 func TestSilentBoxesAreOffline(t *testing.T) {
@@ -398,4 +404,32 @@ func TestASnapshotIsAWholeDatabase(t *testing.T) {
 	if out := ingest(t, twin, arrival(t, "box-a", "epoch-one", 1, 1, "arrived")); out.New != 0 {
 		t.Error("the copy does not know the proof")
 	}
+}
+
+func BenchmarkIngest(b *testing.B) {
+	g, err := registry.Open(ctx, registry.Options{Path: filepath.Join(b.TempDir(), "x.db")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer g.Close()
+	var seq uint64
+	n := 0
+	for b.Loop() {
+		seq++
+		var batch []mqttwire.Message
+		for i := range 500 {
+			r := &mqttwire.Reported{Envelope: env("epoch-one", 1, seq), Software: "1", Disk: mqttwire.Disk{Quota: 1 << 40, Free: 1 << 40}}
+			data, err := mqttwire.Encode(mqttwire.MaxPayload, r)
+			if err != nil {
+				b.Fatal(err)
+			}
+			topic := mqttwire.Topic{Fleet: "f", Box: fmt.Sprintf("box-%d", (n+i)%10_000), Kind: mqttwire.KindReported}
+			batch = append(batch, mqttwire.Message{Topic: topic, Payload: data, Received: at})
+		}
+		n += 500
+		if _, err := g.Ingest(ctx, batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "reports/s")
 }
