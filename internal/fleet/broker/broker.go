@@ -200,7 +200,7 @@ func splitAddr(addr string) (string, int, error) {
 // Run serves until ctx ends. It returns an error when the server does not come up, for example because the port is
 // taken. ready is called once it answers.
 func (s *Server) Run(ctx context.Context, ready func()) error {
-	go s.ns.Start()
+	s.ns.Start() // does not block; what it could not listen on it has shut down for again
 	defer func() { s.ns.Shutdown(); s.ns.WaitForShutdown() }()
 	deadline := time.Now().Add(30 * time.Second)
 	for !s.ns.ReadyForConnections(200 * time.Millisecond) {
