@@ -181,7 +181,13 @@ func (r *rates) update(now time.Time, in, out Sources) {
 	if dt < 0.9 {
 		return
 	}
-	mix := func(old, delta int64) int64 { return int64((1-smoothing)*float64(old) + smoothing*float64(delta)/dt) }
+	mix := func(old, delta int64) int64 {
+		v := int64((1-smoothing)*float64(old) + smoothing*float64(delta)/dt)
+		if delta == 0 && v < 1<<10 {
+			return 0
+		}
+		return v
+	}
 	d, o := in.minus(r.in), out.minus(r.out)
 	r.smooth = Sources{mix(r.smooth.LAN, d.LAN), mix(r.smooth.Peer, d.Peer), mix(r.smooth.Origin, d.Origin)}
 	r.sends = Sources{mix(r.sends.LAN, o.LAN), mix(r.sends.Peer, o.Peer), 0}
@@ -192,16 +198,21 @@ func (r *rates) update(now time.Time, in, out Sources) {
 // meter finds what the line gives when nothing of ours holds it back.
 type meter struct {
 	best float64
+	at   time.Time
 }
 
-func (m *meter) update(wan int64, free bool) {
-	if !free || wan <= 0 {
+// update takes the present rate over the line; asked says that all of the line was asked for, so that a lower rate means
+// a slower line.
+func (m *meter) update(now time.Time, wan int64, asked bool) {
+	dt := now.Sub(m.at)
+	if dt < time.Second || wan <= 0 {
 		return
 	}
+	m.at = now
 	if r := float64(wan); r > m.best {
 		m.best = r
-	} else {
-		m.best += (r - m.best) * 0.01 // forgets slowly
+	} else if asked {
+		m.best += (r - m.best) * 0.02 // forgets within a minute or so
 	}
 }
 

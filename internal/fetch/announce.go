@@ -32,22 +32,25 @@ func (f *Fetcher) announce(it *item, mono time.Time) {
 		return
 	}
 	seeding := it.complete() && it.bytes().WAN() > 0 && f.policyOf(it).WANUp
-	if a.busy || !(it.wanOn || seeding) {
+	leaving := a.started && !it.wanOn && !seeding // the swarm must not wait for this box's share
+	if a.busy || !(it.wanOn || seeding || leaving) {
 		return
 	}
 	event := tracker.Regular
 	switch {
+	case leaving:
+		event = tracker.Stopped
 	case !a.started:
 		event = tracker.Started
 	case seeding && !a.completed:
 		event = tracker.Completed
-	case mono.Before(a.next):
+	case mono.Before(a.next) && !(f.swarmChanged(it) && mono.Sub(a.last) > 5*time.Second):
 		return
 	}
 	if event != tracker.Regular && a.fails > 0 && mono.Before(a.next) {
 		return
 	}
-	a.busy = true
+	a.busy, a.last = true, mono
 	req := tracker.Request{
 		Asset: it.id, PeerID: f.peerID, Port: f.port(), Uploaded: it.sent().Peer, Downloaded: it.bytes().WAN(),
 		Left: it.missing(), Event: event,
@@ -56,6 +59,12 @@ func (f *Fetcher) announce(it *item, mono time.Time) {
 		ans, err := tracker.Announce(f.jobs, f.o.Tracker, f.o.TrackerURL, req)
 		f.do(f.jobs, func(mono time.Time) { f.announced(it, event, ans, err, mono) })
 	})
+}
+
+// swarmChanged says that the swarm is much larger or smaller than when the tracker told this box its share.
+func (f *Fetcher) swarmChanged(it *item) bool {
+	then, now := it.ann.peersThen, len(it.live.Peers)
+	return it.wanOn && (now > 2*then+1 || then > 2*now+1)
 }
 
 func (f *Fetcher) announced(it *item, event tracker.Event, ans tracker.Answer, err error, mono time.Time) {
@@ -71,7 +80,12 @@ func (f *Fetcher) announced(it *item, event tracker.Event, ans tracker.Answer, e
 		return
 	}
 	f.reach.success(mono)
+	if event == tracker.Stopped {
+		*a = announcer{}
+		return
+	}
 	a.fails, a.known, a.answer, a.started = 0, true, ans, true
+	a.peersThen = len(it.live.Peers)
 	a.completed = a.completed || event == tracker.Completed
 	wait := ans.Interval
 	if len(ans.Peers) == 0 && !it.complete() {

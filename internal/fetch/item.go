@@ -89,6 +89,8 @@ type originRun struct {
 type announcer struct {
 	busy      bool
 	next      time.Time
+	last      time.Time // announce sent
+	peersThen int       // connections when the tracker answered last
 	fails     int
 	started   bool
 	completed bool

@@ -6,6 +6,7 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/catalog"
 	"boxd/internal/fetch/engine"
+	"boxd/internal/fetch/pace"
 	"boxd/internal/schedule"
 )
 
@@ -115,7 +116,7 @@ func (f *Fetcher) withdraw(it *item) {
 // observe reads the engine's counters and the readers' demand.
 func (f *Fetcher) observe(mono time.Time) {
 	var wan int64
-	failed := false
+	failed, asked := false, false
 	for _, it := range f.items {
 		failed = failed || it.state == Failed
 		if it.loaded {
@@ -132,14 +133,14 @@ func (f *Fetcher) observe(mono time.Time) {
 		}
 		it.rates.update(mono, it.bytes(), it.sent())
 		wan += it.rates.smooth.WAN()
+		asked = asked || len(it.runs) > 0 && it.want.Origin == schedule.OriginUrgent && it.bucket.Rate() == pace.Unlimited
 		f.progress(it)
 	}
 	if !failed {
 		f.o.Health.Clear("fetch-store")
 	}
-	limits, _, _ := f.wishes()
 	f.measured.best = max(f.measured.best, f.totals.LineRate)
-	f.measured.update(wan, !limits.WANDown.Set)
+	f.measured.update(mono, wan, asked && f.swarm.Down().Rate() == pace.Unlimited)
 	f.totals.LineRate = f.measured.best
 }
 

@@ -16,6 +16,7 @@ import (
 const (
 	runsPerAsset = 2
 	runsInAll    = 4
+	meeting      = 2 * time.Second // for the boxes of a swarm to connect, so that each fetches only its share
 	settling     = 5 * time.Second // for the tracker's first answer, before pieces that nobody has are taken for ours
 
 	// What one request covers, in bytes, if pieces are not larger: about half a second of the line, so that the next
@@ -30,7 +31,8 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 	if !it.wanOn || mode == schedule.OriginOff || mono.Before(it.srcRetry) {
 		return
 	}
-	if mode == schedule.OriginSpare && !it.ann.known && mono.Sub(it.wanSince) < settling && !it.playing() {
+	if since := mono.Sub(it.wanSince); mode == schedule.OriginSpare && !it.playing() &&
+		(since < meeting || !it.ann.known && since < settling) {
 		return
 	}
 	if !f.openSource(it) {

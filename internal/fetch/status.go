@@ -150,6 +150,9 @@ func (f *Fetcher) describeStatus(it *item) AssetStatus {
 		WAN: it.wanOn, Origin: w.Origin.String(), Accepted: it.rec.Accepted, Started: it.rec.Started,
 		Completed: it.rec.Completed, Loaded: it.loaded,
 	}
+	if it.complete() {
+		a.Rates = Sources{}
+	}
 	if it.meta != nil && it.meta.name != "" {
 		a.Name = it.meta.name
 	}

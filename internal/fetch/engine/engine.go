@@ -175,6 +175,7 @@ func (e *Engine) config() *torrent.ClientConfig {
 	c.HeaderObfuscationPolicy = torrent.HeaderObfuscationPolicy{RequirePreferred: true}
 	c.Seed, c.DropDuplicatePeerIds, c.DropMutuallyCompletePeers = true, true, true
 	c.AlwaysWantConns = true
+	c.StealRequestGrace = time.Second // a block that was asked for lately is most likely on its way
 	c.DefaultStorage = refuseStorage{}
 	// Not bounded by the library: pieces that no connected peer has come first in its order and would use up the
 	// bound, so that nothing is asked from peers that have only a part. Unverified bytes are on disk, not in memory.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,8 @@ const (
 
 // Bucket is a token bucket in bytes. The zero value is not ready: use NewBucket.
 type Bucket struct {
+	passed atomic.Int64 // bytes let through since it was made
+
 	mu      sync.Mutex // guards the fields below
 	rate    int64      // bytes per second
 	tokens  float64    // bytes that may pass now; negative while waiters have borrowed
@@ -97,8 +100,12 @@ func (b *Bucket) Take(n int, done <-chan struct{}) error {
 		b.mu.Lock()
 	}
 	b.mu.Unlock()
+	b.passed.Add(int64(n))
 	return nil
 }
+
+// Passed is how many bytes were let through since the bucket was made.
+func (b *Bucket) Passed() int64 { return b.passed.Load() }
 
 func sleep(d time.Duration, changed, done <-chan struct{}) error {
 	t := time.NewTimer(d)
@@ -117,6 +124,7 @@ func (b *Bucket) Give(n int) {
 	if n <= 0 {
 		return
 	}
+	b.passed.Add(-int64(n))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.rate != Unlimited {

@@ -1,0 +1,171 @@
+package pace
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Probe measures the round-trip time to a host with small ICMP echoes (RFC 792), through the unprivileged sockets that
+// net.ipv4.ping_group_range allows.
+type Probe struct {
+	conn   net.Conn
+	target netip.Addr
+}
+
+// inPlace runs socket calls here; a test runs them in another network namespace.
+func inPlace(f func() error) error { return f() }
+
+// OpenProbe opens the socket; do may be nil.
+func OpenProbe(target netip.Addr, do func(func() error) error) (*Probe, error) {
+	if do == nil {
+		do = inPlace
+	}
+	var conn net.Conn
+	err := do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
+		if err != nil {
+			return fmt.Errorf("open a ping socket: %w", err)
+		}
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: target.Unmap().As4()}); err != nil {
+			_ = unix.Close(fd)
+			return fmt.Errorf("ping %s: %w", target, err)
+		}
+		file := os.NewFile(uintptr(fd), "ping")
+		defer func() { _ = file.Close() }() // conn has its own descriptor
+		conn, err = net.FileConn(file)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Probe{conn: conn, target: target}, nil
+}
+
+// Close ends the probe.
+func (p *Probe) Close() error { return p.conn.Close() }
+
+// Answers that take longer than this count as lost.
+const probeTimeout = time.Second
+
+// Run sends an echo every interval and hands over each answer's time, until ctx ends. The functions are called from one
+// goroutine.
+func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(time.Time, time.Duration), lost func(time.Time)) error {
+	stop := context.AfterFunc(ctx, func() { _ = p.conn.SetDeadline(time.Now()) })
+	defer stop()
+	var sent [64]time.Time
+	buf := make([]byte, 256)
+	for seq := uint16(0); ctx.Err() == nil; seq++ {
+		began := time.Now()
+		old := &sent[seq%64]
+		if !old.IsZero() {
+			lost(began)
+		}
+		*old = began
+		if _, err := p.conn.Write(echo(seq)); err != nil && !errors.Is(err, unix.ECONNREFUSED) && ctx.Err() == nil {
+			return fmt.Errorf("ping %s: %w", p.target, err)
+		}
+		for time.Since(began) < interval && ctx.Err() == nil {
+			_ = p.conn.SetReadDeadline(began.Add(interval))
+			n, err := p.conn.Read(buf)
+			if err != nil {
+				break // the time is over, or an ICMP error that a later answer makes up for
+			}
+			now := time.Now()
+			if s, ok := reply(buf[:n]); ok && !sent[s%64].IsZero() {
+				if rtt := now.Sub(sent[s%64]); rtt < probeTimeout {
+					sample(now, rtt)
+				}
+				sent[s%64] = time.Time{}
+			}
+		}
+		if rest := interval - time.Since(began); rest > 0 {
+			if err := sleep(rest, nil, ctx.Done()); err != nil {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// echo makes an echo request; the kernel fills in the identifier and, for these sockets, the checksum.
+func echo(seq uint16) []byte {
+	b := make([]byte, 16)
+	b[0] = 8
+	binary.BigEndian.PutUint16(b[6:], seq)
+	return b
+}
+
+// reply reads the sequence number of an echo reply.
+func reply(b []byte) (uint16, bool) {
+	if len(b) < 8 || b[0] != 0 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(b[6:]), true
+}
+
+// Hop finds the router so many hops away on the way to a host: the operator's first router behind the access line is two
+// hops away in most homes. It sends one datagram that dies there and reads the error that comes back.
+func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error) error) (netip.Addr, error) {
+	if do == nil {
+		do = inPlace
+	}
+	fd := -1
+	err := do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		return err
+	})
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("look for the hop: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	err = errors.Join(
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, hops),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1),
+		unix.Connect(fd, &unix.SockaddrInet4{Port: 33434 + hops, Addr: towards.Unmap().As4()}),
+	)
+	if err == nil {
+		_, err = unix.Write(fd, []byte("boxd"))
+	}
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("look for the hop: %w", err)
+	}
+	oob := make([]byte, 512)
+	for range 20 {
+		_, n, _, _, err := unix.Recvmsg(fd, make([]byte, 64), oob, unix.MSG_ERRQUEUE)
+		if err == nil {
+			if a, ok := offender(oob[:n]); ok {
+				return a, nil
+			}
+		}
+		if err := sleep(50*time.Millisecond, nil, ctx.Done()); err != nil {
+			break
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("look for the hop: no answer from %d hops towards %s", hops, towards)
+}
+
+// offender reads who sent an ICMP error, from struct sock_extended_err and the sockaddr_in behind it (ip(7)).
+func offender(oob []byte) (netip.Addr, bool) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, m := range msgs {
+		const errLen = 16
+		if m.Header.Level != unix.IPPROTO_IP || m.Header.Type != unix.IP_RECVERR || len(m.Data) < errLen+8 {
+			continue
+		}
+		if a := netip.AddrFrom4([4]byte(m.Data[errLen+4 : errLen+8])); !a.IsUnspecified() {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
