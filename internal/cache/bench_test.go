@@ -132,8 +132,8 @@ func TestBenchWrites(t *testing.T) {
 		sh(t, "sync", "-f", dir)
 		w3, f3 := ioStat(t, stat)
 		gib := float64(tc.size) / (1 << 30)
-		fmt.Printf("write %-9s  %4d MiB: to the block layer %.4f × asset bytes (plain file: %.4f); per GiB: %.0f data syncs, "+
-			"%.0f index commits, %.0f device flushes (plain: %.0f); CPU %.2f s/GiB with SHA-1; %.0f MB/s; "+
+		fmt.Printf("write %-9s  %4d MiB: to the block layer %.4f × asset bytes (plain file: %.4f); "+
+			"per GiB: %.0f data syncs, %.0f index commits, %.0f device flushes (plain: %.0f); CPU %.2f s/GiB with SHA-1; %.0f MB/s; "+
 			"hashed on the way %.1f %%\n",
 			tc.name, tc.size>>20, float64(w3-w2)/float64(tc.size), float64(w1-w0)/float64(tc.size),
 			float64(s.DataSyncs)/gib, float64(s.IndexCommits)/gib, float64(f3-f2)/gib, float64(f1-f0)/gib,
@@ -240,7 +240,8 @@ func TestBenchReads(t *testing.T) {
 	must(t, l.Close())
 	conf := filepath.Join(dir, "nginx.conf")
 	must(t, os.WriteFile(conf, []byte(fmt.Sprintf("daemon off; master_process off; pid %s/pid; error_log stderr;\n"+
-		"events {}\nhttp { access_log off; sendfile on; tcp_nopush on; server { listen %s; root %s; } }\n", dir, nginxAddr, www)), 0o600))
+		"events {}\nhttp { access_log off; sendfile on; tcp_nopush on; server { listen %s; root %s; } }\n",
+		dir, nginxAddr, www)), 0o600))
 	ng := exec.Command("nginx", "-c", conf, "-p", dir)
 	must(t, ng.Start())
 	defer func() { _ = ng.Process.Kill() }()
@@ -255,8 +256,10 @@ func TestBenchReads(t *testing.T) {
 		for _, s := range []struct {
 			name, url, path string
 			pid             int
-		}{{"boxd", "http://" + addr + "/film", blob, self.Process.Pid},
-			{"nginx", "http://" + nginxAddr + "/film", filepath.Join(www, "film"), ng.Process.Pid}} {
+		}{
+			{"boxd", "http://" + addr + "/film", blob, self.Process.Pid},
+			{"nginx", "http://" + nginxAddr + "/film", filepath.Join(www, "film"), ng.Process.Pid},
+		} {
 			benchRead(t, s.name, s.url, s.path, s.pid, cold)
 		}
 	}
@@ -331,9 +334,11 @@ func TestBenchOpenIndex(t *testing.T) {
 			must(t, err)
 			for i := range assets {
 				id := asset.ID(sha1.Sum([]byte(strconv.Itoa(i))))
-				r := &row{gen: uint32(i + 1), length: perAsset * benchPiece, pieceLen: benchPiece, alloc: perAsset * benchPiece,
+				r := &row{
+					gen: uint32(i + 1), length: perAsset * benchPiece, pieceLen: benchPiece, alloc: perAsset * benchPiece,
 					torrentLen: 80_200, have: newBits(perAsset), created: time.Now(), lastUse: time.Now(),
-					attr: Attr{Name: "A film of two hours", Version: "1", Publisher: "studio", Priority: 3, KeepUntil: time.Now()}}
+					attr: Attr{Name: "A film of two hours", Version: "1", Publisher: "studio", Priority: 3, KeepUntil: time.Now()},
+				}
 				for p := range perAsset {
 					if kind == "complete" || rnd.IntN(2) == 0 {
 						r.have.set(p)

@@ -194,8 +194,9 @@ func Open(o Options) (*Cache, error) {
 	}
 	c := &Cache{
 		o: o, fs: o.FS, dir: filepath.Join(o.Dir, "assets"), bufs: make(chan []byte, 4),
-		entries: map[asset.ID]*entry{}, dirty: map[*entry]struct{}{}, changed: make(chan struct{}), flushed: make(chan struct{}),
-		arm: make(chan struct{}, 1), kick: make(chan struct{}, 1), check: make(chan struct{}, 1),
+		entries: map[asset.ID]*entry{}, dirty: map[*entry]struct{}{}, changed: make(chan struct{}),
+		flushed: make(chan struct{}),
+		arm:     make(chan struct{}, 1), kick: make(chan struct{}, 1), check: make(chan struct{}, 1),
 	}
 	for range cap(c.bufs) {
 		c.bufs <- make([]byte, bufSize)

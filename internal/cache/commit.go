@@ -264,7 +264,8 @@ func (c *Cache) indexFailed(err error) {
 	c.o.Log.Error("index not written", "err", err)
 	c.o.Health.Raise(health.Warning{
 		Code: CodeIndex, Severity: health.Critical,
-		Text:   "The index of the cache cannot be written (" + cause(err) + "): what arrives now will be checked again after a restart.",
+		Text: "The index of the cache cannot be written (" + cause(err) +
+			"): what arrives now will be checked again after a restart.",
 		Action: "Check the storage of the state directory: it is full, read-only or failing.",
 	})
 }

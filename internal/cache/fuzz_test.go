@@ -14,8 +14,10 @@ func FuzzRow(f *testing.F) {
 	have := newBits(7)
 	have.set(3)
 	for _, r := range []*row{
-		{gen: 7, length: 7*testPiece - 5, pieceLen: testPiece, alloc: 7*testPiece - 5, torrentLen: 300, have: have,
-			created: time.Unix(1_700_000_000, 0), attr: Attr{Name: "film", Priority: -2, PrefixBytes: 9}},
+		{
+			gen: 7, length: 7*testPiece - 5, pieceLen: testPiece, alloc: 7*testPiece - 5, torrentLen: 300, have: have,
+			created: time.Unix(1_700_000_000, 0), attr: Attr{Name: "film", Priority: -2, PrefixBytes: 9},
+		},
 		{gen: 1, length: 1, pieceLen: testPiece, alloc: 0, have: newBits(1)},
 		{gen: 1, length: 9 << 30, pieceLen: 16 << 20, alloc: 9 << 30, sparse: true, have: bitset{n: 576, ones: 576}},
 	} {
@@ -39,7 +41,8 @@ func FuzzRow(f *testing.F) {
 			}
 		}
 		again, err := decodeRow(id, r.encode(id))
-		if err != nil || again.gen != r.gen || again.attr != r.attr || again.have.ones != r.have.ones || again.alloc != r.alloc {
+		if err != nil || again.gen != r.gen || again.attr != r.attr || again.have.ones != r.have.ones ||
+			again.alloc != r.alloc {
 			t.Fatalf("%+v became %+v, %v", r, again, err)
 		}
 		raw[len(raw)/2] ^= 1

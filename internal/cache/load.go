@@ -128,8 +128,10 @@ func (c *Cache) openIndex() (rebuild bool, err error) {
 }
 
 func (c *Cache) scanDir() (onDisk, error) {
-	d := onDisk{blobs: map[asset.ID][]uint32{}, torrents: map[asset.ID]bool{}, outdated: map[asset.ID]*row{},
-		unread: map[asset.ID]bool{}}
+	d := onDisk{
+		blobs: map[asset.ID][]uint32{}, torrents: map[asset.ID]bool{}, outdated: map[asset.ID]*row{},
+		unread: map[asset.ID]bool{},
+	}
 	list, err := c.fs.ReadDir(c.dir)
 	if err != nil {
 		return d, err

@@ -405,7 +405,8 @@ func (d *model) compare(m *media) {
 	}
 	have := d.have[m.info.ID]
 	st := a.Status()
-	if st.Have != len(have) || st.Complete != (len(have) == m.info.NumPieces()) || st.Attr.stored() != d.attr[m.info.ID].stored() {
+	if st.Have != len(have) || st.Complete != (len(have) == m.info.NumPieces()) ||
+		st.Attr.stored() != d.attr[m.info.ID].stored() {
 		d.t.Fatalf("%+v\nmodel: %d pieces, %+v", st, len(have), d.attr[m.info.ID])
 	}
 	sum := int64(0)

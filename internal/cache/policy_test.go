@@ -66,8 +66,15 @@ func TestEvictionOrder(t *testing.T) {
 		{"then by size", 601, normal, false, all, "expired low neighbour old big true"},
 		{"no step that is not needed", 300, normal, false, []Candidate{old, big}, "big true"},
 		{"never the rest", 5000, normal, false, all, "expired low neighbour old big false"},
-		{"a higher priority takes promises too", 900, &Incoming{Priority: 2}, false, all, "expired low neighbour old big promised false"},
-		{"a nearer deadline", 500, &Incoming{Deadline: in(time.Second)}, false, []Candidate{due, promised}, "due promised false"},
+		{
+			"a higher priority takes promises too", 900, &Incoming{Priority: 2}, false, all,
+			"expired low neighbour old big promised false",
+		},
+		{
+			"a nearer deadline", 500, &Incoming{Deadline: in(time.Second)}, false,
+			[]Candidate{due, promised},
+			"due promised false",
+		},
 		{"a later deadline", 100, &Incoming{Priority: 9, Deadline: in(time.Hour)}, false, []Candidate{due}, " false"},
 		{"nothing expires on an untrusted clock", 100, normal, true, []Candidate{expired, promised}, " false"},
 		{"a tail before a whole", 80, normal, false, []Candidate{film, old}, "film[20:] true"},

@@ -172,8 +172,9 @@ func decodeRow(id asset.ID, raw []byte) (*row, error) {
 }
 
 func (r *row) sane() bool {
-	return r.length > 0 && r.length <= maxBytes && r.pieceLen >= asset.MinPieceLength && r.pieceLen <= asset.MaxPieceLength &&
-		r.pieceLen&(r.pieceLen-1) == 0 && r.alloc >= 0 && r.alloc <= r.length &&
+	return r.length > 0 && r.length <= maxBytes &&
+		r.pieceLen >= asset.MinPieceLength && r.pieceLen <= asset.MaxPieceLength && r.pieceLen&(r.pieceLen-1) == 0 &&
+		r.alloc >= 0 && r.alloc <= r.length &&
 		(r.alloc == r.length || r.alloc%r.pieceLen == 0) &&
 		r.torrentLen >= 0 && r.torrentLen <= asset.MaxTorrentBytes && r.attr.PrefixBytes >= 0 &&
 		(r.length-1)/r.pieceLen < asset.MaxTorrentBytes/asset.HashSize

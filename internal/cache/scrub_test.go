@@ -40,12 +40,13 @@ func TestVerifyFindsRot(t *testing.T) {
 	a := create(t, c, m, Attr{})
 	fill(t, a, m)
 	must(t, c.Flush())
-	if res, err := c.Verify(t.Context(), m.info.ID); err != nil || len(res.Bad) != 0 || res.Pieces != 11 || res.Bytes != int64(len(m.data)) {
+	res, err := c.Verify(t.Context(), m.info.ID)
+	if err != nil || len(res.Bad) != 0 || res.Pieces != 11 || res.Bytes != int64(len(m.data)) {
 		t.Fatalf("%+v %v", res, err)
 	}
 	rot(t, durable.OS(), blobOf(t, o.Dir), 4*testPiece+9)
 	rot(t, durable.OS(), blobOf(t, o.Dir), 10*testPiece)
-	res, err := c.Verify(t.Context(), m.info.ID)
+	res, err = c.Verify(t.Context(), m.info.ID)
 	if err != nil || len(res.Bad) != 2 || res.Bad[0] != 4 || res.Bad[1] != 10 || !o.Health.Has(CodeRot) {
 		t.Fatalf("%+v %v", res, err)
 	}

@@ -28,7 +28,7 @@ func (e *SpaceError) Error() string {
 
 // Is makes the error ErrNoSpace, and ErrNeverFits when no eviction could ever help.
 func (e *SpaceError) Is(target error) bool {
-	return target == ErrNoSpace || e.never && target == ErrNeverFits //nolint:errorlint // this is what errors.Is asks
+	return target == ErrNoSpace || e.never && target == ErrNeverFits
 }
 
 // makeRoom evicts until need more bytes fit under the quota and above the reserve. space must be held. whole is what

@@ -53,8 +53,9 @@ func (osFS) Free(name string) (avail, total int64, err error) {
 	if err := unix.Statfs(name, &st); err != nil {
 		return 0, 0, &fs.PathError{Op: "statfs", Path: name, Err: err}
 	}
-	//nolint:gosec // block counts and sizes of a real file system fit
-	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
+	bsize := int64(st.Bsize) //nolint:unconvert // it has 32 bits on ARM
+	//nolint:gosec // block counts of a real file system fit
+	return int64(st.Bavail) * bsize, int64(st.Blocks) * bsize, nil
 }
 
 // OSFile is what a File of OS can give more: the os.File itself, for sendfile.

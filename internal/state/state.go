@@ -127,7 +127,8 @@ func (d *DB) recover(bolt Bolt, cause error) error {
 	}
 	d.o.Log.Error("state has no usable backup, starting afresh", "path", d.path, "err", err)
 	d.o.Health.Raise(health.Warning{
-		Code: CodeLost, Severity: health.Warn, Text: "The state file and its backup were damaged: pins and counters begin anew.",
+		Code: CodeLost, Severity: health.Warn,
+		Text:   "The state file and its backup were damaged: pins and counters begin anew.",
 		Action: "Pin again what must stay. If it happens again, replace the storage.",
 	})
 	d.restored = true

@@ -52,7 +52,11 @@ type walker struct {
 // Walk checks the structure of a bbolt file: meta pages, tree, key order, free list. It tells emit of every pair in a
 // top-level bucket; the slices are valid during the call. With salvage it goes on after damage and tells of all that
 // can still be reached, once; the error is then the first damage. Any error wraps ErrDamaged or is the reader's own.
-func Walk(r io.ReaderAt, size int64, salvage bool, emit func(bucket string, key, val []byte)) (live, total int64, err error) {
+//
+// live is the bytes of pages that are in use, total the size of the file.
+func Walk(
+	r io.ReaderAt, size int64, salvage bool, emit func(bucket string, key, val []byte),
+) (live, total int64, err error) {
 	w := &walker{r: r, salvage: salvage, emit: emit, seen: map[uint64]bool{}}
 	if w.m, err = readMeta(r, size); err != nil {
 		return 0, 0, err
