@@ -73,7 +73,6 @@ type box struct {
 	number int
 	cmd    *netlab.Cmd
 	done   chan struct{}
-	extra  string // more configuration
 }
 
 // newSetup builds the programs once, the home, and starts the fleet manager; boxes are started by the test.
@@ -321,7 +320,18 @@ func atHome(t *testing.T, boxes []*box) {
 // ready waits until these boxes have these assets.
 func ready(t *testing.T, limit time.Duration, boxes []*box, assets ...media) {
 	t.Helper()
+	begin, last := time.Now(), time.Time{}
 	eventually(t, "everything is ready everywhere", limit, func() error {
+		if os.Getenv("HOME_TRACE") != "" && time.Since(last) > time.Second {
+			last = time.Now()
+			for _, b := range boxes {
+				for _, m := range assets {
+					a := b.asset(m.id)
+					t.Logf("%5.1f s box %d: %s %s %d%% of %s, %+v, rates %+v: %s", time.Since(begin).Seconds(), b.number, a.State,
+						a.Role, a.Verified*100/m.size, filepath.Base(m.file), a.Bytes, a.Rates, a.Why)
+				}
+			}
+		}
 		var errs []error
 		for _, b := range boxes {
 			st, err := b.status()

@@ -68,6 +68,7 @@ func TestHome(t *testing.T) {
 	if got.down > mib {
 		t.Errorf("the late box took %d bytes over the line", got.down)
 	}
+	s.stranger(t, late, film)
 }
 
 // courierOf waits until the courier of an asset has this share of it.
