@@ -37,7 +37,7 @@ func (g *guest) start(ctx context.Context) error {
 	args := []string{
 		"-M", "virt", "-cpu", "cortex-a53", "-m", fmt.Sprint(g.memory), "-smp", "2", "-display", "none", "-nodefaults",
 		"-kernel", filepath.Join(g.image, "vmlinuz"), "-initrd", filepath.Join(g.image, "initrd"),
-		"-append", "console=ttyAMA0 panic=2 net.ifnames=0 systemd.debug_shell=hvc0 systemd.show_status=1 " +
+		"-append", "console=ttyAMA0 panic=2 net.ifnames=0 systemd.debug_shell=hvc0 systemd.getty_auto=no systemd.show_status=1 " +
 			"ip=" + g.address + "::" + hostAddress + ":255.255.255.0:" + g.name + ":eth0:off",
 		"-serial", "file:" + filepath.Join(g.dir, g.name+".console"),
 		"-netdev", "tap,id=n,ifname=" + tapOf(g.name) + ",script=no,downscript=no",
@@ -72,7 +72,7 @@ func (g *guest) start(ctx context.Context) error {
 
 // connect waits for the shell.
 func (g *guest) connect(ctx context.Context, console string) error {
-	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 6*time.Minute)
 	defer cancel()
 	for {
 		conn, err := net.Dial("unix", console)
