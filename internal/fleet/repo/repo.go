@@ -160,7 +160,7 @@ func (r *Repo) Root() ([]byte, error) {
 	return tx.rootRaw, nil
 }
 
-// Changed returns a channel that is closed when this process next publishes something.
+// Changed returns a channel that is closed when this process next publishes something or, while Run runs, another does.
 func (r *Repo) Changed() <-chan struct{} {
 	r.subMu.Lock()
 	defer r.subMu.Unlock()

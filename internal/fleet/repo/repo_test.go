@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"boxd/internal/asset"
@@ -434,6 +435,41 @@ func TestRenewInTime(t *testing.T) {
 			t.Errorf("with the targets key away: %+v", s)
 		}
 	}
+}
+
+// A fleetd that runs hears of what a command on the same machine publishes, and renews in time.
+func TestRunHearsOfOtherProcesses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newMem(t)
+		opt := memOptions(disk)
+		opt.Now = time.Now
+		r := newTestRepo(t, opt)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		synctest.Wait()
+		other, err := Open(opt)
+		must(t, err)
+		changed := r.Changed()
+		time.Sleep(time.Minute)
+		must(t, other.Update(func(tx *Tx) error { return tx.SetRevocations([]string{"ab"}) }))
+		select {
+		case <-changed:
+		case <-time.After(time.Minute):
+			t.Error("nobody heard")
+		}
+		time.Sleep(20 * day)
+		synctest.Wait()
+		status, err := r.Status()
+		must(t, err)
+		for _, s := range status {
+			if s.Expires.Before(time.Now()) {
+				t.Errorf("%+v has expired", s)
+			}
+		}
+		cancel()
+		must(t, <-done)
+	})
 }
 
 func TestCollect(t *testing.T) {

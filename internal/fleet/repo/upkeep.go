@@ -156,21 +156,48 @@ func (tx *Tx) renewRole(name string, now time.Time) error {
 	return nil
 }
 
-// Run renews signatures in time, until ctx ends.
+// lookEvery is how often Run looks whether another process has published.
+const lookEvery = 2 * time.Second
+
+// Run renews signatures in time, and tells who waits on Changed what other processes publish, until ctx ends.
 func (r *Repo) Run(ctx context.Context) error {
 	every := min(time.Hour, r.opt.Expiry.Timestamp/8)
-	tick := time.NewTicker(every)
+	tick, look := time.NewTicker(every), time.NewTicker(lookEvery)
 	defer tick.Stop()
+	defer look.Stop()
+	r.renewOrLog()
+	seen := r.published()
 	for {
-		if _, err := r.Renew(); err != nil {
-			r.log.Error("catalog could not be signed again", "error", err)
-		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			r.renewOrLog()
+		case <-look.C:
+			if now := r.published(); now != seen {
+				seen = now
+				r.wake()
+			}
 		}
 	}
+}
+
+func (r *Repo) renewOrLog() {
+	if _, err := r.Renew(); err != nil {
+		r.log.Error("catalog could not be signed again", "error", err)
+	}
+}
+
+// published tells one timestamp.json from the next without reading it: its time and length; zero if it cannot be had.
+func (r *Repo) published() (mark struct {
+	at   time.Time
+	size int64
+},
+) {
+	if fi, err := r.fs.Stat(r.metaPath("timestamp.json")); err == nil {
+		mark.at, mark.size = fi.ModTime(), fi.Size()
+	}
+	return mark
 }
 
 // Collect removes metadata and target files that nothing published has named for at least the given time: boxes that are in
