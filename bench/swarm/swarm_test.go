@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"boxd/bench/rig"
 	"boxd/internal/fetch"
 	"boxd/internal/identity/identitytest"
 	"boxd/internal/netlab"
@@ -63,7 +64,7 @@ func one(t *testing.T, client string, homes int) {
 		})
 	}
 	lab := netlab.Start(t, cfg)
-	fs := serveFleet(t, lab, size, piece)
+	fs := rig.ServeFleet(t, lab, size, piece)
 	name, factor, _ := strings.Cut(client, ":")
 	begin := time.Now()
 	var times []time.Duration
@@ -89,7 +90,7 @@ func one(t *testing.T, client string, homes int) {
 	for _, h := range lab.Homes {
 		line += h.Line.Counters().Down.Bytes
 	}
-	copies := float64(fs.sent.Load()) / size
+	copies := float64(fs.Sent.Load()) / size
 	onTime := "-"
 	if deadline > 0 {
 		onTime = fmt.Sprint(last <= deadline)
@@ -103,31 +104,31 @@ func one(t *testing.T, client string, homes int) {
 		}(), copies, 100*(1-copies/float64(homes)), first.Seconds(), last.Seconds(), last.Seconds()/floor.Seconds(), onTime)
 }
 
-func runOurs(t *testing.T, lab *netlab.Lab, fs *fleetSide, begin time.Time, deadline time.Duration) []time.Duration {
+func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, begin time.Time, deadline time.Duration) []time.Duration {
 	fl := identitytest.New(t)
-	var boxes []*ours
+	var boxes []*rig.Ours
 	for i, h := range lab.Homes {
-		boxes = append(boxes, startOurs(t, fl, fs, h.Boxes[0], fmt.Sprintf("box-%d", i), begin.Add(deadline), 0.93*down/8,
+		boxes = append(boxes, rig.StartOurs(t, fl, fs, h.Boxes[0], fmt.Sprintf("box-%d", i), begin.Add(deadline), 0.93*down/8,
 			fetch.Limits{UploadRatio: 4}, 6880))
 	}
 	defer func() {
 		var wg sync.WaitGroup
 		for _, b := range boxes {
-			wg.Go(b.stop)
+			wg.Go(b.Stop)
 		}
 		wg.Wait()
 	}()
 	var wg sync.WaitGroup
 	for _, b := range boxes {
-		wg.Go(func() { b.wait(t, begin, 5*time.Minute) })
+		wg.Go(func() { b.Wait(t, begin, 5*time.Minute) })
 	}
 	wg.Wait()
 	var times []time.Duration
 	for i, b := range boxes {
-		times = append(times, b.done)
+		times = append(times, b.Done)
 		if os.Getenv("VERBOSE") != "" {
-			s := b.f.Status()
-			t.Logf("home %d: %.1fs %+v wasted %d sent %+v peers %d", i, b.done.Seconds(), s.Bytes, s.Wasted, s.Sent, len(s.Peers))
+			s := b.Fetcher.Status()
+			t.Logf("home %d: %.1fs %+v wasted %d sent %+v peers %d", i, b.Done.Seconds(), s.Bytes, s.Wasted, s.Sent, len(s.Peers))
 		}
 	}
 	return times
@@ -145,13 +146,13 @@ time.sleep(100000)
 `
 
 // runStock runs a stock client in every home until all are complete; all go on seeding meanwhile.
-func runStock(t *testing.T, name string, lab *netlab.Lab, fs *fleetSide, begin time.Time) []time.Duration {
+func runStock(t *testing.T, name string, lab *netlab.Lab, fs *rig.FleetSide, begin time.Time) []time.Duration {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	dir := t.TempDir()
 	tor := filepath.Join(dir, "film.torrent")
 	script := filepath.Join(dir, "lt.py")
-	for path, b := range map[string][]byte{tor: fs.torrent, script: []byte(libtorrentScript)} {
+	for path, b := range map[string][]byte{tor: fs.Torrent, script: []byte(libtorrentScript)} {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}

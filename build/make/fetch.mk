@@ -2,7 +2,7 @@
 .PHONY: bench-swarm bench-fetch bench-viewer
 
 bench-swarm: ## origin copies and times of 4, 8 and 16 homes, beside libtorrent and transmission (HOMES=4,8 CLIENTS=boxd:8,…)
-	$(GO) test -count=1 -tags bench -timeout 60m -run TestSwarm ./bench/swarm
+	$(GO) test -count=1 -v -tags bench -timeout 60m -run TestSwarm ./bench/swarm
 
 bench-viewer: ## what a download costs others in the home, beside curl and aria2 (LINES=50,500 LOSS=1)
-	$(GO) test -count=1 -tags bench -timeout 30m -run TestViewer ./bench/viewer
+	$(GO) test -count=1 -v -tags bench -timeout 30m -run TestViewer ./bench/viewer

@@ -10,7 +10,6 @@ import (
 
 	"boxd/internal/asset"
 	"boxd/internal/fetch/engine"
-	"boxd/internal/fetch/pace"
 	"boxd/internal/health"
 	"boxd/internal/lan"
 	"boxd/internal/schedule"
@@ -197,25 +196,30 @@ func (f *Fetcher) stalled(it *item) bool {
 		it.rates.smooth.WAN() == 0 && time.Since(it.wanSince) > 20*time.Second
 }
 
-// applyRates sets the buckets of the access line.
+// applyRates sets the buckets of the access line, from the limits, from what keeps its queue empty, and from what players
+// on this box leave. Any goroutine may call it.
 func (f *Fetcher) applyRates() {
 	limits, _, playback := f.wishes()
-	f.limitsMu.Lock()
-	down := f.headroom
-	f.limitsMu.Unlock()
+	down, up := f.yield.rates()
+	if playback {
+		line := f.lineRate.Load()
+		up = min(up, max(line/20, playbackFloor))
+		if !f.watching.Load() { // what is watched must arrive
+			down = min(down, max(line/4, playbackFloor))
+		}
+	}
 	if limits.WANDown.Set {
 		down = min(down, limits.WANDown.Value)
 	}
-	up := int64(pace.Unlimited)
 	if limits.WANUp.Set {
-		up = limits.WANUp.Value
-	}
-	if playback {
-		up = min(up, up/4+1)
+		up = min(up, limits.WANUp.Value)
 	}
 	f.swarm.Down().SetRate(down)
 	f.swarm.Up().SetRate(up)
 }
+
+// playbackFloor is what fetching keeps, in bytes per second, while a player plays something else on this box.
+const playbackFloor = 128 << 10
 
 // finish drops everything and saves the counters.
 func (f *Fetcher) finish() {

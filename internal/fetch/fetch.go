@@ -140,6 +140,7 @@ type Options struct {
 	Class           int      // 0 to 2, see lan.Self
 	Location        *time.Location
 	Limits          Limits
+	Probe           Probe
 	Health          *health.Set
 	Log             *slog.Logger
 }
@@ -179,16 +180,20 @@ type Fetcher struct {
 	poke    chan struct{}            // something may have changed
 	stopped chan struct{}            // closed when Run has returned
 
-	limitsMu sync.Mutex // guards the four below: others set them
+	limitsMu sync.Mutex // guards the three below: others set them
 	limits   Limits
 	paused   bool
 	playback bool
-	headroom int64 // bytes per second that the yield controller allows; pace.Unlimited when it does not restrain
 
 	holds   holds
 	status  atomic.Pointer[Status]
 	plan    atomic.Pointer[schedule.Input] // what the last decision was made from
 	changed atomic.Pointer[chan struct{}]
+
+	yield    *yielder
+	usesWAN  atomic.Bool  // something uses the access line or may
+	lineRate atomic.Int64 // bytes per second, as measured so far
+	watching atomic.Bool  // a player plays what is being fetched
 
 	// Owned by Run's goroutine:
 	items    map[asset.ID]*item
@@ -223,7 +228,7 @@ func New(o Options) (*Fetcher, error) {
 		o.Tracker = o.Origin
 	}
 	f := &Fetcher{
-		o: o, log: o.Log, peerID: newPeerID(), limits: o.Limits, headroom: pace.Unlimited,
+		o: o, log: o.Log, peerID: newPeerID(), limits: o.Limits,
 		calls: make(chan func(time.Time)), poke: make(chan struct{}, 1), stopped: make(chan struct{}),
 		items: map[asset.ID]*item{}, holds: holds{
 			free: map[asset.ID]func(){}, last: map[asset.ID]engine.Stats{}, taken: map[asset.ID]bool{},
@@ -233,6 +238,7 @@ func New(o Options) (*Fetcher, error) {
 	ch := make(chan struct{})
 	f.changed.Store(&ch)
 	f.home.Store(&map[string]bool{})
+	f.yield = &yielder{f: f}
 	f.swarm = o.NewSwarm(Hooks{Lazy: f.lazy, OnFailure: f.failed, IsLAN: f.isLAN, Home: f.isHome})
 	return f, nil
 }
@@ -266,6 +272,7 @@ func (f *Fetcher) Run(ctx context.Context) error {
 	case <-swarmDone:
 		return swarmErr
 	}
+	f.running.Go(func() { f.yield.run(jobs) })
 	early := f.loop(jobs, swarmDone)
 	cancel()
 	f.running.Wait()

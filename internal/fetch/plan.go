@@ -116,9 +116,10 @@ func (f *Fetcher) withdraw(it *item) {
 // observe reads the engine's counters and the readers' demand.
 func (f *Fetcher) observe(mono time.Time) {
 	var wan int64
-	failed, asked := false, false
+	failed, asked, uses, watching := false, false, false, false
 	for _, it := range f.items {
 		failed = failed || it.state == Failed
+		uses = uses || it.loaded && (it.wanOn || it.rates.sends.Peer > 0)
 		if it.loaded {
 			if st, ok := f.swarm.Stats(it.id); ok {
 				if st.Useful[engine.LAN] != it.live.Useful[engine.LAN] {
@@ -132,6 +133,7 @@ func (f *Fetcher) observe(mono time.Time) {
 			it.demand = it.store.Demand()
 		}
 		it.rates.update(mono, it.bytes(), it.sent())
+		watching = watching || it.playing()
 		wan += it.rates.smooth.WAN()
 		asked = asked || len(it.runs) > 0 && it.want.Origin == schedule.OriginUrgent && it.bucket.Rate() == pace.Unlimited
 		f.progress(it)
@@ -141,7 +143,13 @@ func (f *Fetcher) observe(mono time.Time) {
 	}
 	f.measured.best = max(f.measured.best, f.totals.LineRate)
 	f.measured.update(mono, wan, asked && f.swarm.Down().Rate() == pace.Unlimited)
+	if line := f.yield.line(); line > 0 {
+		f.measured.best = line
+	}
 	f.totals.LineRate = f.measured.best
+	f.lineRate.Store(int64(f.measured.best))
+	f.usesWAN.Store(uses)
+	f.watching.Store(watching)
 }
 
 // progress moves an asset through its states.

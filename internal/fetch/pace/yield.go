@@ -57,6 +57,9 @@ func NewYield(line float64) *Yield {
 // Rate is the present rate in bytes per second.
 func (y *Yield) Rate() int64 { return int64(y.rate) }
 
+// Line is the rate at which a queue begins, in bytes per second; 0 while it is not known.
+func (y *Yield) Line() float64 { return y.ceil }
+
 // Queue is how long packets wait in the queue now, as far as it can be told.
 func (y *Yield) Queue() time.Duration { return y.delay.queue() }
 

@@ -1,6 +1,6 @@
 //go:build bench
 
-package swarm
+package rig
 
 import (
 	"bytes"
@@ -8,9 +8,9 @@ import (
 	"crypto/sha1" //nolint:gosec // BEP 3
 	"fmt"
 	mrand "math/rand/v2"
-	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -32,57 +32,54 @@ import (
 	"boxd/internal/state"
 )
 
-// fleetSide is what the operator runs in the WAN: an origin that counts what it sends, and the fleet's tracker.
-type fleetSide struct {
-	ln      net.Listener
-	url     string
-	torrent []byte
-	info    *asset.Info
-	data    []byte
-	sent    atomic.Int64
-	second  [3600]atomic.Int64 // bytes by second since begin
-	begin   time.Time
-	mu      sync.Mutex
+// FleetSide is what the operator runs in the WAN: an origin that counts what it sends, and the fleet's tracker.
+type FleetSide struct {
+	URL     string
+	Torrent []byte
+	Info    *asset.Info
+	Data    []byte
+	Sent    atomic.Int64 // bytes of the origin
 }
 
 type counting struct {
 	http.ResponseWriter
-	f *fleetSide
+	f *FleetSide
 }
 
 func (c counting) Write(p []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(p)
-	c.f.sent.Add(int64(n))
+	c.f.Sent.Add(int64(n))
 	return n, err
 }
 
-func serveFleet(t testing.TB, lab *netlab.Lab, size, piece int) *fleetSide {
+// ServeFleet publishes an asset of so many bytes and serves it.
+func ServeFleet(t testing.TB, lab *netlab.Lab, size, piece int) *FleetSide {
 	ln, err := lab.WAN.Listen("tcp", netip.AddrPortFrom(lab.FleetIP, 0).String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fleetSide{ln: ln, url: "http://" + ln.Addr().String(), data: make([]byte, size), begin: time.Now()}
-	_, _ = mrand.NewChaCha8([32]byte{1}).Read(f.data)
+	f := &FleetSide{URL: "http://" + ln.Addr().String(), Data: make([]byte, size)}
+	_, _ = mrand.NewChaCha8([32]byte{1}).Read(f.Data)
 	var hashes []byte
 	for off := 0; off < size; off += piece {
-		h := sha1.Sum(f.data[off:min(off+piece, size)]) //nolint:gosec // BEP 3
+		h := sha1.Sum(f.Data[off:min(off+piece, size)]) //nolint:gosec // BEP 3
 		hashes = append(hashes, h[:]...)
 	}
-	f.torrent, err = bencode.Marshal(map[string]any{
-		"announce": f.url + "/announce", "url-list": []string{f.url + "/origin/"},
+	f.Torrent, err = bencode.Marshal(map[string]any{
+		"announce": f.URL + "/announce", "url-list": []string{f.URL + "/origin/"},
 		"info": map[string]any{"name": "film", "piece length": piece, "length": size, "pieces": string(hashes), "private": 1},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.info, err = asset.ParseTorrent(f.torrent); err != nil {
+	if f.Info, err = asset.ParseTorrent(f.Torrent); err != nil {
 		t.Fatal(err)
 	}
 	track := tracker.New(tracker.Options{Anonymous: true, MinInterval: 10 * time.Second})
 	mux := http.NewServeMux()
 	mux.Handle("/announce", track)
 	mux.HandleFunc("/origin/film", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(counting{w, f}, r, "film", time.Time{}, bytes.NewReader(f.data))
+		http.ServeContent(counting{w, f}, r, "film", time.Time{}, bytes.NewReader(f.Data))
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = srv.Serve(ln) }()
@@ -96,24 +93,25 @@ type paper struct{ snap *catalog.Snapshot }
 func (p paper) Snapshot() *catalog.Snapshot { return p.snap }
 func (p paper) Changed() <-chan struct{}    { return nil }
 
-// ours is one boxd's fetching half in a namespace.
-type ours struct {
-	f     *fetch.Fetcher
-	cache *cache.Cache
-	id    asset.ID
-	done  time.Duration
-	stop  func()
+// Ours is one boxd's fetching half in a namespace.
+type Ours struct {
+	Fetcher *fetch.Fetcher
+	Cache   *cache.Cache
+	ID      asset.ID
+	Done    time.Duration // set by Wait
+	Stop    func()
 }
 
-// startOurs starts boxd's fetching half in a home. lineRate is what the box remembers of its line from nights before.
-func startOurs(t testing.TB, fl *identitytest.Fleet, fs *fleetSide, b *netlab.Box, name string, deadline time.Time,
-	lineRate float64, lim fetch.Limits, port int) *ours {
+// StartOurs starts boxd's fetching half in a home. lineRate is what the box remembers of its line from nights before.
+func StartOurs(t testing.TB, fl *identitytest.Fleet, fs *FleetSide, b *netlab.Box, name string, deadline time.Time,
+	lineRate float64, lim fetch.Limits, port int) *Ours {
 	t.Helper()
 	dir := t.TempDir()
 	ln, err := b.Listen("tcp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		t.Fatal(err)
 	}
+	AllowPing(t, b)
 	id := fl.Box(name, "north")
 	db, err := state.Open(filepath.Join(dir, "state.db"), state.Options{})
 	if err != nil {
@@ -127,7 +125,7 @@ func startOurs(t testing.TB, fl *identitytest.Fleet, fs *fleetSide, b *netlab.Bo
 		t.Fatal(err)
 	}
 	camp := catalog.Campaign{V: 1, ID: "night", Group: "north", Deadline: deadline,
-		Assets: []catalog.AssetRef{{ID: fs.info.ID, Path: catalog.AssetPath("acme", fs.info.ID)}}}
+		Assets: []catalog.AssetRef{{ID: fs.Info.ID, Path: catalog.AssetPath("acme", fs.Info.ID)}}}
 	mux := id.NewMux(ln)
 	tr := &http.Transport{DialContext: b.Dial}
 	oc := origin.Client(nil)
@@ -136,12 +134,12 @@ func startOurs(t testing.TB, fl *identitytest.Fleet, fs *fleetSide, b *netlab.Bo
 		Cache: fetch.FromCache(c), State: db, Identity: id,
 		Catalog: paper{&catalog.Snapshot{Version: 1, Expires: time.Now().Add(24 * time.Hour),
 			Campaigns: []catalog.Campaign{camp},
-			Assets:    map[asset.ID]*catalog.Asset{fs.info.ID: {Info: fs.info, Torrent: fs.torrent, Name: "film"}}}},
+			Assets:    map[asset.ID]*catalog.Asset{fs.Info.ID: {Info: fs.Info, Torrent: fs.Torrent, Name: "film"}}}},
 		NewSwarm: fetch.NewEngine(engine.Options{Dial: b.Dial}, fetch.EngineOptions{
 			Identity: id, Listener: mux.Listener(identity.ALPNSwarm),
 		}),
-		Origin: oc, Tracker: &http.Client{Transport: tr, Timeout: 30 * time.Second}, TrackerURL: fs.url + "/announce",
-		Port: port, Limits: lim,
+		Origin: oc, Tracker: &http.Client{Transport: tr, Timeout: 30 * time.Second}, TrackerURL: fs.URL + "/announce",
+		Port: port, Limits: lim, Probe: fetch.Probe{Do: b.Do},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +149,7 @@ func startOurs(t testing.TB, fl *identitytest.Fleet, fs *fleetSide, b *netlab.Bo
 	for _, run := range []func(context.Context) error{mux.Run, c.Run, f.Run} {
 		wg.Go(func() { _ = run(ctx) })
 	}
-	return &ours{f: f, cache: c, id: fs.info.ID, stop: func() {
+	return &Ours{Fetcher: f, Cache: c, ID: fs.Info.ID, Stop: func() {
 		cancel()
 		wg.Wait()
 		_ = c.Close()
@@ -159,22 +157,33 @@ func startOurs(t testing.TB, fl *identitytest.Fleet, fs *fleetSide, b *netlab.Bo
 	}}
 }
 
-// wait returns when the asset is complete, or fails.
-func (o *ours) wait(t testing.TB, begin time.Time, limit time.Duration) {
+// Wait returns when the asset is complete, or fails.
+func (o *Ours) Wait(t testing.TB, begin time.Time, limit time.Duration) {
 	t.Helper()
 	deadline := time.After(limit)
 	for {
-		ch := o.f.Changed()
-		for _, a := range o.f.Status().Assets {
-			if a.ID == o.id && a.Length == a.Verified {
-				o.done = time.Since(begin)
+		ch := o.Fetcher.Changed()
+		for _, a := range o.Fetcher.Status().Assets {
+			if a.ID == o.ID && a.Length == a.Verified {
+				o.Done = time.Since(begin)
 				return
 			}
 		}
 		select {
 		case <-ch:
 		case <-deadline:
-			t.Fatalf("not complete after %v: %+v", limit, o.f.Status().Assets)
+			t.Fatalf("not complete after %v: %+v", limit, o.Fetcher.Status().Assets)
 		}
+	}
+}
+
+// AllowPing lets everybody in the namespace ping, as systemd does on a box.
+func AllowPing(t testing.TB, b *netlab.Box) {
+	t.Helper()
+	err := b.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
