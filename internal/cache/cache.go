@@ -172,6 +172,7 @@ type Cache struct {
 	onEvict  []func(asset.ID)
 	events   []Event
 	lastTick time.Time
+	refused  time.Time // when an asset was last refused
 	closed   bool
 	running  bool          // runCommits is there to commit
 	flushed  chan struct{} // closed when a Flush ends

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -111,7 +112,7 @@ func TestBlocksInAnyOrderAndTwice(t *testing.T) {
 	if err := a.MarkVerified(1); !errors.Is(err, ErrHash) {
 		t.Fatalf("wrong bytes: %v", err)
 	}
-	if err := a.MarkVerified(1); !errors.Is(err, ErrNotVerified) {
+	if err := a.MarkVerified(1); !errors.Is(err, ErrHash) {
 		t.Fatalf("nothing written since: %v", err)
 	}
 	write(testPiece, 3*testPiece+5) // across pieces
@@ -148,6 +149,50 @@ func TestHashIsCheckedAgainWhenBytesChangeAfterIt(t *testing.T) {
 	if err := a.MarkVerified(0); !errors.Is(err, ErrHash) {
 		t.Fatalf("a late wrong block got through: %v", err)
 	}
+}
+
+// What was verified and not committed is still in the file after the process was killed: it need not be fetched again.
+func TestPieceWhoseBitWasLostIsVerifiedFromTheFile(t *testing.T) {
+	mem := newMem(t, 0)
+	m := newMedia(t, 11, 3*testPiece)
+	a := create(t, openMem(t, mem), m, Attr{})
+	must(t, put(a, m, 1))
+	c := openMem(t, mem) // nobody closed the first one
+	a, ok := c.Asset(m.info.ID)
+	if !ok || a.Have(1) {
+		t.Fatal("the bit is durable already")
+	}
+	must(t, a.MarkVerified(1))
+	if err := a.MarkVerified(2); !errors.Is(err, ErrHash) {
+		t.Fatalf("nothing is there: %v", err)
+	}
+	must(t, put(a, m, 2))
+	must(t, rightBytes(a, m))
+}
+
+func TestManyJudgeOnePiece(t *testing.T) {
+	c := openMem(t, newMem(t, 0))
+	m := newMedia(t, 12, 50*testPiece)
+	a := create(t, c, m, Attr{})
+	for i := range 50 {
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				_, n := m.info.PieceSpan(i)
+				if _, err := a.WriteAt(m.piece(i), int64(i)*testPiece); err != nil && !errors.Is(err, ErrVerified) {
+					t.Error(n, err)
+				}
+				if err := a.MarkVerified(i); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if !a.Complete() {
+		t.Fatal("not complete")
+	}
+	must(t, rightBytes(a, m))
 }
 
 func TestLostPieceIsNotServedAndCanBeWrittenAgain(t *testing.T) {

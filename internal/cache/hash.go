@@ -124,45 +124,83 @@ func (a *Asset) MarkVerified(i int) error {
 	if i < 0 || i >= e.n {
 		return fmt.Errorf("verify %s piece %d of %d", e.id.Short(), i, e.n)
 	}
-	e.mu.Lock()
-	if e.have.get(i) {
-		e.mu.Unlock()
+	pc, err := e.beginJudging(i)
+	if err != nil {
+		return fmt.Errorf("verify %s piece %d: %w", e.id.Short(), i, err)
+	}
+	if pc == nil {
 		return nil
 	}
-	pc := e.progress[i]
-	if pc == nil || e.gone || pc.sealed {
-		e.mu.Unlock()
-		return fmt.Errorf("verify %s piece %d: nothing was written: %w", e.id.Short(), i, ErrNotVerified)
-	}
-	pc.sealed = true
-	e.mu.Unlock()
-
 	sum, err := e.hashProgress(i, pc)
 	if err == nil && sum != a.info.PieceHash(i) {
 		err = ErrHash
 	}
-	e.mu.Lock()
-	pc.sealed = false
-	switch {
-	case err == nil && pc.tainted:
-		err = ErrNotVerified // a sync failed in between
-	case err == nil && e.gone:
-		err = ErrGone
-	}
+	complete, err := e.endJudging(i, pc, err)
 	if err != nil {
-		if errors.Is(err, ErrHash) {
-			delete(e.progress, i)
-		}
-		e.mu.Unlock()
 		return fmt.Errorf("verify %s piece %d: %w", e.id.Short(), i, err)
 	}
-	delete(e.progress, i)
-	e.accept(i)
-	complete := e.have.full()
-	e.mu.Unlock()
 	e.c.accepted(e, complete)
 	e.c.throttle()
 	return nil
+}
+
+// beginJudging keeps writers away from a piece. It returns nil when the piece is verified already, if need be after
+// waiting for somebody else who judges it.
+func (e *entry) beginJudging(i int) (*piece, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for {
+		pc := e.progress[i]
+		switch {
+		case e.gone:
+			return nil, ErrGone
+		case e.have.get(i):
+			return nil, nil //nolint:nilnil // nothing to judge, and nothing wrong
+		case i >= e.allocPieces():
+			return nil, ErrNotReserved
+		case pc == nil: // nothing was written in this run; the file may be right all the same
+			pc = e.newProgress(i)
+		case pc.sealed:
+			e.idle.Wait()
+			continue
+		}
+		pc.sealed = true
+		return pc, nil
+	}
+}
+
+// newProgress must be called with mu held.
+func (e *entry) newProgress(i int) *piece {
+	if e.progress == nil {
+		e.progress = map[int]*piece{}
+	}
+	pc := &piece{}
+	e.progress[i] = pc
+	return pc
+}
+
+// endJudging lets writers in again, or accepts the piece.
+func (e *entry) endJudging(i int, pc *piece, err error) (complete bool, _ error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	pc.sealed = false
+	e.idle.Broadcast()
+	switch {
+	case err != nil:
+	case e.gone:
+		err = ErrGone
+	case e.progress[i] != pc:
+		err = ErrNotReserved // the tail was evicted in between
+	case pc.tainted:
+		err = ErrNotVerified // a sync failed in between
+	}
+	if e.progress[i] == pc && (err == nil || errors.Is(err, ErrHash) || pc.seq == 0) {
+		delete(e.progress, i)
+	}
+	if err == nil {
+		e.accept(i)
+	}
+	return e.have.full(), err
 }
 
 // accept makes a piece servable. mu must be held.

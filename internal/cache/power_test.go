@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -95,6 +96,11 @@ func work(dir string, lie bool) int {
 	}
 	c.OnEvict(func(id asset.ID) { say("E %d", index[id]) })
 	go func() { _ = c.Run(context.Background()) }()
+	for running := false; !running; runtime.Gosched() { // who writes before Run commits waits for nothing
+		c.mu.Lock()
+		running = c.running
+		c.mu.Unlock()
+	}
 	say("R")
 	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	for {
@@ -209,21 +215,7 @@ func judgeFiles(t testing.TB, dir string, ms []*media, l *ledger) (lost int64, e
 		return 0, err
 	}
 	settleAll(c)
-	now := map[[2]int]bool{}
-	for i, m := range ms {
-		a, ok := c.Asset(m.info.ID)
-		if !ok {
-			continue
-		}
-		if err := rightBytes(a, m); err != nil {
-			return 0, errors.Join(err, c.Close())
-		}
-		for p := range m.info.NumPieces() {
-			if a.Have(p) {
-				now[[2]int{i, p}] = true
-			}
-		}
-	}
+	now, err := inventory(c, ms)
 	for key := range l.durable {
 		if !now[key] {
 			err = errors.Join(err, fmt.Errorf("asset %d piece %d was durable and is lost", key[0], key[1]))
@@ -234,12 +226,35 @@ func judgeFiles(t testing.TB, dir string, ms []*media, l *ledger) (lost int64, e
 			lost += testPiece
 		}
 	}
-	err = errors.Join(err, consistent(c, durable.OS()), c.Close())
+	// What was being removed when the index was lost is adopted again: Run begins with making room.
+	c.CheckSpace()
+	now, ierr := inventory(c, ms)
+	err = errors.Join(err, ierr, consistent(c, durable.OS()), c.Close())
 	*l = ledger{verified: now, durable: map[[2]int]bool{}}
 	for key := range now {
 		l.durable[key] = true
 	}
 	return lost, err
+}
+
+// inventory is all pieces that are there; they are read and compared.
+func inventory(c *Cache, ms []*media) (map[[2]int]bool, error) {
+	now := map[[2]int]bool{}
+	for i, m := range ms {
+		a, ok := c.Asset(m.info.ID)
+		if !ok {
+			continue
+		}
+		if err := rightBytes(a, m); err != nil {
+			return now, err
+		}
+		for p := range m.info.NumPieces() {
+			if a.Have(p) {
+				now[[2]int{i, p}] = true
+			}
+		}
+	}
+	return now, nil
 }
 
 func powerDirs(t testing.TB, dir string) {

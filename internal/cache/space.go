@@ -13,6 +13,9 @@ import (
 // metaSlack is kept beside every reservation for what the file system and the index need themselves.
 const metaSlack = 256 << 10
 
+// refusalFades is how long a refusal is worth a warning when nobody asks again.
+const refusalFades = 15 * time.Minute
+
 // SpaceError says what was missing when an asset was refused. It is ErrNoSpace.
 type SpaceError struct {
 	ID     asset.ID
@@ -123,6 +126,9 @@ func (e *entry) candidate() Candidate {
 
 func (c *Cache) refuse(err *SpaceError) error {
 	c.stats.refusals.Add(1)
+	c.mu.Lock()
+	c.refused = time.Now()
+	c.mu.Unlock()
 	c.record(Event{ID: err.ID, What: EventRefused, Bytes: err.Need, Reason: err.Reason})
 	c.o.Health.Raise(health.Warning{
 		Code: CodeNoSpace, Severity: health.Warn, Text: "An asset was refused: " + err.Reason + ".",
@@ -169,6 +175,12 @@ func (c *Cache) CheckSpace() {
 	c.space.Lock()
 	defer c.space.Unlock()
 	c.retryLimbo()
+	c.mu.Lock()
+	old := time.Since(c.refused) > refusalFades
+	c.mu.Unlock()
+	if old {
+		c.o.Health.Clear(CodeNoSpace)
+	}
 	tried := map[asset.ID]bool{}
 	for {
 		short, err := c.shortOf(0)

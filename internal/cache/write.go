@@ -106,11 +106,7 @@ func (e *entry) beginWrite(i int, b []byte, in int64) (pc *piece, ordered bool, 
 		}
 	}
 	if pc == nil {
-		if e.progress == nil {
-			e.progress = map[int]*piece{}
-		}
-		pc = &piece{}
-		e.progress[i] = pc
+		pc = e.newProgress(i)
 	}
 	e.unknown.clear(i)
 	end := in + int64(len(b))
