@@ -146,7 +146,8 @@ func (d *decoder) table(tree map[string]any, v reflect.Value, prefix string) {
 	}
 }
 
-// environ reads BOXD_<SECTION>_<KEY>; lists are separated by commas.
+// environ reads BOXD_<SECTION>_<KEY>; lists are separated by commas. Other programs and tests have BOXD_ variables of their
+// own, so an unknown one is a fault only when it looks like a known one misspelt.
 func (d *decoder) environ(environ []string, root reflect.Value) {
 	known := map[string]reflect.Value{}
 	for section, v := range fieldsOf(root) {
@@ -156,12 +157,14 @@ func (d *decoder) environ(environ []string, root reflect.Value) {
 	}
 	for _, kv := range environ {
 		name, val, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, "BOXD_") || reservedEnv[name] || strings.HasPrefix(name, "BOXD_TEST_") {
+		if !strings.HasPrefix(name, "BOXD_") || reservedEnv[name] {
 			continue
 		}
 		field, ok := known[name]
 		if !ok {
-			d.fault("", name, "unknown environment variable%s", suggest(name, known))
+			if like := suggest(name, known); like != "" {
+				d.fault("", name, "unknown environment variable%s", like)
+			}
 			continue
 		}
 		if err := set(field, fromEnv(field, val)); err != nil {
