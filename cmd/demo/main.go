@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,7 +22,7 @@ func main() {
 	}
 }
 
-func run() error {
+func run() (err error) {
 	bin := flag.String("bin", "bin", "directory with the programs boxd and fleetd")
 	media := flag.String("media", "", "the film to publish")
 	boxes := flag.Int("boxes", 3, "boxes in the home")
@@ -52,7 +53,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	defer h.Stop()
+	defer func() { err = errors.Join(err, h.Stop()) }()
 	result, err := h.Wait(ctx)
 	if err != nil {
 		return err

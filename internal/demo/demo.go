@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -76,7 +77,7 @@ func Start(ctx context.Context, o Options) (h *Home, err error) {
 	h = &Home{Options: o}
 	defer func() {
 		if err != nil {
-			h.Stop()
+			err = errors.Join(err, h.Stop())
 		}
 	}()
 	h.say("Starting a fleet manager in an empty directory …")
@@ -162,17 +163,19 @@ func (h *Home) publish(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends every process, boxes first, and waits for them.
-func (h *Home) Stop() {
+// Stop ends every process, boxes first, and waits for them. It says which did not end as they should.
+func (h *Home) Stop() error {
 	for _, b := range h.Boxes {
 		b.signalStop()
 	}
+	var errs []error
 	for _, b := range h.Boxes {
-		b.Stop()
+		errs = append(errs, b.Stop())
 	}
 	if h.Fleet != nil {
-		h.Fleet.Stop()
+		errs = append(errs, h.Fleet.Stop())
 	}
+	return errors.Join(errs...)
 }
 
 // generate writes a file of pseudo-random bytes that are the same every time, so that no disk or line can compress it.

@@ -97,8 +97,7 @@ func options(t *testing.T) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Not t.TempDir: its long names would make the paths of unix sockets too long.
-	dir, err := os.MkdirTemp("", "boxd-")
+	dir, err := os.MkdirTemp("", "boxd-") //nolint:usetesting // its long names are too long for the paths of unix sockets
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +114,11 @@ func start(t *testing.T, o Options) *Home {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(h.Stop)
+	t.Cleanup(func() {
+		if err := h.Stop(); err != nil {
+			t.Errorf("not everything ended as it should: %v", err)
+		}
+	})
 	return h
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -21,8 +22,10 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	err  error         // of Wait; valid after done
-	log  *os.File
-	tail *tail
+
+	killed atomic.Bool // by us, so that its end is no fault
+	log    *os.File
+	tail   *tail
 }
 
 // tail keeps the last bytes of a log, to show when something goes wrong.
@@ -57,7 +60,8 @@ func startProcess(name, logPath, program string, args ...string) (*process, erro
 	}
 	p := &process{name: name, done: make(chan struct{}), log: log, tail: &tail{}}
 	p.cmd = exec.Command(program, args...)
-	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BOXD_") }) // configuration of boxd
+	// BOXD_* would configure the boxes.
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BOXD_") })
 	out := &both{log, p.tail}
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	// Should this program be killed, its children must not stay behind.
@@ -98,7 +102,10 @@ func (p *process) stop() error {
 	p.signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
-		return p.err
+		if p.err != nil && !p.killed.Load() {
+			return fmt.Errorf("%s: %w:\n%s", p.name, p.err, p.tail)
+		}
+		return nil
 	case <-time.After(10 * time.Second):
 		p.signal(syscall.SIGKILL)
 		<-p.done
@@ -108,6 +115,7 @@ func (p *process) stop() error {
 
 // kill ends the program as a power cut would.
 func (p *process) kill() {
+	p.killed.Store(true)
 	p.signal(syscall.SIGKILL)
 	<-p.done
 }
@@ -116,7 +124,10 @@ func (p *process) kill() {
 func (p *process) ended() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s ended (%v):\n%s", p.name, p.err, p.tail)
+		if p.err == nil {
+			return fmt.Errorf("%s ended by itself:\n%s", p.name, p.tail)
+		}
+		return fmt.Errorf("%s ended: %w:\n%s", p.name, p.err, p.tail)
 	default:
 		return nil
 	}

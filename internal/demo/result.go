@@ -99,7 +99,8 @@ func (h *Home) explain(states []Status) (text string) {
 	for i, st := range states {
 		for _, f := range h.Films {
 			if a := st.Asset(f.ID); a.State != "ready" {
-				text += fmt.Sprintf("%s: %s is %q with %s of %s: %s\n", h.Boxes[i].Name, f.Name, a.State, size(a.Verified), size(f.Length), a.Why)
+				text += fmt.Sprintf("%s: %s is %q with %s of %s: %s\n",
+					h.Boxes[i].Name, f.Name, a.State, size(a.Verified), size(f.Length), a.Why)
 			}
 		}
 		for _, w := range st.Health {
@@ -197,7 +198,7 @@ func (h *Home) Print(r *Result) {
 	for _, f := range r.Films {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%.3f\t%d of %d\n", f.Name, size(f.Length), size(f.OriginBytes), f.Copies, f.Proofs, len(h.Boxes))
 	}
-	w.Flush()
+	_ = w.Flush() // to a terminal or a buffer: nothing to be done about it
 	if err := r.Err(); err != nil {
 		h.say("\nNot as it should be:\n%v", err)
 		return
@@ -213,7 +214,8 @@ func (h *Home) PrintAddresses() {
 		fmt.Fprintf(w, "%s, status page\t%s/\n", b.Name, b.URL())
 	}
 	for _, f := range h.Films[:1] {
-		fmt.Fprintf(w, "%s, played from %s\t%s/assets/%s/%s\n", f.Name, h.Boxes[0].Name, h.Boxes[0].URL(), f.ID, filepath.Base(f.Source))
+		fmt.Fprintf(w, "%s, played from %s\t%s/assets/%s/%s\n",
+			f.Name, h.Boxes[0].Name, h.Boxes[0].URL(), f.ID, filepath.Base(f.Source))
 	}
-	w.Flush()
+	_ = w.Flush() // to a terminal or a buffer: nothing to be done about it
 }
