@@ -52,7 +52,7 @@ func root() *cobra.Command {
 	cmd.AddCommand(
 		serveCmd(c), initCmd(c), restoreCmd(c), publishCmd(c), withdrawCmd(c), assetsCmd(c), campaignCmd(c), boxesCmd(c), watchCmd(c),
 		enrollCmd(c), backupCmd(c), commandCmd(c), configCmd(c), proofsCmd(c), statementCmd(c), alertsCmd(c), auditCmd(c),
-		publisherCmd(c), userCmd(c), keysCmd(c), brokerCmd(c),
+		publisherCmd(c), userCmd(c), keysCmd(c), brokerCmd(c), brokerRunCmd(),
 	)
 	return cmd
 }

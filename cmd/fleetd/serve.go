@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"boxd/internal/fleet/broker"
 	"boxd/internal/fleet/server"
 )
 
@@ -59,7 +60,7 @@ func serveCmd(c *client) *cobra.Command {
 	f.StringVar(&o.Listen, "listen", ":8443", "address for boxes (HTTPS: enrolment, catalog, origin, tracker)")
 	f.StringVar(&o.MQTT, "mqtt", ":8883", "address of the MQTT listener (TLS)")
 	f.StringVar(&o.NATS, "nats", "", "NATS cluster instead of the embedded server: nats://host:port,…")
-	f.StringVar(&o.MQTTURL, "mqtt-cluster", "", "host:port of that cluster's MQTT listener")
+	f.StringVar(&o.MQTTURL, "mqtt-cluster", "", "host:port of that cluster's MQTT listeners, comma separated")
 	f.StringArrayVar(&o.BrokerURLs, "broker", nil, "MQTT broker to name in the firmware: tls://host:port (repeatable)")
 	f.StringVar(&o.DB, "db", "", "PostgreSQL instead of SQLite: postgres://…")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
@@ -145,8 +146,8 @@ func backupCmd(c *client) *cobra.Command {
 }
 
 func brokerCmd(c *client) *cobra.Command {
-	var name, store, mqtt, cert string
-	var routes []string
+	var name, store, mqtt, client, cluster, cert string
+	var routes, hosts []string
 	cmd := &cobra.Command{
 		Use: "broker-config", Short: "print the configuration of one nats-server of a cluster that serves this fleet",
 		Args: args(cobra.NoArgs),
@@ -155,7 +156,8 @@ func brokerCmd(c *client) *cobra.Command {
 				return usageError{errors.New("broker-config needs --dir")}
 			}
 			conf, err := server.BrokerConfig(cmd.Context(), server.ClusterNode{
-				Dir: c.dir, Name: name, Store: store, MQTT: mqtt, Out: cert, Routes: routes, Hosts: nil,
+				Dir: c.dir, Name: name, Store: store, MQTT: mqtt, Out: cert, Routes: routes, Hosts: hosts, Client: client,
+				Cluster: cluster,
 			})
 			if err != nil {
 				return err
@@ -168,7 +170,26 @@ func brokerCmd(c *client) *cobra.Command {
 	f.StringVar(&name, "name", "n1", "name of this node")
 	f.StringVar(&store, "store", "/var/lib/nats", "its JetStream directory")
 	f.StringVar(&mqtt, "mqtt", "0.0.0.0:8883", "its MQTT listener")
+	f.StringVar(&client, "client", "0.0.0.0:4222", "its listener for fleetd")
+	f.StringVar(&cluster, "cluster", "0.0.0.0:6222", "its listener for the other nodes")
+	f.StringArrayVar(&hosts, "host", nil, "name or address by which boxes reach this node (repeatable; default: the fleet's)")
 	f.StringVar(&cert, "tls-dir", ".", "where to write its certificate, key and the boxes' CA")
 	f.StringArrayVar(&routes, "route", nil, "the other nodes: nats://host:6222 (repeatable)")
+	return cmd
+}
+
+func brokerRunCmd() *cobra.Command {
+	var level string
+	cmd := &cobra.Command{
+		Use: "broker CONFIG", Short: "run one NATS server of a cluster, with a configuration that broker-config wrote", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			log, err := logger(level)
+			if err != nil {
+				return err
+			}
+			return broker.RunConfig(cmd.Context(), a[0], log)
+		},
+	}
+	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }

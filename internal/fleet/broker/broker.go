@@ -179,6 +179,34 @@ func NewServer(o ServerOptions) (*Server, error) {
 	return &Server{o: o, ns: ns}, nil
 }
 
+// RunConfig serves one node of a cluster from a configuration file as broker-config writes it, until ctx ends. Clients
+// without a certificate get as far as the auth callout, which knows only fleetd's own password.
+func RunConfig(ctx context.Context, file string, log *slog.Logger) error {
+	so := &server.Options{}
+	if err := so.ProcessConfigFile(file); err != nil {
+		return fmt.Errorf("broker configuration: %w", err)
+	}
+	if so.MQTT.TLSConfig == nil {
+		return fmt.Errorf("broker configuration %s: the MQTT listener has no TLS", file)
+	}
+	so.MQTT.TLSConfig.ClientAuth = tls.VerifyClientCertIfGiven
+	so.MQTT.TLSConfig.MinVersion = tls.VersionTLS12
+	so.NoSigs, so.NoLog = true, true
+	ns, err := server.NewServer(so)
+	if err != nil {
+		return fmt.Errorf("broker: %w", err)
+	}
+	ns.SetLoggerV2(natsLog{log}, false, false, false)
+	go ns.Start()
+	defer func() { ns.Shutdown(); ns.WaitForShutdown() }()
+	if !ns.ReadyForConnections(time.Minute) && ctx.Err() == nil {
+		return fmt.Errorf("broker %s did not start: are its ports taken?", so.ServerName)
+	}
+	log.Info("broker serves", "name", so.ServerName, "mqtt", so.MQTT.Port)
+	<-ctx.Done()
+	return nil
+}
+
 func splitAddr(addr string) (string, int, error) {
 	host, p, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -78,7 +78,7 @@ func newRig(tb testing.TB) *rig {
 		return broker.Client{Box: leaf.Subject.CommonName, Groups: leaf.Subject.OrganizationalUnit, Until: leaf.NotAfter}, nil
 	}}
 	r.bus = broker.NewBus(broker.BusOptions{
-		Fleet: "f1", At: r.srv.Connect(), Creds: creds, MQTT: r.addr, Log: log, Handle: r.handle, Tele: r.tele,
+		Fleet: "f1", At: r.srv.Connect(), Creds: creds, MQTT: []string{r.addr}, Log: log, Handle: r.handle, Tele: r.tele,
 		MQTTTLS: func() *tls.Config {
 			return &tls.Config{RootCAs: r.ca.pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13}
 		},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -44,7 +45,7 @@ type BusOptions struct {
 	Fleet    string
 	At       Endpoint
 	Creds    Creds
-	MQTT     string                                       // host:port of an MQTT listener, for retained messages
+	MQTT     []string                                     // host:port of MQTT listeners, for retained messages
 	MQTTTLS  func() *tls.Config                           // trusts that listener
 	Handle   func(ctx context.Context, batch []Msg) error // commits a batch; on error it is delivered again
 	Tele     func(Msg)                                    // must not block
@@ -239,13 +240,13 @@ func (b *Bus) Retain(topic string, payload []byte) error {
 }
 
 func (b *Bus) publisher(ctx context.Context) error {
-	o := mqtt.NewClientOptions().AddBroker("tls://" + b.o.MQTT).SetClientID("fleetd-" + secret()[:12]).
+	o := mqtt.NewClientOptions().AddBroker("tls://" + b.o.MQTT[0]).SetClientID("fleetd-" + secret()[:12]).
 		SetUsername(userFleetd).SetPassword(b.o.Creds.Fleetd).SetCleanSession(true).SetProtocolVersion(4).
 		SetAutoReconnect(true).SetMaxReconnectInterval(5 * time.Second).SetWriteTimeout(5 * time.Second).
 		SetOrderMatters(false).SetConnectTimeout(10 * time.Second).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-			d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: b.o.MQTTTLS()}
-			return d.Dial("tcp", b.o.MQTT)
+			d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: b.o.MQTTTLS()}
+			return d.Dial("tcp", b.o.MQTT[rand.IntN(len(b.o.MQTT))]) // the next try takes another node
 		})
 	c := mqtt.NewClient(o)
 	var last error
@@ -264,7 +265,7 @@ func (b *Bus) publisher(ctx context.Context) error {
 		case <-time.After(time.Second):
 		}
 	}
-	return fmt.Errorf("connect to the MQTT listener %s: %w", b.o.MQTT, last)
+	return fmt.Errorf("connect to the MQTT listener %s: %w", strings.Join(b.o.MQTT, ", "), last)
 }
 
 func (b *Bus) closePublisher() {

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
+
+	"github.com/nats-io/nats.go"
 
 	"boxd/internal/fleet/broker"
 )
 
 func (s *Server) openBroker() error {
-	at := broker.Endpoint{URL: s.o.NATS}
+	at := s.clusterEndpoint()
 	s.mqtt = s.o.MQTTURL
 	if s.o.NATS == "" {
 		if err := s.pickMQTT(); err != nil {
@@ -29,7 +32,7 @@ func (s *Server) openBroker() error {
 		at = s.nats.Connect()
 	}
 	s.bus = broker.NewBus(broker.BusOptions{
-		Fleet: s.ca.Fleet(), At: at, Creds: s.creds, MQTT: s.mqtt, Log: s.log,
+		Fleet: s.ca.Fleet(), At: at, Creds: s.creds, MQTT: strings.Split(s.mqtt, ","), Log: s.log,
 		MQTTTLS: func() *tls.Config {
 			return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: s.ca.Pool(), ServerName: s.set.Hosts[0]}
 		},
@@ -86,4 +89,11 @@ func (s *Server) authorize(_ context.Context, chain []*x509.Certificate) (broker
 	}
 	s.fleet.Connecting(peer.BoxID, peer.Group)
 	return broker.Client{Box: peer.BoxID, Groups: []string{peer.Group}, Until: chain[0].NotAfter}, nil
+}
+
+// clusterEndpoint reaches the nodes over TLS with certificates of the fleet's servers.
+func (s *Server) clusterEndpoint() broker.Endpoint {
+	return broker.Endpoint{URL: s.o.NATS, Options: []nats.Option{
+		nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.ca.Pool()}),
+	}}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,17 +75,24 @@ func BrokerConfig(ctx context.Context, n ClusterNode) (string, error) {
 		return s
 	}
 	routes := make([]string, len(n.Routes))
-	for i, r := range n.Routes {
-		routes[i] = fmt.Sprintf("%q", r)
+	for i, r := range n.Routes { // nats://host:port
+		u, err := url.Parse(r)
+		if err != nil || u.Host == "" {
+			return "", fmt.Errorf("route %q: want nats://host:port", r)
+		}
+		u.User = url.UserPassword("route", creds.Sys)
+		routes[i] = fmt.Sprintf("%q", u)
 	}
 	return base + fmt.Sprintf(`listen: %q
-cluster { name: "boxd", listen: %q, routes: [ %s ] }
+tls { cert_file: %q, key_file: %q, timeout: 10 }
+# Between the nodes only a password protects: keep this listener on a private network.
+cluster { name: "boxd", listen: %q, authorization { user: "route", password: %q, timeout: 5 }, routes: [ %s ] }
 mqtt {
   listen: %q
   stream_replicas: %d
   consumer_inactive_threshold: "1h"
-  tls { cert_file: %q, key_file: %q, ca_file: %q, verify: false, timeout: 15 }
+  tls { cert_file: %q, key_file: %q, ca_file: %q, timeout: 15 }
 }
-`, def(n.Client, "0.0.0.0:4222"), def(n.Cluster, "0.0.0.0:6222"), strings.Join(routes, ", "), n.MQTT, min(len(n.Routes)+1, 3),
+`, def(n.Client, "0.0.0.0:4222"), path("cert"), path("key"), def(n.Cluster, "0.0.0.0:6222"), creds.Sys, strings.Join(routes, ", "), n.MQTT, min(len(n.Routes)+1, 3),
 		path("cert"), path("key"), path("boxes")), nil
 }

@@ -20,6 +20,7 @@ import (
 	"boxd/internal/fleet/origin"
 	"boxd/internal/fleet/publish"
 	"boxd/internal/fleet/tracker"
+	"boxd/internal/fleet/web"
 	"boxd/internal/mqttwire"
 )
 
@@ -67,6 +68,7 @@ func (s *Server) openHTTP() {
 		},
 		Now: s.o.Now,
 	})
+	s.view = web.New(web.Options{Fleet: s.fleet, Origin: s.originSent, Now: s.o.Now, Log: s.log})
 }
 
 // boxes is what the fleet's boxes see. Enrolment judges for itself; all else needs a valid certificate of a box.
@@ -173,14 +175,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler, body
 // api makes the operator's handler.
 func (s *Server) api(token string) http.Handler {
 	return api.New(api.Options{
-		Fleet: s.fleet, Token: token, Log: s.log,
-		Origin: func() map[asset.ID]int64 {
-			sent := map[asset.ID]int64{}
-			for _, c := range s.origin.All() {
-				sent[c.ID] = c.Bytes
-			}
-			return sent
-		},
+		Fleet: s.fleet, Token: token, Log: s.log, Origin: s.originSent, View: s.view,
 		Upload: func(box, name string) ([]byte, error) {
 			return os.ReadFile(filepath.Join(s.o.Dir, dirUploads, box, name+".json"))
 		},
@@ -190,6 +185,15 @@ func (s *Server) api(token string) http.Handler {
 		Backup:   s.Backup,
 		Loopback: loopback(s.apiL.Addr()),
 	})
+}
+
+// originSent counts the bytes that this origin sent of each asset.
+func (s *Server) originSent() map[asset.ID]int64 {
+	sent := map[asset.ID]int64{}
+	for _, c := range s.origin.All() {
+		sent[c.ID] = c.Bytes
+	}
+	return sent
 }
 
 func loopback(a net.Addr) bool {

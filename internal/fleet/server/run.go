@@ -49,6 +49,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.ca.Run(ctx) })
 	g.Go(func() error { return s.repo.Run(ctx) })
 	g.Go(func() error { return s.tracker.Run(ctx) })
+	g.Go(func() error { return s.view.Run(ctx) })
 	g.Go(func() error {
 		return s.serve(ctx, tls.NewListener(s.listen, s.ca.ServerTLS(s.set.Hosts...)), s.boxes(), 2*time.Minute)
 	})
@@ -75,7 +76,7 @@ func (s *Server) endpoint() broker.Endpoint {
 	if s.nats != nil {
 		return s.nats.Connect()
 	}
-	return broker.Endpoint{URL: s.o.NATS}
+	return s.clusterEndpoint()
 }
 
 func (s *Server) runAuth(ctx context.Context, listens chan struct{}) error {
@@ -129,7 +130,13 @@ func (s *Server) writeFirmware(ctx context.Context) error {
 	}
 	brokers := s.o.BrokerURLs
 	if len(brokers) == 0 {
-		brokers = []string{"tls://" + net.JoinHostPort(host, port(s.mqtt))}
+		for _, addr := range strings.Split(s.mqtt, ",") {
+			h := host
+			if s.nats == nil { // a cluster's nodes have names of their own
+				h, _, _ = net.SplitHostPort(addr)
+			}
+			brokers = append(brokers, "tls://"+net.JoinHostPort(h, port(addr)))
+		}
 	}
 	quoted := make([]string, len(brokers))
 	for i, b := range brokers {

@@ -27,6 +27,7 @@ import (
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
 	"boxd/internal/fleet/tracker"
+	"boxd/internal/fleet/web"
 )
 
 // Options configures fleetd.
@@ -39,7 +40,7 @@ type Options struct {
 	Hosts  []string // names and addresses by which boxes reach this machine; the first goes into the firmware
 
 	NATS       string   // nats://…: an existing cluster instead of the embedded server
-	MQTTURL    string   // host:port of that cluster's MQTT listener
+	MQTTURL    string   // host:port[,host:port…] of that cluster's MQTT listeners
 	BrokerURLs []string // tls://host:port given to boxes; empty: this machine's
 	DB         string   // postgres://… instead of SQLite
 
@@ -84,6 +85,7 @@ type Server struct {
 	creds   broker.Creds
 	origin  *origin.Handler
 	tracker *tracker.Tracker
+	view    *web.View
 	listen  net.Listener
 	apiL    net.Listener
 	mqtt    string // host:port where this process reaches the MQTT listener

@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/catalog"
 	"boxd/internal/fleet/registry"
+	"boxd/internal/fleet/repo"
 	"boxd/internal/fleet/server"
 	"boxd/internal/identity"
 	"boxd/internal/mgmt"
@@ -416,4 +418,17 @@ func TestARestartForgetsNothing(t *testing.T) {
 	if len(assets) != 1 || assets[0].ID != film {
 		t.Errorf("assets after the restart: %v", assets)
 	}
+}
+
+func opsPublic(t *testing.T, pemKey []byte) []ed25519.PublicKey {
+	t.Helper()
+	key, err := repo.ParseKey(pemKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, ok := key.Public().(ed25519.PublicKey)
+	if !ok {
+		t.Fatalf("a %T", key.Public())
+	}
+	return []ed25519.PublicKey{pub}
 }
