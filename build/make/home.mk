@@ -12,3 +12,7 @@ HOME_BENCH ?= .
 .PHONY: bench-home
 bench-home: ## copies over the access line, times and take-overs of a home against curl, in namespaces, needs root
 	@HOME_BENCH_RUN=1 $(GO) test -count=1 -timeout 60m -v -run 'TestBench.*$(HOME_BENCH)' ./test/home
+
+.PHONY: test-churn
+test-churn: ## 24 simulated hours of boxes that come, go, die and are cut off
+	@LAN_CHURN_HOURS=24 $(GO) test -count=1 -timeout 10m -v -run TestChurn ./internal/lan

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"runtime"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,11 +14,19 @@ import (
 	"boxd/internal/asset"
 )
 
-// TestDayOfChurn: 24 hours of boxes that come, go, die, sleep and are cut off. At quiet moments there is one courier for
+// churnHours is how long the simulated churn lasts; `make test-churn` takes a whole day.
+func churnHours() time.Duration {
+	if n, err := strconv.Atoi(os.Getenv("LAN_CHURN_HOURS")); err == nil {
+		return time.Duration(n) * time.Hour
+	}
+	return 3 * time.Hour
+}
+
+// TestChurn: hours of boxes that come, go, die, sleep and are cut off. At quiet moments there is one courier for
 // each asset, and goroutines, heap and tables stay within bounds; at the end nothing is left.
-func TestDayOfChurn(t *testing.T) {
+func TestChurn(t *testing.T) {
 	if testing.Short() {
-		t.Skip("a simulated day takes some seconds")
+		t.Skip("hours of simulated churn take some seconds")
 	}
 	const slots = 5
 	ca := newCA(t, "acme")
@@ -40,7 +50,7 @@ func TestDayOfChurn(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		base, peak := measure(net, boxes), measure(net, boxes)
 		quiet := 0
-		for begin := time.Now(); time.Since(begin) < 24*time.Hour; {
+		for begin := time.Now(); time.Since(begin) < churnHours(); {
 			switch i := rng.IntN(slots); rng.IntN(6) {
 			case 0, 1: // goes in order or comes back
 				if boxes[i] != nil {
@@ -104,8 +114,8 @@ func TestDayOfChurn(t *testing.T) {
 			time.Sleep(time.Duration(rng.IntN(300)) * time.Second)
 		}
 		t.Logf("%d quiet moments; at first %+v, at most %+v", quiet, base, peak)
-		if quiet < 15 {
-			t.Errorf("only %d quiet moments in a day", quiet)
+		if quiet == 0 {
+			t.Error("no quiet moment: nothing was looked at")
 		}
 		if peak.candidates > slots*slots || peak.goroutines-peak.relays > base.goroutines-base.relays+slots ||
 			peak.heap > 3*base.heap+8<<20 {

@@ -127,7 +127,20 @@ func (l *LAN) class(id asset.ID) int {
 	if c, ok := l.frozen[id]; ok {
 		return c
 	}
-	return l.self.Class
+	return l.ownClass()
+}
+
+// ownClass is how good a courier this box would be: its own opinion, and worse by one without a cable, and by one when it
+// was switched on lately, as who comes often goes, too.
+func (l *LAN) ownClass() int {
+	c := l.self.Class
+	if l.radio {
+		c++
+	}
+	if l.started.IsZero() || l.opt.now().Sub(l.started) < longPowered {
+		c++
+	}
+	return min(c, worstClass)
 }
 
 // vetoed reports whether this box or a live neighbour voted against a courier.
@@ -149,7 +162,7 @@ func (l *LAN) forgetWants() {
 	for _, w := range l.self.Wants {
 		wanted[w.ID] = true
 		if _, flying := l.frozen[w.ID]; w.InFlight && !flying {
-			l.frozen[w.ID] = l.self.Class
+			l.frozen[w.ID] = l.ownClass()
 		} else if !w.InFlight {
 			delete(l.frozen, w.ID)
 		}

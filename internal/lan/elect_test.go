@@ -147,6 +147,58 @@ func TestBackoffHasJitterAndBounds(t *testing.T) {
 	}
 }
 
+// TestHintsAreOnlyHints: what a reflector, another fleet, a liar or this box itself says by mDNS leads nowhere.
+func TestHintsAreOnlyHints(t *testing.T) {
+	l := &LAN{
+		id: "box-0", found: newCandidates(), own: map[netip.Addr]bool{simIP(0): true},
+		onlink: []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")}, links: map[string]*link{},
+	}
+	l.opt.Port, l.opt.now = simPort, time.Now
+	ad := advert{id: "box-0", fleetHash: fleetHash("acme"), port: simPort}
+	here := []netip.Addr{simIP(1)}
+	for name, h := range map[string]hint{
+		"itself":             {id: "box-0", fleetHash: ad.fleetHash, port: simPort, addrs: here},
+		"another fleet":      {id: "box-1", fleetHash: fleetHash("other"), port: simPort, addrs: here},
+		"no fleet":           {id: "box-1", port: simPort, addrs: here},
+		"no name":            {fleetHash: ad.fleetHash, port: simPort, addrs: here},
+		"long name":          {id: string(make([]byte, maxBoxID+1)), fleetHash: ad.fleetHash, port: simPort, addrs: here},
+		"no port":            {id: "box-1", fleetHash: ad.fleetHash, addrs: here},
+		"reflected":          {id: "box-1", fleetHash: ad.fleetHash, port: simPort, addrs: []netip.Addr{netip.MustParseAddr("192.168.2.11")}},
+		"on the internet":    {id: "box-1", fleetHash: ad.fleetHash, port: simPort, addrs: []netip.Addr{netip.MustParseAddr("198.51.100.1")}},
+		"this box elsewhere": {id: "clone", fleetHash: ad.fleetHash, port: simPort, addrs: []netip.Addr{simIP(0)}},
+	} {
+		l.takeHint(ad, h)
+		if len(l.found.by) != 0 {
+			t.Errorf("%s: became a candidate", name)
+			l.found = newCandidates()
+		}
+	}
+	many := make([]netip.Addr, 100)
+	for i := range many {
+		many[i] = simIP(i)
+	}
+	l.takeHint(ad, hint{id: "box-1", fleetHash: ad.fleetHash, port: simPort, addrs: many})
+	if n := len(l.found.by); n == 0 || n > maxHintAddrs {
+		t.Errorf("%d candidates from one hint", n)
+	}
+}
+
+func TestClassOfCableRadioAndUptime(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		opinion int
+		radio   bool
+		up      time.Duration
+		want    int
+	}{{0, false, time.Hour, 0}, {0, true, time.Hour, 1}, {0, false, time.Minute, 1}, {0, true, 0, 2}, {2, true, 0, 2}, {1, false, time.Hour, 1}} {
+		l := &LAN{self: Self{Class: c.opinion}, radio: c.radio, started: now.Add(-c.up)}
+		l.opt.now = func() time.Time { return now }
+		if got := l.ownClass(); got != c.want {
+			t.Errorf("%+v: class %d", c, got)
+		}
+	}
+}
+
 func TestSlept(t *testing.T) {
 	now := time.Now()
 	if slept(now, now.Add(time.Second)) {

@@ -50,6 +50,7 @@ const (
 	settleTime    = 3 * time.Second  // after a start, a sleep or a change of interfaces nobody makes itself courier
 	stallAfter    = 30 * time.Second // a courier whose asset has not moved for so long is voted down
 	vetoFor       = time.Minute      // how long a vote stands
+	longPowered   = 10 * time.Minute // a box that was on for so long will probably stay on
 	slowAfter     = 10 * time.Second // a courier that is half as fast as another box for so long yields
 	tick          = 500 * time.Millisecond
 )
@@ -109,7 +110,7 @@ type Demand struct {
 type Self struct {
 	Wants   []Want // most urgent first
 	Holds   []asset.ID
-	Class   int   // 0 best to 2: wired and long powered boxes with space make better couriers
+	Class   int   // 0 best to 2; what is told is one worse on Wi-Fi, and one worse in a daemon's first minutes
 	WAN     bool  // it can reach the WAN
 	WANRate int64 // bytes/s that it lately got over the WAN for anything, 0 unknown
 	Demand  []Demand
@@ -156,6 +157,8 @@ type LAN struct {
 	dialling map[netip.AddrPort]bool
 	onlink   []netip.Prefix
 	own      map[netip.Addr]bool
+	radio    bool       // there is no way into the home but Wi-Fi
+	started  time.Time  // Run
 	last     *wireState // own state as last encoded
 	frame    []byte     // the same, framed
 	seq      uint64     // of frame
@@ -292,7 +295,7 @@ func (l *LAN) Run(ctx context.Context) error {
 		l.mu.Unlock()
 		return errors.New("lan: Run called twice")
 	}
-	l.running = true
+	l.running, l.started = true, l.opt.now()
 	l.settle()
 	l.mu.Unlock()
 

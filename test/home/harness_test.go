@@ -303,7 +303,7 @@ func (b *box) asset(id string) control.Asset {
 // atHome waits until these boxes are enrolled and see each other.
 func atHome(t *testing.T, boxes []*box) {
 	t.Helper()
-	eventually(t, "all boxes see each other", 30*time.Second, func() error {
+	eventually(t, "all boxes see each other", time.Minute, func() error {
 		for _, b := range boxes {
 			st, err := b.status()
 			if err != nil {
