@@ -85,7 +85,11 @@ func (l *LAN) courier(id asset.ID) string {
 		}
 	}
 	won := elect(id, l.bids(id))
-	if won == l.id && !l.acting[id] && l.opt.now().Before(l.settled) {
+	if won != l.id {
+		return won
+	}
+	now := l.opt.now()
+	if !l.acting[id] && now.Before(l.settled) || !l.ticked.IsZero() && slept(l.ticked, now) {
 		return ""
 	}
 	return won
@@ -96,7 +100,7 @@ func (l *LAN) bids(id asset.ID) []bid {
 	var bids []bid
 	if w, ok := l.want(id); ok && l.id != "" && l.self.WAN && !w.NoWAN {
 		bids = append(bids, bid{
-			box: l.id, hash: boxHash(l.id), class: l.class(id), acting: l.acting[id] && w.Have+int(min(w.WANBytes, 1)) > 0,
+			box: l.id, hash: boxHash(l.id), class: l.class(id), acting: l.acting[id] && (w.Have > 0 || w.WANBytes > 0),
 			yields: l.yielded[id] || l.vetoed(id, l.id),
 		})
 	}
@@ -106,7 +110,7 @@ func (l *LAN) bids(id asset.ID) []bid {
 			continue
 		}
 		bids = append(bids, bid{
-			box: box, hash: k.hash, class: w.Class, acting: w.Acting && w.Have+int(min(w.WANBytes, 1)) > 0,
+			box: box, hash: k.hash, class: w.Class, acting: w.Acting && w.moved(),
 			yields: w.Yields || l.vetoed(id, box),
 		})
 	}

@@ -63,6 +63,9 @@ func (l *LAN) loop(ctx context.Context, moved <-chan struct{}) {
 			restart()
 		}
 		last = now
+		l.mu.Lock()
+		l.ticked = now
+		l.mu.Unlock()
 		if now.Sub(resolved) >= resolveEvery && len(l.opt.Static) > 0 {
 			resolved = now
 			l.spawn(func() { l.resolveStatic(ctx) })

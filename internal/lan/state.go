@@ -72,6 +72,9 @@ func (l *LAN) wire() *wireState {
 	return st
 }
 
+// moved reports whether something of the asset has come.
+func (w wireWant) moved() bool { return w.Have > 0 || w.WANBytes > 0 }
+
 // tellHolds bounds the list of whole assets: what a neighbour wants comes first.
 func (l *LAN) tellHolds() []asset.ID {
 	if len(l.self.Holds) <= MaxHolds {
@@ -96,13 +99,17 @@ func (l *LAN) tellHolds() []asset.ID {
 	return list
 }
 
-// sameBut reports whether two states differ in nothing but progress and rates.
+// sameBut reports whether two states differ in nothing but progress and rates. The first byte is news: from then on the
+// box stays the courier.
 func sameBut(a, b *wireState) bool {
 	if a.Class != b.Class || a.WAN != b.WAN || !slices.Equal(a.Holds, b.Holds) || !slices.Equal(a.Demand, b.Demand) ||
 		!slices.Equal(a.Vetoes, b.Vetoes) {
 		return false
 	}
 	return slices.EqualFunc(a.Wants, b.Wants, func(x, y wireWant) bool {
+		if x.moved() != y.moved() {
+			return false
+		}
 		x.Have, x.WANBytes, x.WANRate = y.Have, y.WANBytes, y.WANRate
 		return x == y
 	})
