@@ -159,6 +159,7 @@ type LAN struct {
 	own      map[netip.Addr]bool
 	radio    bool       // there is no way into the home but Wi-Fi
 	started  time.Time  // Run
+	ticked   time.Time  // the loop was alive: after a sleep nobody acts on what was before it
 	last     *wireState // own state as last encoded
 	frame    []byte     // the same, framed
 	seq      uint64     // of frame
