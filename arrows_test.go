@@ -43,10 +43,12 @@ var arrows = map[string][]string{
 		"internal/control", "internal/identity", "internal/durable", "internal/state", "internal/ops", "internal/mqttwire",
 	},
 	"internal/httpapi": {"internal/control", "internal/cache", "internal/config"},
-	"cmd/boxd":         boxSide,
+	// Files of the status page; the fleet's dashboard draws a box with them.
+	"internal/httpapi/page": {},
+	"cmd/boxd":              boxSide,
 
 	"internal/netlab": {},
-	"internal/fleet":  append([]string{"internal/identity", "internal/netlab"}, shared...),
+	"internal/fleet":  append([]string{"internal/identity", "internal/netlab", "internal/httpapi/page"}, shared...),
 	"cmd/fleetd":      append([]string{"internal/fleet", "internal/identity"}, shared...),
 	"cmd/demo":        {"internal/demo"},
 	"internal/demo":   {}, // runs the programs, and knows of them what a user knows

@@ -1,8 +1,8 @@
 // Package api is the operator's HTTP API and dashboard over operate: /api/v1/… (JSON, described by openapi.yaml), /healthz,
 // /readyz, /metrics and /.
 //
-// Invariants: every request is answered for a role; a change needs a token (or the dashboard's cookie, which is strict
-// about its site) and a JSON content type, so no foreign page can make one; on a loopback listener only loopback Host names
+// Invariants: every request is answered for a role; a change needs a token, or the dashboard's session with its second half
+// that only a page of ours can know, and a JSON content type, so no foreign page can make one; on a loopback listener only loopback Host names
 // are answered, so no foreign name can be bound to it. Secrets are shown once, when they are made. Bodies are bounded.
 package api
 
@@ -27,6 +27,7 @@ import (
 	"boxd/internal/fleet/operate"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
+	"boxd/internal/fleet/web"
 )
 
 // Options configures the API.
@@ -38,6 +39,7 @@ type Options struct {
 	Upload   func(box, name string) ([]byte, error)
 	Ready    func() []string // what is not up yet
 	Broker   func() any
+	View     *web.View // what the dashboard shows; without it there is only the API
 	Staging  string // directory for uploads on their way to being published
 	Backup   func(ctx context.Context, w io.Writer) error
 	Log      *slog.Logger
@@ -94,7 +96,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
+	h.Set("Content-Security-Policy", web.Policy)
 	if s.o.Loopback && !loopbackHost(r.Host) {
 		fail(w, http.StatusMisdirectedRequest, "host", "this address answers only to loopback names")
 		return
@@ -143,16 +145,14 @@ func (s *server) on(pattern string, need Role, h handler) {
 	})
 }
 
-// user finds out who asks. A cookie counts for changes only from the same site.
+// user finds out who asks: by a token, or by the session of a page.
 func (s *server) user(r *http.Request, change bool) (who, error) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		if c, err := r.Cookie("fleetd"); err == nil && (!change || r.Header.Get("Sec-Fetch-Site") == "same-origin") {
-			token = c.Value
-		}
-	}
-	if token != "" {
+	if ok {
 		return s.byToken(r.Context(), token)
+	}
+	if u, err := s.cookieUser(r, change); err != nil || u.role != Nobody {
+		return u, err
 	}
 	if s.o.Loopback && !change {
 		return who{name: "local", role: Viewer}, nil
@@ -160,11 +160,15 @@ func (s *server) user(r *http.Request, change bool) (who, error) {
 	return who{}, nil
 }
 
+func (s *server) users(ctx context.Context) ([]User, error) {
+	return registry.ListDocs[User](ctx, s.o.Fleet.Registry(), tableUsers)
+}
+
 func (s *server) byToken(ctx context.Context, token string) (who, error) {
 	if subtle.ConstantTimeCompare([]byte(token), []byte(s.o.Token)) == 1 {
 		return who{name: "admin", role: Admin}, nil
 	}
-	users, err := registry.ListDocs[User](ctx, s.o.Fleet.Registry(), tableUsers)
+	users, err := s.users(ctx)
 	if err != nil {
 		return who{}, err
 	}
@@ -200,6 +204,8 @@ func (s *server) fault(w http.ResponseWriter, r *http.Request, err error) {
 		fail(w, http.StatusForbidden, "quota", err.Error())
 	case errors.Is(err, errForbidden):
 		fail(w, http.StatusForbidden, "forbidden", err.Error())
+	case errors.Is(err, web.ErrNotYet):
+		fail(w, http.StatusServiceUnavailable, "not-yet", err.Error())
 	case r.Context().Err() != nil:
 		fail(w, http.StatusServiceUnavailable, "cancelled", "the request was cancelled")
 	default:

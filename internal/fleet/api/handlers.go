@@ -100,7 +100,8 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request, u who) (any, er
 // published answers with lines of progress and then the asset when asked to, or with the asset alone.
 func (s *server) published(w http.ResponseWriter, r *http.Request, u who, req operate.PublishRequest) (any, error) {
 	if r.Header.Get("Accept") != "application/x-ndjson" {
-		return s.o.Fleet.Publish(r.Context(), u.name, req)
+		_, out, err := s.publishOrDraft(r, u, req)
+		return out, err
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
@@ -112,12 +113,12 @@ func (s *server) published(w http.ResponseWriter, r *http.Request, u who, req op
 			_ = flush.Flush()
 		}
 	}
-	a, err := s.o.Fleet.Publish(r.Context(), u.name, req)
+	kind, out, err := s.publishOrDraft(r, u, req)
 	if err != nil {
 		_ = enc.Encode(map[string]string{"error": err.Error()})
 		return nil, nil
 	}
-	_ = enc.Encode(map[string]any{"asset": a})
+	_ = enc.Encode(map[string]any{kind: out})
 	return nil, nil
 }
 

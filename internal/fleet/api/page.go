@@ -9,46 +9,12 @@ import (
 	"boxd/internal/fleet/registry"
 )
 
-//go:embed static openapi.yaml
+//go:embed openapi.yaml
 var files embed.FS
-
-func (s *server) page(w http.ResponseWriter, r *http.Request) {
-	r.SetPathValue("file", "index.html")
-	s.static(w, r)
-}
-
-func (s *server) static(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Cache-Control", "no-cache")
-	http.ServeFileFS(w, r, files, "static/"+r.PathValue("file"))
-}
 
 func (s *server) openapi(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/yaml")
 	http.ServeFileFS(w, r, files, "openapi.yaml")
-}
-
-// signIn keeps a token in a cookie that only this site's own pages send and no script can read.
-func (s *server) signIn(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Token string `json:"token"`
-	}
-	if err := body(w, r, &in); err != nil {
-		s.fault(w, r, err)
-		return
-	}
-	u, err := s.byToken(r.Context(), in.Token)
-	if err != nil {
-		s.fault(w, r, err)
-		return
-	}
-	if u.role == Nobody {
-		fail(w, http.StatusUnauthorized, "unauthorised", "this token is not known")
-		return
-	}
-	http.SetCookie(w, &http.Cookie{
-		Name: "fleetd", Value: in.Token, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil,
-	})
-	writeJSON(w, http.StatusOK, map[string]string{"name": u.name})
 }
 
 // metrics writes the Prometheus text format: a handful of numbers of the whole fleet, none for each box.

@@ -13,9 +13,7 @@ import (
 func (s *server) routes() {
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	s.mux.HandleFunc("GET /readyz", s.readyz)
-	s.mux.HandleFunc("GET /{$}", s.page)
-	s.mux.HandleFunc("GET /static/{file}", s.static)
-	s.mux.HandleFunc("POST /sign-in", s.signIn)
+	s.dashboard()
 	s.mux.HandleFunc("GET /openapi.yaml", s.openapi)
 
 	s.on("GET /metrics", Viewer, s.metrics)

@@ -162,5 +162,5 @@ func (b *batch) store(ctx context.Context, tx *sql.Tx, ids []string) error {
 			return fmt.Errorf("store history: %w", err)
 		}
 	}
-	return nil
+	return b.storeArrivals(ctx, tx)
 }

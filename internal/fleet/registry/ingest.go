@@ -42,6 +42,7 @@ type batch struct {
 	g       *Registry
 	rows    map[string]*row
 	history []historyRow
+	arrived map[arrivalKey]Arrivals
 	out     Ingested
 }
 
@@ -291,6 +292,7 @@ func (b *batch) proof(ctx context.Context, tx *sql.Tx, r *row, e *mqttwire.Event
 		}
 	}
 	b.out.New++
+	b.countArrival(r, e, at)
 	b.note(r, at, e.Kind, e.Name+" "+e.Asset.Short())
 	if e.Kind == mqttwire.EventErased {
 		_, err = tx.ExecContext(ctx, b.g.q("DELETE FROM holdings WHERE asset = ? AND box = ?"), e.Asset.String(), r.ID)

@@ -1,0 +1,99 @@
+package operate
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"boxd/internal/asset"
+	"boxd/internal/fleet/publish"
+	"boxd/internal/fleet/repo"
+)
+
+// PublisherKey is a publisher, and whether this machine can sign in its name.
+type PublisherKey struct {
+	repo.Publisher
+	KeyHere bool `json:"key_here"`
+}
+
+// PublisherKeys lists who may publish and whose private keys lie on this machine, where a thief of it would find them.
+func (f *Fleet) PublisherKeys() ([]PublisherKey, error) {
+	list, err := f.Publishers()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]PublisherKey, 0, len(list))
+	for _, p := range list {
+		_, err := os.Stat(filepath.Join(f.o.Keys, repo.PublisherRole(p.Name)+".pem"))
+		out = append(out, PublisherKey{p, err == nil})
+	}
+	return out, nil
+}
+
+// DraftedAsset is an asset whose bytes are at the origin and whose publisher has not signed it yet.
+type DraftedAsset struct {
+	ID    asset.ID    `json:"id"`
+	Name  string      `json:"name"`
+	Draft *repo.Draft `json:"draft"`
+}
+
+// DraftAsset does what Publish does but for the signature: the draft goes to where the publisher's key is and comes back
+// to ImportDraft.
+func (f *Fleet) DraftAsset(ctx context.Context, who string, r PublishRequest) (DraftedAsset, error) {
+	if r.Publisher == "" {
+		r.Publisher = DefaultPublisher
+	}
+	if r.Type != "" {
+		r.Types = map[string]string{filepath.Base(r.Source): r.Type}
+	}
+	f.publishing.Lock()
+	defer f.publishing.Unlock()
+	res, err := publish.Publish(ctx, publish.Options{
+		Source: r.Source, OriginDir: f.o.OriginDir, OriginURLs: f.o.OriginURLs, Announce: f.o.Announce, Title: r.Name,
+		Version: r.Version, Publisher: r.Publisher, Types: r.Types, PieceLength: r.PieceLength, Progress: r.Progress,
+	})
+	if err != nil {
+		return DraftedAsset{}, fmt.Errorf("%w: %w", ErrBad, err)
+	}
+	id, name := res.Info.ID, res.Info.Name
+	if r.Name != "" {
+		name = r.Name
+	}
+	note := fmt.Sprintf("publish %s %s of %s (%d bytes, %s)", name, r.Version, r.Publisher, res.Info.Length, id)
+	draft, err := f.o.Repo.Draft([]string{note}, func(tx *repo.Tx) error {
+		_, err := tx.PutAsset(r.Publisher, res.Torrent)
+		return err
+	})
+	if err != nil {
+		return DraftedAsset{}, fmt.Errorf("draft asset %s: %w", id, err)
+	}
+	return DraftedAsset{ID: id, Name: name, Draft: draft}, f.o.Registry.Audit(ctx, who, "draft", id.String(), note)
+}
+
+// ImportDraft publishes a draft that was signed elsewhere.
+func (f *Fleet) ImportDraft(ctx context.Context, who string, data []byte) error {
+	d, err := repo.ParseDraft(data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBad, err)
+	}
+	if err := f.o.Repo.Import(d); err != nil {
+		return fmt.Errorf("%w: import draft: %w", ErrConflict, err)
+	}
+	detail := ""
+	if len(d.Notes) > 0 {
+		detail = d.Notes[0]
+	}
+	return f.o.Registry.Audit(ctx, who, "import-draft", d.Roles[0].Role, detail[:min(len(detail), 500)])
+}
+
+// CountCampaign counts how far a campaign is, box by box. In a large fleet that takes a while: see internal/fleet/web,
+// which asks in the background.
+func (f *Fleet) CountCampaign(ctx context.Context, c *Campaign) (Counts, error) {
+	return f.count(ctx, c)
+}
+
+// CampaignRecord returns a campaign without its counts.
+func (f *Fleet) CampaignRecord(ctx context.Context, id string) (Campaign, error) {
+	return f.campaign(ctx, id)
+}
