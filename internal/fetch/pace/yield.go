@@ -17,7 +17,6 @@ type Yield struct {
 	min     float64 // never less, so that samples keep coming
 	delay   delayFilter
 	last    time.Time
-	grew    time.Time // last moment without a queue
 	episode bool      // a queue stands since the last growth
 	stood   time.Time // when it began
 	seen    float64   // what passed then
@@ -29,16 +28,16 @@ type Yield struct {
 // Constants of the controller. The queue is ours to keep below target; a sample comes about every Interval.
 const (
 	Interval     = 50 * time.Millisecond
-	target       = 3 * time.Millisecond
+	target       = 2 * time.Millisecond
 	standing     = 9 * time.Millisecond // a queue that ours cannot be
 	initialRate  = 256 << 10
 	lowestRate   = 48 << 10
 	fastGrowth   = 1.12
-	slowGrowth   = 1.002
-	cut          = 0.96
+	slowGrowth   = 0.001 // a tick, doubling every 1.5 s that stay calm
+	cut          = 0.95
 	retreat      = 0.80
 	nearCeil     = 0.88
-	keepOfCeil   = 0.93
+	keepOfCeil   = 0.91
 	ours         = time.Second // a queue that empties within so long of our slowing down was ours
 	floorOfCeil  = 0.04
 	historySpans = 10
@@ -114,17 +113,18 @@ func (y *Yield) grow(now time.Time) {
 	switch {
 	case y.ceil == 0 || y.rate < nearCeil*y.ceil:
 		y.rate *= fastGrowth
-	case y.rate > y.ceil && y.calm > 60: // three seconds above what seemed the most: the line is faster than we thought
-		y.rate *= 1.02
-		y.ceil = max(y.ceil, 0.98*y.rate)
-	default:
-		y.rate *= slowGrowth
+	default: // the longer there is no queue, the more likely the line is faster than it seemed
+		y.rate *= 1 + min(slowGrowth*math.Exp2(float64(y.calm)/30), fastGrowth-1)
+		y.ceil = max(y.ceil, 0.98*min(y.rate, y.used))
 	}
-	y.grew = now
 }
 
 // yield slows down. What passed when a queue began is what the line gives, if the queue turns out to be ours.
 func (y *Yield) yield(now time.Time, factor float64) {
+	if y.used < 0.5*y.rate && y.rate <= max(initialRate, y.ceil/8) {
+		y.calm = 0
+		return // whosever queue it is, what we send is not worth slowing, and says nothing about the line
+	}
 	if !y.episode {
 		y.episode, y.stood = true, now
 		y.seen = max(min(y.rate, 1.05*y.used), y.lowest())
@@ -143,7 +143,7 @@ func (y *Yield) yield(now time.Time, factor float64) {
 type delayFilter struct {
 	spans  [historySpans]time.Duration // smallest of each minute, newest first
 	began  time.Time                   // of spans[0]
-	recent [3]time.Duration
+	recent [5]time.Duration
 	n      int
 }
 
