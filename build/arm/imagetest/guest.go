@@ -31,13 +31,14 @@ type guest struct {
 	shell   *shell
 }
 
-func (g *guest) start(ctx context.Context) error {
+func (g *guest) start() error {
 	console := filepath.Join(g.dir, g.name+".sock")
 	_ = os.Remove(console)
 	args := []string{
 		"-M", "virt", "-cpu", "cortex-a53", "-m", fmt.Sprint(g.memory), "-smp", "2", "-display", "none", "-nodefaults",
 		"-kernel", filepath.Join(g.image, "vmlinuz"), "-initrd", filepath.Join(g.image, "initrd"),
-		"-append", "console=ttyAMA0 panic=2 net.ifnames=0 systemd.debug_shell=hvc0 systemd.getty_auto=no systemd.show_status=1 " +
+		"-append", "console=ttyAMA0 panic=2 net.ifnames=0 systemd.debug_shell=hvc0 systemd.getty_auto=no " +
+			"systemd.default_timeout_start_sec=300 " +
 			"ip=" + g.address + "::" + hostAddress + ":255.255.255.0:" + g.name + ":eth0:off",
 		"-serial", "file:" + filepath.Join(g.dir, g.name+".console"),
 		"-netdev", "tap,id=n,ifname=" + tapOf(g.name) + ",script=no,downscript=no",
@@ -67,11 +68,12 @@ func (g *guest) start(ctx context.Context) error {
 		}
 		close(ended)
 	}(g.ended)
-	return g.connect(ctx, console)
+	return nil
 }
 
 // connect waits for the shell.
-func (g *guest) connect(ctx context.Context, console string) error {
+func (g *guest) connect(ctx context.Context) error {
+	console := filepath.Join(g.dir, g.name+".sock")
 	ctx, cancel := context.WithTimeout(ctx, 6*time.Minute)
 	defer cancel()
 	for {

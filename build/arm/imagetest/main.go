@@ -27,6 +27,7 @@ func main() {
 	flag.StringVar(&o.work, "work", "out/image-test", "folder for everything that is made; debs are kept in it")
 	flag.IntVar(&o.cuts, "cuts", 200, "power cuts; a quarter as many on a lying disk, as the control")
 	flag.IntVar(&o.size, "size", 96, "MiB of the large asset")
+	flag.StringVar(&o.only, "only", "", "end after the part of this name")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of the cuts")
 	flag.Parse()
 	if os.Getuid() != 0 {
@@ -53,6 +54,7 @@ func main() {
 
 type options struct {
 	boxd, fleetd, media, image, work string
+	only                             string
 	cuts, size                       int
 	seed                             uint64
 }
@@ -122,6 +124,9 @@ func (t *test) run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 		fmt.Printf("== %s: %.0f s\n", part.name, time.Since(begin).Seconds())
+		if part.name == t.only {
+			return nil
+		}
 	}
 	return nil
 }

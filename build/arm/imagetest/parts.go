@@ -101,7 +101,12 @@ func (t *test) firstBoot(ctx context.Context) error {
 		}
 	}
 	for _, g := range []*guest{t.a, t.b} {
-		if err := g.start(ctx); err != nil {
+		if err := g.start(); err != nil {
+			return err
+		}
+	}
+	for _, g := range []*guest{t.a, t.b} {
+		if err := g.connect(ctx); err != nil {
 			return err
 		}
 		seconds, err := g.ready(ctx)
@@ -303,7 +308,10 @@ func (t *test) pullThePlug(ctx context.Context) error {
 	again := *t.a
 	again.writeLog = "" // what has been logged is judged by the cuts
 	t.a = &again
-	if err := t.a.start(ctx); err != nil {
+	if err := t.a.start(); err != nil {
+		return err
+	}
+	if err := t.a.connect(ctx); err != nil {
 		return err
 	}
 	if _, err := t.a.ready(ctx); err != nil {
