@@ -90,7 +90,19 @@ func boxTable(w *tabWriter, list []boxDoc) {
 		if b.Online {
 			state = "online"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", b.ID, b.Group, state, b.Holdings, b.Unfinished, b.LAN, b.Peer, b.Origin, b.Codes)
+		fmt.Fprintf(
+			w,
+			"%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n",
+			b.ID,
+			b.Group,
+			state,
+			b.Holdings,
+			b.Unfinished,
+			b.LAN,
+			b.Peer,
+			b.Origin,
+			b.Codes,
+		)
 	}
 }
 
@@ -175,7 +187,12 @@ func enrollCmd(c *client) *cobra.Command {
 	f.StringVar(&ttl, "ttl", "", "how long it is good (default 24h)")
 	f.StringVar(&box, "box", "", "id to give; for one box")
 	f.BoolVar(&replace, "replace", false, "with --box: the id may be in use; the box that has it is revoked")
-	f.StringVar(&devices, "devices", "", "file with the hardware serial numbers that it admits, one a line, each with an id if you want")
+	f.StringVar(
+		&devices,
+		"devices",
+		"",
+		"file with the hardware serial numbers that it admits, one a line, each with an id if you want",
+	)
 	list := &cobra.Command{
 		Use: "list", Short: "list tokens, without their secrets", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/tokens") },
@@ -291,7 +308,11 @@ func proofsCmd(c *client) *cobra.Command {
 }
 
 func statementCmd(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "statement PUBLISHER", Short: "what was delivered where, from which source", Args: args(cobra.ExactArgs(1))}
+	cmd := &cobra.Command{
+		Use:   "statement PUBLISHER",
+		Short: "what was delivered where, from which source",
+		Args:  args(cobra.ExactArgs(1)),
+	}
 	query := exportFlags(cmd, url.Values{}, "campaign", "asset")
 	cmd.RunE = func(cmd *cobra.Command, a []string) error {
 		return c.print(cmd, "/api/v1/publishers/"+url.PathEscape(a[0])+"/statement?"+query())

@@ -48,7 +48,13 @@ func campaignCmd(c *client) *cobra.Command {
 		sub := &cobra.Command{
 			Use: verb + " ID", Short: verb + " a campaign", Args: args(cobra.ExactArgs(1)),
 			RunE: func(cmd *cobra.Command, a []string) error {
-				return c.call(cmd.Context(), http.MethodPost, "/api/v1/campaigns/"+a[0]+"/state", map[string]string{"state": state, "why": why}, nil)
+				return c.call(
+					cmd.Context(),
+					http.MethodPost,
+					"/api/v1/campaigns/"+a[0]+"/state",
+					map[string]string{"state": state, "why": why},
+					nil,
+				)
 			},
 		}
 		sub.Flags().StringVar(&why, "why", "", "the reason, for the audit log")
@@ -80,7 +86,14 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "schedule assets on a group of boxes", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			in := map[string]any{"v": 1, "asset_ids": assets, "group": group, "priority": priority, "missed_stops": missedStops, "assets": nil}
+			in := map[string]any{
+				"v":            1,
+				"asset_ids":    assets,
+				"group":        group,
+				"priority":     priority,
+				"missed_stops": missedStops,
+				"assets":       nil,
+			}
 			for k, v := range map[string]string{"id": id, "name": name, "spread": spread} {
 				if v != "" {
 					in[k] = v
@@ -145,7 +158,12 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.StringArrayVar(&stages, "stage", nil, `staged rollout: "1%", "10% hold=1h", "100%" (repeatable, in order)`)
 	f.StringArrayVar(&cohorts, "cohort", nil, "group that is in from the first stage (repeatable)")
 	f.Float64Var(&success, "success", 0, "share of a stage's boxes that must be ready before the next (default 0.95)")
-	f.Float64Var(&maxErrors, "max-errors", 0, "share of a stage's boxes that may fail before the campaign is paused (default 0.05)")
+	f.Float64Var(
+		&maxErrors,
+		"max-errors",
+		0,
+		"share of a stage's boxes that may fail before the campaign is paused (default 0.05)",
+	)
 	return cmd
 }
 

@@ -161,7 +161,9 @@ func assetsCmd(c *client) *cobra.Command {
 func withdrawCmd(c *client) *cobra.Command {
 	var undo, remove bool
 	cmd := &cobra.Command{
-		Use: "withdraw ASSET", Short: "stop an asset everywhere: boxes stop playing it and erase it, with proof", Args: args(cobra.ExactArgs(1)),
+		Use:   "withdraw ASSET",
+		Short: "stop an asset everywhere: boxes stop playing it and erase it, with proof",
+		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			method, path := http.MethodPost, "/api/v1/assets/"+a[0]+"/withdraw"
 			switch {
@@ -199,7 +201,8 @@ func publisherCmd(c *client) *cobra.Command {
 		},
 	}
 	add.Flags().Int64Var(&quota, "quota", 0, "bytes that the publisher may have in the catalog (0: no bound)")
-	add.Flags().StringVar(&key, "public-key", "", "PEM file of the publisher's public key; without it a key is made on the manager's machine")
+	add.Flags().
+		StringVar(&key, "public-key", "", "PEM file of the publisher's public key; without it a key is made on the manager's machine")
 	list := &cobra.Command{
 		Use: "list", Short: "list publishers", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/publishers") },

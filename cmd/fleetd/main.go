@@ -43,7 +43,11 @@ func main() {
 func root() *cobra.Command {
 	c := &client{}
 	cmd := &cobra.Command{
-		Use: "fleetd", Short: "the operator's side of a fleet of boxd boxes", Version: version, SilenceUsage: true, SilenceErrors: true,
+		Use:           "fleetd",
+		Short:         "the operator's side of a fleet of boxd boxes",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.PersistentFlags().StringVar(&c.api, "api", envOr("BOXD_FLEET_API", "http://127.0.0.1:8088"), "the manager's API")

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 
@@ -16,7 +15,12 @@ import (
 func serveFlags(cmd *cobra.Command, o *server.Options) {
 	f := cmd.Flags()
 	f.StringVar(&o.Fleet, "fleet", "fleet", "id of a fleet that is made now: a-z, 0-9 and '-'")
-	f.StringArrayVar(&o.Hosts, "host", nil, "name or address by which boxes reach this machine (repeatable; the first goes into the firmware)")
+	f.StringArrayVar(
+		&o.Hosts,
+		"host",
+		nil,
+		"name or address by which boxes reach this machine (repeatable; the first goes into the firmware)",
+	)
 	f.IntVar(&o.RootKeys, "root-keys", 1, "root keys of a new catalog")
 	f.IntVar(&o.RootThreshold, "root-threshold", 0, "how many of them must sign (0: a majority)")
 }
@@ -108,7 +112,7 @@ func restoreCmd(c *client) *cobra.Command {
 			if c.dir == "" {
 				return usageError{errors.New("restore needs --dir")}
 			}
-			var in io.Reader = cmd.InOrStdin()
+			in := cmd.InOrStdin()
 			if a[0] != "-" {
 				f, err := os.Open(a[0])
 				if err != nil {
@@ -181,7 +185,9 @@ func brokerCmd(c *client) *cobra.Command {
 func brokerRunCmd() *cobra.Command {
 	var level string
 	cmd := &cobra.Command{
-		Use: "broker CONFIG", Short: "run one NATS server of a cluster, with a configuration that broker-config wrote", Args: args(cobra.ExactArgs(1)),
+		Use:   "broker CONFIG",
+		Short: "run one NATS server of a cluster, with a configuration that broker-config wrote",
+		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			log, err := logger(level)
 			if err != nil {

@@ -165,8 +165,10 @@ func makeRoom(b *bbolt.Bucket, now time.Time) (bool, error) {
 
 // finish commits the answer and its place in the outbox together.
 func (c *commands) finish(ctx context.Context, id, name string, res Result) error {
-	ack := &mqttwire.CommandAck{ID: id, Name: clip(name, 64), Status: mqttwire.StatusDone, Data: res.Data,
-		Text: clip(res.Text, mqttwire.MaxText)}
+	ack := &mqttwire.CommandAck{
+		ID: id, Name: clip(name, 64), Status: mqttwire.StatusDone, Data: res.Data,
+		Text: clip(res.Text, mqttwire.MaxText),
+	}
 	if res.Code != "" {
 		ack.Status, ack.Code = mqttwire.StatusFailed, clip(res.Code, 64)
 	}

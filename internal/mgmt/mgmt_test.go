@@ -107,8 +107,14 @@ func plainVerify(raw []byte) (Message, error) {
 
 func options(box Box, db DB) Options {
 	return Options{
-		Box: box, DB: db, Brokers: []string{"tcp://127.0.0.1:1"}, AllowPlain: true, Verify: plainVerify,
-		BoxID: func() string { return "box-a" }, Fleet: func() string { return "f1" }, Groups: func() []string { return []string{"living"} },
+		Box:        box,
+		DB:         db,
+		Brokers:    []string{"tcp://127.0.0.1:1"},
+		AllowPlain: true,
+		Verify:     plainVerify,
+		BoxID:      func() string { return "box-a" },
+		Fleet:      func() string { return "f1" },
+		Groups:     func() []string { return []string{"living"} },
 		BootSpread: -1,
 	}
 }
@@ -332,7 +338,8 @@ func TestUnknownAndBadCommandsAreAnswered(t *testing.T) {
 	box := newFakeBox()
 	m := newManager(t, box, db)
 	for id, payload := range map[string]string{
-		"c1": `{"v":1,"name":"self-destruct"}`, "c2": `{"v":1}`, "c3": `{"v":2,"name":"verify"}`, "c4": `{"v":1,"name":"verify","extra":1}`,
+		"c1": `{"v":1,"name":"self-destruct"}`, "c2": `{"v":1}`, "c3": `{"v":2,"name":"verify"}`,
+		"c4": `{"v":1,"name":"verify","extra":1}`,
 	} {
 		msg := Message{Kind: "command", ID: id, Expires: time.Now().Add(time.Hour), Payload: json.RawMessage(payload)}
 		if err := m.cmds.handle(t.Context(), msg); err != nil {
@@ -564,7 +571,10 @@ func TestAReportAlwaysFits(t *testing.T) {
 	box := newFakeBox()
 	long := strings.Repeat("ä\x00\xff", 300)
 	for i := range 100 {
-		box.rep.Assets = append(box.rep.Assets, mqttwire.AssetProgress{ID: asset.ID{byte(i), 1}, State: mqttwire.Fetching, Size: 1 << 40, Why: long, Role: long})
+		box.rep.Assets = append(
+			box.rep.Assets,
+			mqttwire.AssetProgress{ID: asset.ID{byte(i), 1}, State: mqttwire.Fetching, Size: 1 << 40, Why: long, Role: long},
+		)
 		box.rep.Health = append(box.rep.Health, health.Warning{Code: fmt.Sprintf("code-%d", i), Severity: "warning", Text: long})
 	}
 	box.rep.Software = long

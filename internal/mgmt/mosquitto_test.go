@@ -66,10 +66,18 @@ func startMosquitto(t *testing.T) *mosquitto {
 	}
 	cert, key := pki.files(t, dir, "server", x509.ExtKeyUsageServerAuth)
 	files := map[string]string{
-		"ca.pem": string(pki.pem), "acl": mosquittoACL,
-		"mosquitto.conf": fmt.Sprintf("listener %d 127.0.0.1\nprotocol mqtt\ncafile %s\ncertfile %s\nkeyfile %s\nrequire_certificate true\n"+
-			"use_identity_as_username true\nallow_anonymous false\nacl_file %s\nmax_packet_size 65536\npersistence false\nlog_type none\nuser root\n",
-			addr.Port, filepath.Join(dir, "ca.pem"), cert, key, filepath.Join(dir, "acl")),
+		"ca.pem": string(pki.pem),
+		"acl":    mosquittoACL,
+		"mosquitto.conf": fmt.Sprintf(
+			"listener %d 127.0.0.1\nprotocol mqtt\ncafile %s\ncertfile %s\nkeyfile %s\nrequire_certificate true\n"+
+				"use_identity_as_username true\nallow_anonymous false\nacl_file %s\nmax_packet_size 65536\n"+
+				"persistence false\nlog_type none\nuser root\n",
+			addr.Port,
+			filepath.Join(dir, "ca.pem"),
+			cert,
+			key,
+			filepath.Join(dir, "acl"),
+		),
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -130,8 +138,15 @@ func newPKI(t *testing.T) *testPKI {
 		t.Fatal(err)
 	}
 	tpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		SerialNumber: big.NewInt(
+			1,
+		),
+		Subject:               pkix.Name{CommonName: "root"},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &key.PublicKey, key)
 	if err != nil {
@@ -141,7 +156,12 @@ func newPKI(t *testing.T) *testPKI {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &testPKI{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pool: x509.NewCertPool()}
+	p := &testPKI{
+		cert: cert,
+		key:  key,
+		pem:  pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pool: x509.NewCertPool(),
+	}
 	p.pool.AddCert(cert)
 	return p
 }
@@ -165,7 +185,8 @@ func (p *testPKI) files(t *testing.T, dir, cn string, usage x509.ExtKeyUsage) (c
 		t.Fatal(err)
 	}
 	cert, key = filepath.Join(dir, cn+".pem"), filepath.Join(dir, cn+".key")
-	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: kder}} {
+	blocks := map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: kder}}
+	for name, block := range blocks {
 		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -200,7 +221,16 @@ func startFleet(t *testing.T, m *mosquitto) *plainFleet {
 	o := mqtt.NewClientOptions().AddBroker("tls://" + m.addr).SetClientID("fleetd").SetTLSConfig(m.pki.client(t, "fleetd")).
 		SetMaxReconnectInterval(200 * time.Millisecond).SetConnectRetry(true).SetConnectRetryInterval(100 * time.Millisecond)
 	o.SetOnConnectHandler(func(c mqtt.Client) {
-		c.SubscribeMultiple(map[string]byte{"boxd/v1/f1/+/state": 1, "boxd/v1/f1/+/reported": 1, "boxd/v1/f1/+/tele": 0, "boxd/v1/f1/+/evt/+": 1, "boxd/v1/f1/+/cmd/+/ack": 1}, f.take)
+		c.SubscribeMultiple(
+			map[string]byte{
+				"boxd/v1/f1/+/state":     1,
+				"boxd/v1/f1/+/reported":  1,
+				"boxd/v1/f1/+/tele":      0,
+				"boxd/v1/f1/+/evt/+":     1,
+				"boxd/v1/f1/+/cmd/+/ack": 1,
+			},
+			f.take,
+		)
 	})
 	f.client = mqtt.NewClient(o)
 	if tok := f.client.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
@@ -260,7 +290,8 @@ func runBox(t *testing.T, m *mosquitto, box *fakeBox, path string, brokers ...st
 	cfg := m.pki.client(t, "box-a")
 	mg = newManager(t, box, db, func(o *Options) {
 		o.Brokers, o.TLS = append(brokers, "tls://"+m.addr), func() *tls.Config { return cfg }
-		o.BackoffMin, o.BackoffMax, o.ReportSoon, o.Resend = 20*time.Millisecond, 200*time.Millisecond, 20*time.Millisecond, 300*time.Millisecond
+		o.BackoffMin, o.BackoffMax = 20*time.Millisecond, 200*time.Millisecond
+		o.ReportSoon, o.Resend = 20*time.Millisecond, 300*time.Millisecond
 		o.TelePeriod = 100 * time.Millisecond
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -292,9 +323,14 @@ func TestMosquittoCarriesTheSameProtocol(t *testing.T) {
 	var tele mqttwire.Tele
 	waitUntil(t, "telemetry", func() bool { return fleet.last(mqttwire.KindTele, &tele) })
 
-	fleet.client.Publish(mqttwire.GroupDesired("f1", "living"), 1, true, wishOf(t, "group:living", 7, `,"config":{"wan_up":9}`)).Wait()
+	fleet.client.Publish(mqttwire.GroupDesired("f1", "living"), 1, true, wishOf(t, "group:living", 7, `,"config":{"wan_up":9}`)).
+		Wait()
 	var rep mqttwire.Reported
-	waitUntil(t, "the wish is applied", func() bool { return fleet.last(mqttwire.KindReported, &rep) && rep.GroupVersions["living"] == 7 })
+	waitUntil(
+		t,
+		"the wish is applied",
+		func() bool { return fleet.last(mqttwire.KindReported, &rep) && rep.GroupVersions["living"] == 7 },
+	)
 
 	raw, err := json.Marshal(command("c1", time.Now().Add(time.Minute)))
 	if err != nil {
@@ -307,7 +343,9 @@ func TestMosquittoCarriesTheSameProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fleet.client.Publish(mqttwire.BoxTopic("f1", "box-a", mqttwire.CommandTail("c8")), 1, false, forged).Wait() // signed for another id
+	fleet.client.Publish(mqttwire.BoxTopic("f1", "box-a", mqttwire.CommandTail("c8")), 1, false, forged).
+		Wait()
+		// signed for another id
 	fleet.client.Publish(mqttwire.BoxTopic("f1", "box-a", mqttwire.CommandTail("c2")), 1, false, "forged").Wait()
 	var ack mqttwire.CommandAck
 	waitUntil(t, "the answer", func() bool { return fleet.last(mqttwire.KindCmdAck, &ack) && ack.Status == mqttwire.StatusDone })
@@ -318,7 +356,11 @@ func TestMosquittoCarriesTheSameProtocol(t *testing.T) {
 		t.Errorf("ran %v", ran)
 	}
 	stop()
-	waitUntil(t, "said goodbye", func() bool { return fleet.last(mqttwire.KindState, &st) && !st.Online && st.Reason == "stopping" })
+	waitUntil(
+		t,
+		"said goodbye",
+		func() bool { return fleet.last(mqttwire.KindState, &st) && !st.Online && st.Reason == "stopping" },
+	)
 }
 
 func TestABrokerThatDiesLosesNothing(t *testing.T) {
@@ -364,7 +406,11 @@ func TestTheWillOfAMosquittoSession(t *testing.T) {
 	mg, _ := runBox(t, m, box, filepath.Join(t.TempDir(), "state.db"))
 	waitUntil(t, "connected", func() bool { return mg.Status().Connected })
 	// Another session of the same box throws the first one out: its will must carry the older sid.
-	o := mqtt.NewClientOptions().AddBroker("tls://" + m.addr).SetClientID("box-a").SetTLSConfig(m.pki.client(t, "box-a")).SetAutoReconnect(false)
+	o := mqtt.NewClientOptions().
+		AddBroker("tls://" + m.addr).
+		SetClientID("box-a").
+		SetTLSConfig(m.pki.client(t, "box-a")).
+		SetAutoReconnect(false)
 	c := mqtt.NewClient(o)
 	if tok := c.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
 		t.Fatal(tok.Error())

@@ -106,7 +106,7 @@ type Reported struct {
 	Household      int              `json:"household,omitempty"` // neighbours
 	CertExpires    time.Time        `json:"cert_expires,omitzero"`
 	OutboxLen      int              `json:"outbox,omitempty"`       // events that wait for an acknowledgement
-	OutboxLost     uint64           `json:"outbox_lost,omitempty"`  // arrivals that the bound of the outbox cost, since the daemon started
+	OutboxLost     uint64           `json:"outbox_lost,omitempty"`  // arrivals that the bound of the outbox cost
 	TeleDropped    uint64           `json:"tele_dropped,omitempty"` // telemetry dropped since the daemon started
 }
 

@@ -34,8 +34,10 @@ func TestTopicsRoundTrip(t *testing.T) {
 
 func TestForeignTopicsAreRefused(t *testing.T) {
 	for _, topic := range []string{
-		"", "boxd/v1", "boxd/v2/f/b/state", "boxd/v1/f/b", "boxd/v1/f/+/state", "boxd/v1/f/b/state/x", "boxd/v1/f/b/evt/0", "boxd/v1/f/b/evt/01",
-		"boxd/v1/f/b/evt/x", "boxd/v1/f/b/evt/-1", "boxd/v1/f/b/cmd/", "boxd/v1/f/b/cmd/a/b", "boxd/v1/f/group/desired", "boxd/v1/f/group/g/state",
+		"", "boxd/v1", "boxd/v2/f/b/state", "boxd/v1/f/b", "boxd/v1/f/+/state", "boxd/v1/f/b/state/x", "boxd/v1/f/b/evt/0",
+		"boxd/v1/f/b/evt/01",
+		"boxd/v1/f/b/evt/x", "boxd/v1/f/b/evt/-1", "boxd/v1/f/b/cmd/", "boxd/v1/f/b/cmd/a/b", "boxd/v1/f/group/desired",
+		"boxd/v1/f/group/g/state",
 		"boxd/v1/f/group/g/cmd/x", "boxd/v1/F/b/state", "boxd/v1/f/b b/state", "boxd/v1/f/" + strings.Repeat("a", 41) + "/state",
 	} {
 		if got, err := ParseTopic(topic); err == nil {
@@ -53,7 +55,11 @@ func TestANewerVersionIsLeftAlone(t *testing.T) {
 	if !errors.Is(err, ErrVersion) {
 		t.Errorf("version 2: %v", err)
 	}
-	if err := Decode([]byte(`{"v":1,"epoch":"abcdefgh","sid":1,"seq":1,"ts":"2026-01-01T00:00:00Z","mono_ms":1,"online":true,"new_field":1}`), MaxPayload, &s); err != nil {
+	if err := Decode(
+		[]byte(`{"v":1,"epoch":"abcdefgh","sid":1,"seq":1,"ts":"2026-01-01T00:00:00Z","mono_ms":1,"online":true,"new_field":1}`),
+		MaxPayload,
+		&s,
+	); err != nil {
 		t.Errorf("a field of a later minor version: %v", err)
 	}
 	if _, err := DecodeDesired([]byte(`{"v":1,"version":1,"config":{"wan_down":1,"new_limit":2}}`)); !errors.Is(err, ErrInvalid) {
@@ -79,8 +85,11 @@ func TestEnvelopesAreOrderedWithinAnEpoch(t *testing.T) {
 		a, b Envelope
 		want bool
 	}{
-		{e("x", 1, 2), e("x", 1, 1), true}, {e("x", 1, 1), e("x", 1, 1), false}, {e("x", 2, 0), e("x", 1, 9), true},
-		{e("x", 1, 9), e("x", 2, 0), false}, {e("y", 1, 1), e("x", 9, 9), true},
+		{e("x", 1, 2), e("x", 1, 1), true},
+		{e("x", 1, 1), e("x", 1, 1), false},
+		{e("x", 2, 0), e("x", 1, 9), true},
+		{e("x", 1, 9), e("x", 2, 0), false},
+		{e("y", 1, 1), e("x", 9, 9), true},
 	} {
 		if got := c.a.Newer(c.b); got != c.want {
 			t.Errorf("%+v newer than %+v: %t", c.a, c.b, got)
@@ -90,7 +99,8 @@ func TestEnvelopesAreOrderedWithinAnEpoch(t *testing.T) {
 
 func TestHoldingsDigestIgnoresOrder(t *testing.T) {
 	a, b := asset.ID{1}, asset.ID{2}
-	if HoldingsDigest([]asset.ID{a, b}) != HoldingsDigest([]asset.ID{b, a}) || HoldingsDigest([]asset.ID{a}) == HoldingsDigest([]asset.ID{b}) {
+	if HoldingsDigest([]asset.ID{a, b}) != HoldingsDigest([]asset.ID{b, a}) ||
+		HoldingsDigest([]asset.ID{a}) == HoldingsDigest([]asset.ID{b}) {
 		t.Error("digest depends on the order, or not on the content")
 	}
 	if HoldingsDigest(nil) != "" {
@@ -183,9 +193,11 @@ func FuzzTopic(f *testing.F) {
 
 func TestExamplesAreWhatTheCodeReads(t *testing.T) {
 	for name, into := range map[string]Checker{
-		"state": &State{}, "state-will": &State{}, "reported": &Reported{}, "tele": &Tele{}, "event-arrived": &Event{}, "event-erased": &Event{},
-		"event-ack": &EventAck{}, "command-ack-accepted": &CommandAck{}, "command-ack-done": &CommandAck{}, "command-ack-failed": &CommandAck{},
-		"desired": &Desired{}, "command": &Command{}, "holdings": &HoldingsList{},
+		"state": &State{}, "state-will": &State{}, "reported": &Reported{}, "tele": &Tele{}, "event-arrived": &Event{},
+		"event-erased": &Event{},
+		"event-ack":    &EventAck{}, "command-ack-accepted": &CommandAck{}, "command-ack-done": &CommandAck{},
+		"command-ack-failed": &CommandAck{},
+		"desired":            &Desired{}, "command": &Command{}, "holdings": &HoldingsList{},
 	} {
 		data, err := os.ReadFile(filepath.Join("testdata", "examples", name+".json"))
 		if err != nil {

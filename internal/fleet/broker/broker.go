@@ -276,9 +276,11 @@ type natsLog struct{ log *slog.Logger }
 
 func (l natsLog) Noticef(f string, a ...any) { l.log.Debug("nats", "text", fmt.Sprintf(f, a...)) }
 func (l natsLog) Warnf(f string, a ...any)   { l.log.Info("nats", "text", trim(fmt.Sprintf(f, a...))) }
-func (l natsLog) Fatalf(f string, a ...any)  { l.log.Error("nats", "text", trim(fmt.Sprintf(f, a...))) }
-func (l natsLog) Errorf(f string, a ...any)  { l.log.Warn("nats", "text", trim(fmt.Sprintf(f, a...))) }
-func (l natsLog) Debugf(string, ...any)      {}
-func (l natsLog) Tracef(string, ...any)      {}
+
+func (l natsLog) Fatalf(f string, a ...any) { l.log.Error("nats", "text", trim(fmt.Sprintf(f, a...))) }
+
+func (l natsLog) Errorf(f string, a ...any) { l.log.Warn("nats", "text", trim(fmt.Sprintf(f, a...))) }
+func (l natsLog) Debugf(string, ...any)     {}
+func (l natsLog) Tracef(string, ...any)     {}
 
 func trim(s string) string { return strings.TrimSpace(s[:min(len(s), 500)]) }

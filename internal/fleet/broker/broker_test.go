@@ -70,13 +70,18 @@ func newRig(tb testing.TB) *rig {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	auth := &broker.Auth{Fleet: "f1", Creds: creds, Log: log, Authorize: func(_ context.Context, chain []*x509.Certificate) (broker.Client, error) {
-		leaf := chain[0]
-		if strings.HasPrefix(leaf.Subject.CommonName, "revoked") {
-			return broker.Client{}, errors.New("revoked")
-		}
-		return broker.Client{Box: leaf.Subject.CommonName, Groups: leaf.Subject.OrganizationalUnit, Until: leaf.NotAfter}, nil
-	}}
+	auth := &broker.Auth{
+		Fleet: "f1",
+		Creds: creds,
+		Log:   log,
+		Authorize: func(_ context.Context, chain []*x509.Certificate) (broker.Client, error) {
+			leaf := chain[0]
+			if strings.HasPrefix(leaf.Subject.CommonName, "revoked") {
+				return broker.Client{}, errors.New("revoked")
+			}
+			return broker.Client{Box: leaf.Subject.CommonName, Groups: leaf.Subject.OrganizationalUnit, Until: leaf.NotAfter}, nil
+		},
+	}
 	r.bus = broker.NewBus(broker.BusOptions{
 		Fleet: "f1", At: r.srv.Connect(), Creds: creds, MQTT: []string{r.addr}, Log: log, Handle: r.handle, Tele: r.tele,
 		MQTTTLS: func() *tls.Config {
@@ -277,7 +282,9 @@ func TestABoxReportsProvesAndObeys(t *testing.T) {
 
 	id := asset.ID{1, 2, 3}
 	box.set(func(rep *mgmt.Report) {
-		rep.Holdings = []mgmt.Holding{{ID: id, Name: "film", Size: 99, From: mqttwire.Traffic{LAN: 90, Origin: 9}, At: time.Now(), Trusted: true}}
+		rep.Holdings = []mgmt.Holding{
+			{ID: id, Name: "film", Size: 99, From: mqttwire.Traffic{LAN: 90, Origin: 9}, At: time.Now(), Trusted: true},
+		}
 	})
 	r.wait(t, "proof of arrival", func(m broker.Msg) bool {
 		var e mqttwire.Event
@@ -286,7 +293,15 @@ func TestABoxReportsProvesAndObeys(t *testing.T) {
 	})
 	waitFor(t, "outbox empty after the acknowledgement", func() bool { return m.Status().Outbox == 0 })
 
-	cmd, err := json.Marshal(mgmt.Message{Kind: "command", ID: "c1", To: "box-a", Expires: time.Now().Add(time.Minute), Payload: []byte(`{"v":1,"name":"refresh"}`)})
+	cmd, err := json.Marshal(
+		mgmt.Message{
+			Kind:    "command",
+			ID:      "c1",
+			To:      "box-a",
+			Expires: time.Now().Add(time.Minute),
+			Payload: []byte(`{"v":1,"name":"refresh"}`),
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +320,13 @@ func TestABoxReportsProvesAndObeys(t *testing.T) {
 	}
 	box.mu.Unlock()
 
-	wish, err := json.Marshal(mgmt.Message{Kind: "desired", To: "group:living", Payload: []byte(`{"v":1,"version":4,"catalog_version":7,"config":{"wan_down":1000}}`)})
+	wish, err := json.Marshal(
+		mgmt.Message{
+			Kind:    "desired",
+			To:      "group:living",
+			Payload: []byte(`{"v":1,"version":4,"catalog_version":7,"config":{"wan_down":1000}}`),
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +335,8 @@ func TestABoxReportsProvesAndObeys(t *testing.T) {
 	}
 	r.wait(t, "reported group version 4", func(m broker.Msg) bool {
 		var rep mqttwire.Reported
-		return m.Topic.Kind == mqttwire.KindReported && mqttwire.Decode(m.Payload, mqttwire.MaxPayload, &rep) == nil && rep.GroupVersions["living"] == 4
+		return m.Topic.Kind == mqttwire.KindReported && mqttwire.Decode(m.Payload, mqttwire.MaxPayload, &rep) == nil &&
+			rep.GroupVersions["living"] == 4
 	})
 	late := newBox() // a box that comes later finds the retained wish
 	startBox(t, r, "box-b", "living", late)

@@ -83,12 +83,16 @@ func TestABoxCannotSpeakForAnother(t *testing.T) {
 	for _, topic := range []string{
 		"boxd/v1/f1/box-a/state", "boxd/v1/f1/box-a/reported", "boxd/v1/f1/box-a/evt/1", "boxd/v1/f1/box-a/cmd/c1/ack",
 		"boxd/v1/f1/box-a/desired", "boxd/v1/f1/box-a/cmd/c1", "boxd/v1/f1/group/kitchen/desired", "boxd/v1/f1/box-evil/desired",
-		"boxd/v1/f1/box-evil/cmd/c1", "boxd/v1/f2/box-evil/state", "$SYS/REQ/SERVER/PING", "$JS/API/STREAM/LIST", "$MQTT/msgs/boxd/v1/f1/box-a/state",
+		"boxd/v1/f1/box-evil/cmd/c1", "boxd/v1/f2/box-evil/state", "$SYS/REQ/SERVER/PING", "$JS/API/STREAM/LIST",
+		"$MQTT/msgs/boxd/v1/f1/box-a/state",
 		"boxd/v1/f1/box-evil/state/more",
 	} {
 		evil.Publish(topic, 1, true, "forged").WaitTimeout(2 * time.Second) // acknowledged, although it is refused
 	}
-	own, err := mqttwire.Encode(mqttwire.MaxPayload, &mqttwire.State{Envelope: mqttwire.Envelope{V: 1, Epoch: "epoch-of-evil", SID: 1, Seq: 1}, Online: true})
+	own, err := mqttwire.Encode(
+		mqttwire.MaxPayload,
+		&mqttwire.State{Envelope: mqttwire.Envelope{V: 1, Epoch: "epoch-of-evil", SID: 1, Seq: 1}, Online: true},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +121,11 @@ func TestAWillUnderAnotherNameGoesNowhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := mqtt.NewClientOptions().AddBroker("tls://"+r.addr).SetClientID("box-evil").SetAutoReconnect(false).SetWill(will, "forged", 1, true).
+		o := mqtt.NewClientOptions().
+			AddBroker("tls://"+r.addr).
+			SetClientID("box-evil").
+			SetAutoReconnect(false).
+			SetWill(will, "forged", 1, true).
 			SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return conn, nil })
 		c := mqtt.NewClient(o)
 		if tok := c.Connect(); !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
@@ -149,7 +157,8 @@ func TestABoxCannotListenToOthers(t *testing.T) {
 	defer evil.Disconnect(0)
 	heard := make(chan string, 100)
 	for _, topic := range []string{
-		"boxd/v1/f1/box-a/desired", "boxd/v1/f1/box-a/cmd/+", "boxd/v1/f1/+/cmd/+", "boxd/v1/f1/box-a/evt/+/ack", "boxd/v1/f1/group/living/desired",
+		"boxd/v1/f1/box-a/desired", "boxd/v1/f1/box-a/cmd/+", "boxd/v1/f1/+/cmd/+", "boxd/v1/f1/box-a/evt/+/ack",
+		"boxd/v1/f1/group/living/desired",
 		"boxd/v1/f1/group/+/desired", "boxd/#", "#", "+/+/+/+/+", "$SYS/#", "boxd/v1/f1/box-a/state", "$MQTT/#",
 	} {
 		if evil == nil || !evil.IsConnectionOpen() {

@@ -200,10 +200,19 @@ func (s *swarm) report(ctx context.Context, span time.Duration) (int64, error) {
 			topic := "boxd/v1/" + s.t.fleet + "/" + b.id + "/reported"
 			for seq := uint64(2); ctx.Err() == nil && b.alive.Load(); seq++ {
 				r := mqttwire.Reported{
-					Envelope: b.envelope(seq), Software: "bench", ClockTrusted: true, CatalogVersion: 7, CatalogExpires: time.Now().UTC(),
-					Traffic: mqttwire.Traffic{LAN: int64(seq), Peer: 1 << 30, Origin: 1 << 20}, //nolint:gosec // a small count
-					Disk:    mqttwire.Disk{Used: 1 << 34, Quota: 1 << 35, Free: 1 << 36, Reserve: 1 << 30}, Household: 2,
-					Holdings: mqttwire.Holdings{Count: 14, Bytes: 1 << 34, Digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
+					Envelope:       b.envelope(seq),
+					Software:       "bench",
+					ClockTrusted:   true,
+					CatalogVersion: 7,
+					CatalogExpires: time.Now().UTC(),
+					Traffic:        mqttwire.Traffic{LAN: int64(seq), Peer: 1 << 30, Origin: 1 << 20}, //nolint:gosec // a small count
+					Disk:           mqttwire.Disk{Used: 1 << 34, Quota: 1 << 35, Free: 1 << 36, Reserve: 1 << 30},
+					Household:      2,
+					Holdings: mqttwire.Holdings{
+						Count:  14,
+						Bytes:  1 << 34,
+						Digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+					},
 				}
 				data, err := mqttwire.Encode(mqttwire.MaxPayload, &r)
 				if err != nil {

@@ -52,7 +52,8 @@ func newTarget(ctx context.Context, name, binary, dir string) (*target, error) {
 	}
 	if name == "mosquitto" {
 		// The certificate authority is fleetd's too.
-		if out, err := exec.CommandContext(ctx, binary, "init", "--dir", t.dir, "--fleet", t.fleet, "--host", "127.0.0.1").CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, binary, "init", "--dir", t.dir, "--fleet", t.fleet, "--host", "127.0.0.1").
+			CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("init: %w: %s", err, out)
 		}
 	}
@@ -88,8 +89,25 @@ func (t *target) start(ctx context.Context) error {
 		}
 		t.cmd = exec.CommandContext(ctx, "mosquitto", "-c", conf)
 	} else {
-		t.cmd = exec.CommandContext(ctx, t.binary, "serve", "--dir", t.dir, "--fleet", t.fleet, "--listen", "127.0.0.1:0", "--mqtt", t.addr,
-			"--api", t.api, "--host", "127.0.0.1", "--log-level", "warn")
+		t.cmd = exec.CommandContext(
+			ctx,
+			t.binary,
+			"serve",
+			"--dir",
+			t.dir,
+			"--fleet",
+			t.fleet,
+			"--listen",
+			"127.0.0.1:0",
+			"--mqtt",
+			t.addr,
+			"--api",
+			t.api,
+			"--host",
+			"127.0.0.1",
+			"--log-level",
+			"warn",
+		)
 	}
 	t.cmd.Stdout, t.cmd.Stderr = log, log
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -141,12 +159,17 @@ func (t *target) mosquittoConf(ctx context.Context) (string, error) {
 		return "", err
 	}
 	// The TLS files of a broker node are what broker-config writes.
-	out, err := exec.CommandContext(ctx, t.binary, "broker-config", "--dir", t.dir, "--name", "m", "--tls-dir", dir).CombinedOutput()
+	out, err := exec.CommandContext(ctx, t.binary, "broker-config", "--dir", t.dir, "--name", "m", "--tls-dir", dir).
+		CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("broker-config: %w: %s", err, out)
 	}
 	acl := "user fleetd\ntopic readwrite boxd/v1/#\n"
-	for _, p := range []string{"write %/state", "write %/reported", "write %/tele", "write %/evt/+", "write %/cmd/+/ack", "read %/desired", "read %/cmd/+", "read %/evt/+/ack"} {
+	rules := []string{
+		"write %/state", "write %/reported", "write %/tele", "write %/evt/+", "write %/cmd/+/ack",
+		"read %/desired", "read %/cmd/+", "read %/evt/+/ack",
+	}
+	for _, p := range rules {
 		acl += "pattern " + strings.Replace(p, "%", "boxd/v1/"+t.fleet+"/%u", 1) + "\n"
 	}
 	acl += "pattern read boxd/v1/" + t.fleet + "/group/+/desired\n"
@@ -199,9 +222,12 @@ func (t *target) loadCA() error {
 func (t *target) boxTLS(id, group string) (*tls.Config, error) {
 	t.serial++
 	tpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1<<40 + t.serial), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(24 * time.Hour),
-		Subject:  pkix.Name{CommonName: id, Organization: []string{t.fleet}, OrganizationalUnit: []string{group}},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		SerialNumber:          big.NewInt(1<<40 + t.serial),
+		NotBefore:             time.Now().Add(-time.Minute),
+		NotAfter:              time.Now().Add(24 * time.Hour),
+		Subject:               pkix.Name{CommonName: id, Organization: []string{t.fleet}, OrganizationalUnit: []string{group}},
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tpl, t.inter, &t.key.PublicKey, t.signer)
@@ -280,7 +306,12 @@ func (t *target) wish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+t.api+"/api/v1/config/group:default", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(
+		ctx,
+		http.MethodPut,
+		"http://"+t.api+"/api/v1/config/group:default",
+		bytes.NewReader(body),
+	)
 	if err != nil {
 		return err
 	}

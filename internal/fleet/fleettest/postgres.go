@@ -38,7 +38,7 @@ func StartPostgres(tb testing.TB) *Postgres {
 	sort.Strings(bins)
 	p := &Postgres{bin: bins[len(bins)-1], port: FreePort(tb)}
 	// PostgreSQL refuses to run as root, so its directory must be reachable for another user.
-	base, err := os.MkdirTemp("", "fleettest-pg-")
+	base, err := os.MkdirTemp("", "fleettest-pg-") //nolint:usetesting // the test's own directory is root's alone
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -50,7 +50,8 @@ func StartPostgres(tb testing.TB) *Postgres {
 			tb.Fatal(err)
 		}
 	}
-	if out, err := p.run("initdb", "-D", p.dir, "-A", "trust", "-U", "fleetd", "-E", "UTF8", "--no-sync").CombinedOutput(); err != nil {
+	if out, err := p.run("initdb", "-D", p.dir, "-A", "trust", "-U", "fleetd", "-E", "UTF8", "--no-sync").
+		CombinedOutput(); err != nil {
 		tb.Fatalf("initdb: %v\n%s", err, out)
 	}
 	p.URL = fmt.Sprintf("postgres://fleetd@127.0.0.1:%d/postgres?sslmode=disable", p.port)
@@ -86,7 +87,19 @@ func (p *Postgres) run(tool string, args ...string) *exec.Cmd {
 // Start starts the server again after Kill.
 func (p *Postgres) Start(tb testing.TB) {
 	tb.Helper()
-	p.cmd = p.run("postgres", "-D", p.dir, "-p", strconv.Itoa(p.port), "-c", "listen_addresses=127.0.0.1", "-k", filepath.Dir(p.dir), "-c", "fsync=off")
+	p.cmd = p.run(
+		"postgres",
+		"-D",
+		p.dir,
+		"-p",
+		strconv.Itoa(p.port),
+		"-c",
+		"listen_addresses=127.0.0.1",
+		"-k",
+		filepath.Dir(p.dir),
+		"-c",
+		"fsync=off",
+	)
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}

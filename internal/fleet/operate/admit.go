@@ -17,7 +17,13 @@ func (f *Fleet) CreateToken(ctx context.Context, who string, spec ca.TokenSpec) 
 	if err != nil {
 		return "", tok, fmt.Errorf("%w: %w", ErrBad, err)
 	}
-	return secret, tok, f.o.Registry.Audit(ctx, who, "create-token", tok.ID, fmt.Sprintf("group %s, %d uses", tok.Group, tok.MaxUses))
+	return secret, tok, f.o.Registry.Audit(
+		ctx,
+		who,
+		"create-token",
+		tok.ID,
+		fmt.Sprintf("group %s, %d uses", tok.Group, tok.MaxUses),
+	)
 }
 
 // Tokens lists enrolment tokens without their secrets.
@@ -92,8 +98,14 @@ func (f *Fleet) updateAlerts(ctx context.Context) error {
 	if skewed >= 3 && 2*skewed > online {
 		found = slices.DeleteFunc(found, func(a registry.Alert) bool { return a.Code == AlertClock })
 		found = append(found, registry.Alert{
-			Code: AlertManager, Severity: "critical",
-			Text: fmt.Sprintf("the clocks of %d of %d boxes that are online differ from this machine's by more than %s", skewed, online, alertSkew),
+			Code:     AlertManager,
+			Severity: "critical",
+			Text: fmt.Sprintf(
+				"the clocks of %d of %d boxes that are online differ from this machine's by more than %s",
+				skewed,
+				online,
+				alertSkew,
+			),
 		})
 	}
 	return f.o.Registry.SetAlerts(ctx, found)

@@ -17,7 +17,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"boxd/internal/asset"
 	"boxd/internal/fleet/ca"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
@@ -83,8 +82,15 @@ var (
 // New makes a Fleet; Run starts its loops.
 func New(o Options) *Fleet {
 	f := &Fleet{
-		o: o, now: o.Now, log: o.Log, wants: map[string]wish{}, groupOf: map[string]string{},
-		sentTo: map[string]time.Time{}, lastSeen: map[string]time.Time{}, newBoxes: map[string]string{}, newGroup: make(chan struct{}, 1),
+		o:        o,
+		now:      o.Now,
+		log:      o.Log,
+		wants:    map[string]wish{},
+		groupOf:  map[string]string{},
+		sentTo:   map[string]time.Time{},
+		lastSeen: map[string]time.Time{},
+		newBoxes: map[string]string{},
+		newGroup: make(chan struct{}, 1),
 	}
 	if f.now == nil {
 		f.now = time.Now
@@ -261,12 +267,4 @@ func (f *Fleet) groups(ctx context.Context) ([]string, error) {
 		}
 	}
 	return list, nil
-}
-
-func parseAsset(s string) (asset.ID, error) {
-	id, err := asset.ParseID(s)
-	if err != nil {
-		return id, fmt.Errorf("%w: %w", ErrBad, err)
-	}
-	return id, nil
 }

@@ -17,7 +17,12 @@ import (
 const maxCommandLife = 30 * 24 * time.Hour
 
 // Command signs an order for a box, or for every box of "group:<name>", stores it and sends it until it is answered.
-func (f *Fleet) Command(ctx context.Context, who, target, name string, args json.RawMessage, life time.Duration) (registry.Command, error) {
+func (f *Fleet) Command(
+	ctx context.Context,
+	who, target, name string,
+	args json.RawMessage,
+	life time.Duration,
+) (registry.Command, error) {
 	var c registry.Command
 	if !mqttwire.KnownCommand(name) {
 		return c, fmt.Errorf("%w: command %q", ErrBad, name)

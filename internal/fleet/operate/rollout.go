@@ -189,6 +189,17 @@ func (f *Fleet) advance(ctx context.Context, id string, from int, n Counts) erro
 	if err != nil {
 		return err
 	}
-	return f.o.Registry.Audit(ctx, "rollout", "campaign-stage", id,
-		fmt.Sprintf("stage %d: %d of 1000 boxes, after %d of %d were ready", c.Staged.Stage+1, perMille(c.Rollout), n.Ready, n.Included))
+	return f.o.Registry.Audit(
+		ctx,
+		"rollout",
+		"campaign-stage",
+		id,
+		fmt.Sprintf(
+			"stage %d: %d of 1000 boxes, after %d of %d were ready",
+			c.Staged.Stage+1,
+			perMille(c.Rollout),
+			n.Ready,
+			n.Included,
+		),
+	)
 }

@@ -35,11 +35,29 @@ func (g *Registry) FindAlerts(ctx context.Context, r AlertRules) ([]Alert, error
 		code, severity, text, cond string
 		args                       []any
 	}{
-		{"offline", "warning", "nothing was heard of it", "online = 0 AND last_seen > 0 AND last_seen < ?", []any{ms(r.OfflineBefore)}},
+		{
+			"offline",
+			"warning",
+			"nothing was heard of it",
+			"online = 0 AND last_seen > 0 AND last_seen < ?",
+			[]any{ms(r.OfflineBefore)},
+		},
 		{"never-seen", "info", "it enrolled and never reported", "last_seen = 0 AND first_seen < ?", []any{ms(r.OfflineBefore)}},
-		{"disk", "warning", "little room is left on its disk", "reported_at > 0 AND disk_quota > 0 AND disk_free < ?", []any{r.MinFree}},
+		{
+			"disk",
+			"warning",
+			"little room is left on its disk",
+			"reported_at > 0 AND disk_quota > 0 AND disk_free < ?",
+			[]any{r.MinFree},
+		},
 		{"deadline-at-risk", "warning", "it may miss a deadline", "at_risk > 0", nil},
-		{"clock", "warning", "its clock differs from the manager's", "online = 1 AND (clock_skew > ? OR clock_skew < ?)", []any{skew, -skew}},
+		{
+			"clock",
+			"warning",
+			"its clock differs from the manager's",
+			"online = 1 AND (clock_skew > ? OR clock_skew < ?)",
+			[]any{skew, -skew},
+		},
 	}
 	var list []Alert
 	for _, rule := range rules {
@@ -50,11 +68,16 @@ func (g *Registry) FindAlerts(ctx context.Context, r AlertRules) ([]Alert, error
 			return nil, err
 		}
 	}
-	err := g.alertRows(ctx, "SELECT id, grp, codes FROM boxes WHERE codes <> '' AND online = 1", nil, func(box, group, codes string) {
-		for _, c := range splitCodes(codes) {
-			list = append(list, Alert{Box: box, Group: group, Code: c, Severity: "warning", Text: "the box reports it"})
-		}
-	})
+	err := g.alertRows(
+		ctx,
+		"SELECT id, grp, codes FROM boxes WHERE codes <> '' AND online = 1",
+		nil,
+		func(box, group, codes string) {
+			for _, c := range splitCodes(codes) {
+				list = append(list, Alert{Box: box, Group: group, Code: c, Severity: "warning", Text: "the box reports it"})
+			}
+		},
+	)
 	return list, err
 }
 

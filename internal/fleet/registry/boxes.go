@@ -353,12 +353,18 @@ func (g *Registry) CountAsset(ctx context.Context, group, id string) (AssetCount
 		return c, fmt.Errorf("count asset %s: %w", id, err)
 	}
 	args = append([]any{id}, args...)
-	row = g.r.QueryRowContext(ctx, g.q("SELECT COUNT(*) FROM holdings h JOIN boxes b ON b.id = h.box WHERE h.asset = ?"+cond), args...)
+	row = g.r.QueryRowContext(
+		ctx,
+		g.q("SELECT COUNT(*) FROM holdings h JOIN boxes b ON b.id = h.box WHERE h.asset = ?"+cond),
+		args...)
 	if err := row.Scan(&c.Ready); err != nil {
 		return c, fmt.Errorf("count asset %s: %w", id, err)
 	}
-	rows, err := g.r.QueryContext(ctx, g.q("SELECT p.state, COUNT(*), SUM(p.at_risk) FROM progress p JOIN boxes b ON b.id = p.box "+
-		"WHERE p.asset = ?"+cond+" GROUP BY p.state"), args...)
+	rows, err := g.r.QueryContext(
+		ctx,
+		g.q("SELECT p.state, COUNT(*), SUM(p.at_risk) FROM progress p JOIN boxes b ON b.id = p.box "+
+			"WHERE p.asset = ?"+cond+" GROUP BY p.state"),
+		args...)
 	if err != nil {
 		return c, fmt.Errorf("count asset %s: %w", id, err)
 	}

@@ -90,7 +90,13 @@ func (g *Registry) DueCommands(ctx context.Context, box string, before time.Time
 			return fmt.Errorf("due commands: %w", err)
 		}
 		for _, o := range list {
-			if _, err := tx.ExecContext(ctx, g.q("UPDATE command_boxes SET sent = ? WHERE box = ? AND id = ?"), ms(g.now()), o.Box, o.ID); err != nil {
+			if _, err := tx.ExecContext(
+				ctx,
+				g.q("UPDATE command_boxes SET sent = ? WHERE box = ? AND id = ?"),
+				ms(g.now()),
+				o.Box,
+				o.ID,
+			); err != nil {
 				return fmt.Errorf("due commands: %w", err)
 			}
 		}
@@ -168,7 +174,11 @@ func (g *Registry) Command(ctx context.Context, id string) (Command, error) {
 		return c, fmt.Errorf("command %s: %w", id, err)
 	}
 	c.Created, c.Expires = fromMS(created), fromMS(expires)
-	rows, err := g.r.QueryContext(ctx, g.q("SELECT box, status, code, text, data, at FROM command_boxes WHERE id = ? ORDER BY box"), id)
+	rows, err := g.r.QueryContext(
+		ctx,
+		g.q("SELECT box, status, code, text, data, at FROM command_boxes WHERE id = ? ORDER BY box"),
+		id,
+	)
 	if err != nil {
 		return c, fmt.Errorf("command %s: %w", id, err)
 	}

@@ -74,7 +74,13 @@ func (b *batch) storeArrivals(ctx context.Context, tx *sql.Tx) error {
 
 // ArrivalSeries sums arrivals of some assets in a group (of everything without assets) by steps of whole minutes. Steps
 // in which nothing arrived are left out.
-func (g *Registry) ArrivalSeries(ctx context.Context, assets []string, group string, from, to time.Time, step time.Duration) ([]ArrivalPoint, error) {
+func (g *Registry) ArrivalSeries(
+	ctx context.Context,
+	assets []string,
+	group string,
+	from, to time.Time,
+	step time.Duration,
+) ([]ArrivalPoint, error) {
 	width := max(int64(step/time.Minute), 1)
 	args := []any{width, width, from.Unix() / 60, to.Unix() / 60}
 	cond := "asset = '' AND grp = ''"
@@ -85,9 +91,12 @@ func (g *Registry) ArrivalSeries(ctx context.Context, assets []string, group str
 		}
 		args = append(args, group)
 	}
-	rows, err := g.r.QueryContext(ctx, g.q("SELECT step, CAST(SUM(n) AS BIGINT), CAST(SUM(length) AS BIGINT), CAST(SUM(lan) AS BIGINT), "+
-		"CAST(SUM(peer) AS BIGINT), CAST(SUM(origin) AS BIGINT) FROM (SELECT minute / CAST(? AS BIGINT) * CAST(? AS BIGINT) AS step, "+
-		"n, length, lan, peer, origin FROM arrivals WHERE minute >= ? AND minute <= ? AND "+cond+") s GROUP BY step ORDER BY step"), args...)
+	rows, err := g.r.QueryContext(
+		ctx,
+		g.q("SELECT step, CAST(SUM(n) AS BIGINT), CAST(SUM(length) AS BIGINT), CAST(SUM(lan) AS BIGINT), "+
+			"CAST(SUM(peer) AS BIGINT), CAST(SUM(origin) AS BIGINT) FROM (SELECT minute / CAST(? AS BIGINT) * CAST(? AS BIGINT) AS step, "+
+			"n, length, lan, peer, origin FROM arrivals WHERE minute >= ? AND minute <= ? AND "+cond+") s GROUP BY step ORDER BY step"),
+		args...)
 	if err != nil {
 		return nil, fmt.Errorf("series of arrivals: %w", err)
 	}
@@ -183,7 +192,10 @@ func largest(by map[string]Standings, most int) ([]Standings, int) {
 }
 
 func (g *Registry) alertCounts(ctx context.Context, out *Glance) error {
-	rows, err := g.r.QueryContext(ctx, "SELECT code, severity, COUNT(*), MIN(since) FROM alerts GROUP BY code, severity ORDER BY COUNT(*) DESC LIMIT 50")
+	rows, err := g.r.QueryContext(
+		ctx,
+		"SELECT code, severity, COUNT(*), MIN(since) FROM alerts GROUP BY code, severity ORDER BY COUNT(*) DESC LIMIT 50",
+	)
 	if err != nil {
 		return fmt.Errorf("count alerts: %w", err)
 	}

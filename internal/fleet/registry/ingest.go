@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"boxd/internal/mqttwire"
 )
@@ -33,9 +32,6 @@ type Ingested struct {
 	Stale int // messages older than what is known
 	New   int // proofs that were not known
 }
-
-// maxSkew is how far a box's clock may be off before that is an alert.
-const maxSkew = 5 * time.Minute
 
 // batch is the work of one Ingest.
 type batch struct {

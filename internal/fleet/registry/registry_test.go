@@ -126,7 +126,12 @@ func testAProofCountsOnceHoweverOftenItComes(t *testing.T, open opener) {
 		t.Errorf("%+v", out)
 	}
 	n := 0
-	if err := g.EachProof(ctx, registry.ProofFilter{Kind: "arrived"}, func(registry.Proof) error { n++; return nil }); err != nil || n != 3 {
+	if err := g.EachProof(
+		ctx,
+		registry.ProofFilter{Kind: "arrived"},
+		func(registry.Proof) error { n++; return nil },
+	); err != nil ||
+		n != 3 {
 		t.Errorf("%d proofs, %v", n, err)
 	}
 	lines, err := g.Statement(ctx, registry.ProofFilter{Publisher: "acme"})
@@ -185,26 +190,41 @@ func report(t *testing.T, box string, e mqttwire.Envelope, change func(*mqttwire
 func testReportsOverwriteOnlyOlderOnes(t *testing.T, open opener) {
 	g := open(clock)
 	version := func(v int64) func(*mqttwire.Reported) { return func(r *mqttwire.Reported) { r.DesiredVersion = v } }
-	out := ingest(t, g, report(t, "box-a", env("epoch-one", 2, 5), version(5)), report(t, "box-a", env("epoch-one", 2, 4), version(4)),
-		report(t, "box-a", env("epoch-one", 1, 99), version(1)))
+	out := ingest(
+		t,
+		g,
+		report(t, "box-a", env("epoch-one", 2, 5), version(5)),
+		report(t, "box-a", env("epoch-one", 2, 4), version(4)),
+		report(t, "box-a", env("epoch-one", 1, 99), version(1)),
+	)
 	box, err := g.Box(ctx, "box-a")
 	if err != nil || box.Desired != 5 || out.Stale != 2 || !box.Online {
 		t.Errorf("%+v %+v %v", box, out, err)
 	}
 	ingest(t, g, report(t, "box-a", env("epoch-one", 3, 1), func(r *mqttwire.Reported) {
 		r.Health = []mqttwire.Warning{{Code: "disk-low", Severity: "warning", Text: "little", Since: at}}
-		r.Assets = []mqttwire.AssetProgress{{ID: asset.ID{1}, State: mqttwire.Failed, Code: "io", Size: 5}, {ID: asset.ID{2}, State: mqttwire.Fetching, Size: 5, Late: true}}
+		r.Assets = []mqttwire.AssetProgress{
+			{ID: asset.ID{1}, State: mqttwire.Failed, Code: "io", Size: 5},
+			{ID: asset.ID{2}, State: mqttwire.Fetching, Size: 5, Late: true},
+		}
 	}))
 	counts, err := g.CountAsset(ctx, "", asset.ID{1}.String())
 	if err != nil || counts.States["failed"] != 1 {
 		t.Errorf("%+v %v", counts, err)
 	}
-	alerts, err := g.FindAlerts(ctx, registry.AlertRules{OfflineBefore: at.Add(-time.Hour), MaxSkew: time.Minute, MinFree: 1 << 20})
+	alerts, err := g.FindAlerts(
+		ctx,
+		registry.AlertRules{OfflineBefore: at.Add(-time.Hour), MaxSkew: time.Minute, MinFree: 1 << 20},
+	)
 	if err != nil || len(alerts) != 2 {
 		t.Errorf("%+v %v", alerts, err)
 	}
 	ingest(t, g, report(t, "box-a", env("epoch-one", 3, 2), nil))
-	if alerts, err = g.FindAlerts(ctx, registry.AlertRules{OfflineBefore: at.Add(-time.Hour), MaxSkew: time.Minute}); err != nil || len(alerts) != 0 {
+	if alerts, err = g.FindAlerts(
+		ctx,
+		registry.AlertRules{OfflineBefore: at.Add(-time.Hour), MaxSkew: time.Minute},
+	); err != nil ||
+		len(alerts) != 0 {
 		t.Errorf("%+v %v", alerts, err)
 	}
 }
@@ -213,7 +233,10 @@ func testNonsenseIsCountedAndStopsNobody(t *testing.T, open opener) {
 	g := open(clock)
 	bad := state(t, "box-a", env("epoch-one", 1, 1), true)
 	var batch []mqttwire.Message
-	for _, payload := range []string{"", "{", "null", `{"v":9}`, strings.Repeat("x", 100_000), `{"v":1,"epoch":"x'; DROP TABLE boxes; --"}`} {
+	nonsense := []string{
+		"", "{", "null", `{"v":9}`, strings.Repeat("x", 100_000), `{"v":1,"epoch":"x'; DROP TABLE boxes; --"}`,
+	}
+	for _, payload := range nonsense {
 		for _, kind := range []mqttwire.Kind{mqttwire.KindState, mqttwire.KindReported, mqttwire.KindEvent, mqttwire.KindCmdAck} {
 			m := bad
 			m.Payload, m.Topic.Kind = []byte(payload), kind
@@ -255,7 +278,14 @@ func testCommandsAreSentUntilAnsweredOrExpired(t *testing.T, open opener) {
 	if n := due(""); n != 1 {
 		t.Errorf("%d due after a minute without an answer", n)
 	}
-	answer := &mqttwire.CommandAck{Envelope: env("epoch-one", 1, 9), Evt: 4, ID: "c1", Name: "verify", Status: "done", Data: json.RawMessage(`{"bad":0}`)}
+	answer := &mqttwire.CommandAck{
+		Envelope: env("epoch-one", 1, 9),
+		Evt:      4,
+		ID:       "c1",
+		Name:     "verify",
+		Status:   "done",
+		Data:     json.RawMessage(`{"bad":0}`),
+	}
 	out := ingest(t, g, msg(t, "box-a", "cmd/c1/ack", answer))
 	late := &mqttwire.CommandAck{Envelope: env("epoch-one", 1, 3), ID: "c1", Status: "accepted"}
 	ingest(t, g, msg(t, "box-a", "cmd/c1/ack", late))
@@ -364,7 +394,12 @@ func TestAFullDiskAcknowledgesNothing(t *testing.T) {
 		t.Fatalf("the disk never became full: %v", full)
 	}
 	count := 0
-	if err := g.EachProof(ctx, registry.ProofFilter{}, func(registry.Proof) error { count++; return nil }); err != nil || uint64(count) != n-50 { //nolint:gosec // a count
+	if err := g.EachProof(
+		ctx,
+		registry.ProofFilter{},
+		func(registry.Proof) error { count++; return nil },
+	); err != nil ||
+		uint64(count) != n-50 { //nolint:gosec // a count
 		t.Errorf("%d proofs, want %d: %v", count, n-50, err)
 	}
 	if err := g.LimitPages(ctx, 1<<30); err != nil {
@@ -418,7 +453,11 @@ func BenchmarkIngest(b *testing.B) {
 		seq++
 		var batch []mqttwire.Message
 		for i := range 500 {
-			r := &mqttwire.Reported{Envelope: env("epoch-one", 1, seq), Software: "1", Disk: mqttwire.Disk{Quota: 1 << 40, Free: 1 << 40}}
+			r := &mqttwire.Reported{
+				Envelope: env("epoch-one", 1, seq),
+				Software: "1",
+				Disk:     mqttwire.Disk{Quota: 1 << 40, Free: 1 << 40},
+			}
 			data, err := mqttwire.Encode(mqttwire.MaxPayload, r)
 			if err != nil {
 				b.Fatal(err)

@@ -25,7 +25,8 @@ func (s *Server) Backup(ctx context.Context, w io.Writer) error {
 	defer func() { _ = os.Remove(snap) }()
 	tw := tar.NewWriter(w)
 	// The catalog first: a database that is newer than it is put in step at the start; see operate.Start.
-	for _, name := range []string{fileFleet, fileToken, dirCA, dirKeys, dirTUF, filepath.Join(dirBroker, "creds.json"), dirFirmware} {
+	names := []string{fileFleet, fileToken, dirCA, dirKeys, dirTUF, filepath.Join(dirBroker, "creds.json"), dirFirmware}
+	for _, name := range names {
 		if err := addTree(tw, s.o.Dir, name); err != nil {
 			return err
 		}
@@ -70,7 +71,12 @@ func addFile(tw *tar.Writer, path, name string) error {
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	h := &tar.Header{Name: filepath.ToSlash(name), Mode: int64(info.Mode().Perm()), Size: int64(len(data)), ModTime: info.ModTime()}
+	h := &tar.Header{
+		Name:    filepath.ToSlash(name),
+		Mode:    int64(info.Mode().Perm()),
+		Size:    int64(len(data)),
+		ModTime: info.ModTime(),
+	}
 	if err := tw.WriteHeader(h); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}

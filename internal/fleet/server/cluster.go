@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"os"
@@ -11,7 +12,6 @@ import (
 
 	"boxd/internal/fleet/broker"
 	"boxd/internal/fleet/ca"
-	"encoding/json"
 )
 
 // ClusterNode describes one nats-server of a cluster that serves a fleet.
@@ -93,6 +93,7 @@ mqtt {
   consumer_inactive_threshold: "1h"
   tls { cert_file: %q, key_file: %q, ca_file: %q, timeout: 15 }
 }
-`, def(n.Client, "0.0.0.0:4222"), path("cert"), path("key"), def(n.Cluster, "0.0.0.0:6222"), creds.Sys, strings.Join(routes, ", "), n.MQTT, min(len(n.Routes)+1, 3),
+`, def(n.Client, "0.0.0.0:4222"), path("cert"), path("key"), def(n.Cluster, "0.0.0.0:6222"), creds.Sys,
+		strings.Join(routes, ", "), n.MQTT, min(len(n.Routes)+1, 3),
 		path("cert"), path("key"), path("boxes")), nil
 }

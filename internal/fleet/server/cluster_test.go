@@ -193,9 +193,12 @@ func (c *cluster) boxTLS(id string, serial int64) *tls.Config {
 		c.t.Fatal(err)
 	}
 	tpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1<<40 + serial), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
-		Subject:  pkix.Name{CommonName: id, Organization: []string{"home"}, OrganizationalUnit: []string{"default"}},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		SerialNumber:          big.NewInt(1<<40 + serial),
+		NotBefore:             time.Now().Add(-time.Minute),
+		NotAfter:              time.Now().Add(time.Hour),
+		Subject:               pkix.Name{CommonName: id, Organization: []string{"home"}, OrganizationalUnit: []string{"default"}},
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tpl, c.inter, &key.PublicKey, c.signer)
@@ -203,7 +206,9 @@ func (c *cluster) boxTLS(id string, serial int64) *tls.Config {
 		c.t.Fatal(err)
 	}
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: c.root, Certificates: []tls.Certificate{{Certificate: [][]byte{der, c.chain}, PrivateKey: key}},
+		MinVersion:   tls.VersionTLS13,
+		RootCAs:      c.root,
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der, c.chain}, PrivateKey: key}},
 	}
 }
 
@@ -250,7 +255,16 @@ func (b *clusterBox) arrive(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k := len(b.held) + 1
-	b.held = append(b.held, mgmt.Holding{ID: asset.ID{byte(n), byte(n >> 8), byte(k), byte(k >> 8), 1}, Publisher: "operator", Size: 1, At: time.Now(), Trusted: true})
+	b.held = append(
+		b.held,
+		mgmt.Holding{
+			ID:        asset.ID{byte(n), byte(n >> 8), byte(k), byte(k >> 8), 1},
+			Publisher: "operator",
+			Size:      1,
+			At:        time.Now(),
+			Trusted:   true,
+		},
+	)
 	close(b.changed)
 	b.changed = make(chan struct{})
 }
@@ -266,9 +280,18 @@ func (c *cluster) startBox(n int) *clusterBox {
 	cfg := c.boxTLS(b.id, int64(n))
 	groups := func() []string { return []string{"default"} }
 	b.mg, err = mgmt.New(mgmt.Options{
-		Box: b, DB: db, Brokers: c.brokers, BoxID: func() string { return b.id }, Fleet: func() string { return "home" }, Groups: groups,
-		TLS: func() *tls.Config { return cfg }, BackoffMin: 200 * time.Millisecond, BackoffMax: 5 * time.Second, Resend: 5 * time.Second,
-		KeepAlive: 10 * time.Second, TelePeriod: 10 * time.Second,
+		Box:        b,
+		DB:         db,
+		Brokers:    c.brokers,
+		BoxID:      func() string { return b.id },
+		Fleet:      func() string { return "home" },
+		Groups:     groups,
+		TLS:        func() *tls.Config { return cfg },
+		BackoffMin: 200 * time.Millisecond,
+		BackoffMax: 5 * time.Second,
+		Resend:     5 * time.Second,
+		KeepAlive:  10 * time.Second,
+		TelePeriod: 10 * time.Second,
 		Verify: func(raw []byte) (mgmt.Message, error) {
 			m, err := ops.Verify(keys, raw, ops.Box{Fleet: "home", ID: b.id, Groups: groups()}, time.Now())
 			return mgmt.Message{Kind: m.Kind, ID: m.ID, To: m.To, Expires: m.Expires, Payload: m.Payload}, err
@@ -321,6 +344,11 @@ func TestAnyNodeMayDie(t *testing.T) {
 		return true
 	}
 	fleettest.Until(t, time.Minute, "all boxes are connected", all)
+	fleettest.Until(t, time.Minute, "the registry knows all boxes", func() bool {
+		var list []registry.Box
+		c.manager(1).must(t, http.MethodGet, "/api/v1/boxes?brief=true", nil, &list)
+		return len(list) == n
+	})
 	stop, gap := make(chan struct{}), c.watchGap(stopOf(t))
 	var load sync.WaitGroup
 	load.Go(func() { // every box gets two assets a second
@@ -343,11 +371,23 @@ func TestAnyNodeMayDie(t *testing.T) {
 		var cmd struct{ ID string }
 		m.must(t, http.MethodPost, "/api/v1/commands", map[string]any{"target": "group:default", "name": "refresh"}, &cmd)
 		cmds = append(cmds, cmd.ID)
-		fleettest.Until(t, 30*time.Second, "some load has passed", func() bool { return len(boxes[0].Report().Holdings) > 10*(round+1) })
+		fleettest.Until(
+			t,
+			30*time.Second,
+			"some load has passed",
+			func() bool { return len(boxes[0].Report().Holdings) > 10*(round+1) },
+		)
 		c.kill(victim)
 		killed := time.Now()
 		fleettest.Until(t, 2*time.Minute, "the wish is taken while a node is dead", func() bool {
-			return m.do(t, m.token, http.MethodPut, "/api/v1/config/group:default", map[string]any{"wan_down": 1000 + round}, nil) == http.StatusOK
+			return m.do(
+				t,
+				m.token,
+				http.MethodPut,
+				"/api/v1/config/group:default",
+				map[string]any{"wan_down": 1000 + round},
+				nil,
+			) == http.StatusOK
 		})
 		fleettest.Until(t, time.Minute, "all boxes are back", all)
 		t.Logf("%s killed: all boxes back after %.1f s", victim, time.Since(killed).Seconds())

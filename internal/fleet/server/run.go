@@ -59,7 +59,17 @@ func (s *Server) Run(ctx context.Context) error {
 	} else {
 		s.ready.done("firmware")
 	}
-	s.log.Info("fleetd serves", "fleet", s.ca.Fleet(), "boxes", s.listen.Addr().String(), "mqtt", s.mqtt, "api", s.apiL.Addr().String())
+	s.log.Info(
+		"fleetd serves",
+		"fleet",
+		s.ca.Fleet(),
+		"boxes",
+		s.listen.Addr().String(),
+		"mqtt",
+		s.mqtt,
+		"api",
+		s.apiL.Addr().String(),
+	)
 	return g.Wait()
 }
 
@@ -142,7 +152,11 @@ func (s *Server) writeFirmware(ctx context.Context) error {
 	for i, b := range brokers {
 		quoted[i] = fmt.Sprintf("%q", b)
 	}
-	conf := fmt.Sprintf(firmwareConfig, "https://"+net.JoinHostPort(host, port(s.listen.Addr().String())), strings.Join(quoted, ", "))
+	conf := fmt.Sprintf(
+		firmwareConfig,
+		"https://"+net.JoinHostPort(host, port(s.listen.Addr().String())),
+		strings.Join(quoted, ", "),
+	)
 	for name, data := range map[string][]byte{"ca.pem": s.ca.RootPEM(), "root.json": root, "boxd.toml": []byte(conf)} {
 		if err := writeFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return err

@@ -131,7 +131,11 @@ func Init(o Options) error {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return fmt.Errorf("make fleet: %w", err)
 	}
-	if err := ca.Init(filepath.Join(o.Dir, dirCA), ca.InitOptions{Fleet: o.Fleet, Now: o.Now()}); err != nil && !errors.Is(err, ca.ErrExists) {
+	if err := ca.Init(
+		filepath.Join(o.Dir, dirCA),
+		ca.InitOptions{Fleet: o.Fleet, Now: o.Now()},
+	); err != nil &&
+		!errors.Is(err, ca.ErrExists) {
 		return fmt.Errorf("make certificate authority: %w", err)
 	}
 	if err := initCatalog(o); err != nil {
@@ -167,7 +171,9 @@ func initCatalog(o Options) error {
 		return err
 	}
 	return r.Update(func(tx *repo.Tx) error {
-		if err := tx.SetOperationsKeys([]ed25519.PublicKey{opsKey.Public().(ed25519.PublicKey)}); err != nil { //nolint:forcetypeassert // documented
+		if err := tx.SetOperationsKeys(
+			[]ed25519.PublicKey{opsKey.Public().(ed25519.PublicKey)},
+		); err != nil { //nolint:forcetypeassert // documented
 			return fmt.Errorf("set operations key: %w", err)
 		}
 		list, err := tx.Publishers()
@@ -177,7 +183,11 @@ func initCatalog(o Options) error {
 		if slices.ContainsFunc(list, func(p repo.Publisher) bool { return p.Name == operate.DefaultPublisher }) {
 			return nil
 		}
-		return tx.AddPublisher(operate.DefaultPublisher, pubKey.Public().(ed25519.PublicKey), 0) //nolint:forcetypeassert // documented
+		return tx.AddPublisher(
+			operate.DefaultPublisher,
+			pubKey.Public().(ed25519.PublicKey),
+			0,
+		) //nolint:forcetypeassert // documented
 	})
 }
 
@@ -254,10 +264,16 @@ func (s *Server) Close() error {
 func (s *Server) open(ctx context.Context) error {
 	o := s.o
 	var err error
-	if s.reg, err = registry.Open(ctx, registry.Options{Path: filepath.Join(o.Dir, fileRegistry), URL: o.DB, Now: o.Now, Log: o.Log}); err != nil {
+	if s.reg, err = registry.Open(
+		ctx,
+		registry.Options{Path: filepath.Join(o.Dir, fileRegistry), URL: o.DB, Now: o.Now, Log: o.Log},
+	); err != nil {
 		return err
 	}
-	if s.ca, err = ca.Open(ctx, ca.Options{Dir: filepath.Join(o.Dir, dirCA), Store: s.reg.CA(), Now: o.Now, Log: o.Log}); err != nil {
+	if s.ca, err = ca.Open(
+		ctx,
+		ca.Options{Dir: filepath.Join(o.Dir, dirCA), Store: s.reg.CA(), Now: o.Now, Log: o.Log},
+	); err != nil {
 		return fmt.Errorf("open certificate authority: %w", err)
 	}
 	keys := filepath.Join(o.Dir, dirKeys)

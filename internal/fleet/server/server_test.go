@@ -43,7 +43,13 @@ type manager struct {
 func startManager(t *testing.T, dir string, change ...func(*server.Options)) *manager {
 	t.Helper()
 	o := server.Options{
-		Dir: dir, Fleet: "home", Listen: "127.0.0.1:0", MQTT: "127.0.0.1:0", API: "127.0.0.1:0", Hosts: []string{"127.0.0.1"}, Log: logTo(),
+		Dir:    dir,
+		Fleet:  "home",
+		Listen: "127.0.0.1:0",
+		MQTT:   "127.0.0.1:0",
+		API:    "127.0.0.1:0",
+		Hosts:  []string{"127.0.0.1"},
+		Log:    logTo(),
 	}
 	for _, f := range change {
 		f(&o)
@@ -223,7 +229,15 @@ func startBox(t *testing.T, m *manager, token string) *box {
 	}
 	urls := configOf(t, fw)
 	id, err := identity.Open(identity.Options{
-		Dir: filepath.Join(dir, "identity"), State: db, CAFile: filepath.Join(fw, "ca.pem"), EnrollURL: urls.url, Token: token, Log: logTo(),
+		Dir: filepath.Join(
+			dir,
+			"identity",
+		),
+		State:        db,
+		CAFile:       filepath.Join(fw, "ca.pem"),
+		EnrollURL:    urls.url,
+		Token:        token,
+		Log:          logTo(),
 		TimeSyncPath: synced(t, dir),
 	})
 	if err != nil {
@@ -239,8 +253,17 @@ func startBox(t *testing.T, m *manager, token string) *box {
 	groups := func() []string { return []string{id.Group()} }
 	b := &box{id: id, changed: make(chan struct{}), rep: mgmt.Report{Software: "1", HoldingsKnown: true, ClockTrusted: true}}
 	b.cat, err = catalog.Open(catalog.Options{
-		Dir: filepath.Join(dir, "catalog"), Root: root, URL: urls.url + "/tuf", Client: id.HTTPClient(10 * time.Second), Groups: groups,
-		BoxID: id.BoxID, Now: id.Now, Log: logTo(),
+		Dir: filepath.Join(
+			dir,
+			"catalog",
+		),
+		Root:   root,
+		URL:    urls.url + "/tuf",
+		Client: id.HTTPClient(10 * time.Second),
+		Groups: groups,
+		BoxID:  id.BoxID,
+		Now:    id.Now,
+		Log:    logTo(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -249,13 +272,31 @@ func startBox(t *testing.T, m *manager, token string) *box {
 		t.Fatal(err)
 	}
 	b.mg, err = mgmt.New(mgmt.Options{
-		Box: b, DB: db, Brokers: []string{urls.broker}, BoxID: id.BoxID, Fleet: id.Fleet, Groups: groups, TLS: id.FleetClient, Now: id.Now,
-		IdentityChanged: id.Changed, BootSpread: -1, BackoffMin: 50 * time.Millisecond, BackoffMax: time.Second, Log: logTo(),
-		ReportSoon: 20 * time.Millisecond, Resend: time.Second, TelePeriod: time.Second,
-		Upload: mgmt.Uploader(id.HTTPClient(10*time.Second), urls.url+"/upload"),
+		Box:             b,
+		DB:              db,
+		Brokers:         []string{urls.broker},
+		BoxID:           id.BoxID,
+		Fleet:           id.Fleet,
+		Groups:          groups,
+		TLS:             id.FleetClient,
+		Now:             id.Now,
+		IdentityChanged: id.Changed,
+		BootSpread:      -1,
+		BackoffMin:      50 * time.Millisecond,
+		BackoffMax:      time.Second,
+		Log:             logTo(),
+		ReportSoon:      20 * time.Millisecond,
+		Resend:          time.Second,
+		TelePeriod:      time.Second,
+		Upload:          mgmt.Uploader(id.HTTPClient(10*time.Second), urls.url+"/upload"),
 		Verify: func(raw []byte) (mgmt.Message, error) {
 			now, _ := id.Now()
-			msg, err := ops.Verify(b.cat.Snapshot().OperationsKeys, raw, ops.Box{Fleet: id.Fleet(), ID: id.BoxID(), Groups: groups()}, now)
+			msg, err := ops.Verify(
+				b.cat.Snapshot().OperationsKeys,
+				raw,
+				ops.Box{Fleet: id.Fleet(), ID: id.BoxID(), Groups: groups()},
+				now,
+			)
 			return mgmt.Message{Kind: msg.Kind, ID: msg.ID, To: msg.To, Expires: msg.Expires, Payload: msg.Payload}, err
 		},
 	})
@@ -337,14 +378,28 @@ func TestFromAnEmptyDirectoryToAProofOfArrival(t *testing.T) {
 	})
 	film := publishFilm(t, m, "film")
 	var camp struct{ ID string }
-	m.must(t, http.MethodPost, "/api/v1/campaigns", map[string]any{"v": 1, "name": "Tonight", "group": "default", "assets": nil, "asset_ids": []string{film.String()}}, &camp)
+	m.must(
+		t,
+		http.MethodPost,
+		"/api/v1/campaigns",
+		map[string]any{"v": 1, "name": "Tonight", "group": "default", "assets": nil, "asset_ids": []string{film.String()}},
+		&camp,
+	)
 	eventually(t, "the bell brought the campaign to the box", func() bool { return len(b.cat.Snapshot().Campaigns) == 1 })
 
 	b.set(func(r *mgmt.Report) {
-		r.Holdings = []mgmt.Holding{{
-			ID: film, Name: "film", Publisher: "operator", Campaign: camp.ID, Size: 160_000, From: mqttwire.Traffic{LAN: 100_000, Origin: 60_000},
-			At: time.Now(), Trusted: true,
-		}}
+		r.Holdings = []mgmt.Holding{
+			{
+				ID:        film,
+				Name:      "film",
+				Publisher: "operator",
+				Campaign:  camp.ID,
+				Size:      160_000,
+				From:      mqttwire.Traffic{LAN: 100_000, Origin: 60_000},
+				At:        time.Now(),
+				Trusted:   true,
+			},
+		}
 	})
 	var proofs []registry.Proof
 	eventually(t, "the proof is committed", func() bool {
