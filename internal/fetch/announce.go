@@ -95,7 +95,12 @@ func (f *Fetcher) announced(it *item, event tracker.Event, ans tracker.Answer, e
 }
 
 // port is where the box is reached from outside.
-func (f *Fetcher) port() int { return f.o.Port }
+func (f *Fetcher) port() int {
+	if f.o.ExternalPort != nil {
+		return f.o.ExternalPort()
+	}
+	return f.o.Port
+}
 
 // farewell tells the tracker that the box leaves; it is not waited for long.
 func (f *Fetcher) farewell() {

@@ -170,6 +170,7 @@ func (f *Fetcher) tellLAN() {
 	for _, n := range f.o.LAN.Neighbours() {
 		home[n.ID] = true
 	}
+	f.closeGone(home)
 	f.home.Store(&home)
 	for _, it := range f.ordered() {
 		if it.complete() {
@@ -188,6 +189,20 @@ func (f *Fetcher) tellLAN() {
 		}
 	}
 	f.o.LAN.SetSelf(self)
+}
+
+// closeGone ends the connections to boxes that were neighbours and are no more.
+func (f *Fetcher) closeGone(home map[string]bool) {
+	swarm, ok := f.swarm.(interface{ CloseBox(box string) }) // the scripted one has no connections
+	old := f.home.Load()
+	if !ok || old == nil {
+		return
+	}
+	for box := range *old {
+		if !home[box] {
+			swarm.CloseBox(box)
+		}
+	}
 }
 
 // stalled says that the WAN was asked and gives this box nothing, so that another should try.

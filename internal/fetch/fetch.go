@@ -136,13 +136,15 @@ type Options struct {
 	Origin, Tracker *http.Client
 	TrackerURL      string   // empty: no tracker
 	OriginURLs      []string // used for assets whose .torrent names no web seed
-	Port            int      // where peers reach the swarm
-	Class           int      // 0 to 2, see lan.Self
-	Location        *time.Location
-	Limits          Limits
-	Probe           Probe
-	Health          *health.Set
-	Log             *slog.Logger
+	Port            int      // where the swarm listens
+	// ExternalPort is where it is reached from outside, if a router maps it; nil: Port. See package portmap.
+	ExternalPort func() int
+	Class        int // 0 to 2, see lan.Self
+	Location     *time.Location
+	Limits       Limits
+	Probe        Probe
+	Health       *health.Set
+	Log          *slog.Logger
 }
 
 // Hooks is what the engine calls back.

@@ -228,7 +228,7 @@ func (f *Fetcher) ranOrigin(it *item, r *originRun, res origin.Result, mono time
 
 func (f *Fetcher) blameOrigin(it *item, err error) {
 	f.log.Info("the origin did not deliver", "asset", it.id.Short(), "err", err)
-	text := ""
+	var text string
 	switch {
 	case errors.Is(err, origin.ErrWrongBytes):
 		text = "The origin sends other bytes than were published; they are thrown away."

@@ -251,7 +251,6 @@ type box struct {
 	health  *health.Set
 	dir     string
 	kill    func()
-	plain   *engine.Engine
 }
 
 // box starts a box with a number in a home; dir "" means a new one.

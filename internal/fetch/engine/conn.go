@@ -158,6 +158,12 @@ func (e *Engine) closeConns(match func(*conn) bool) {
 	}
 }
 
+// CloseBox ends the connections to a box that has left the home: one that was unplugged or frozen would else count for
+// minutes as one that has its pieces. It does not wait, as the other end of a connection may be dead.
+func (e *Engine) CloseBox(box string) {
+	go e.closeConns(func(c *conn) bool { return c.remote.class == LAN && c.remote.box == box })
+}
+
 func (e *Engine) newConn(nc net.Conn, r *remote, out bool) *conn {
 	return &conn{Conn: nc, e: e, remote: r, out: out, since: time.Now(), done: make(chan struct{})}
 }

@@ -211,7 +211,10 @@ func TestBadServers(t *testing.T) {
 			return func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(http.StatusGone); return true }
 		}, ErrStatus, 7 * time.Minute},
 		"redirect loop": {func([]byte) func(http.ResponseWriter, *http.Request) bool {
-			return func(w http.ResponseWriter, r *http.Request) bool { http.Redirect(w, r, "/film", 302); return true }
+			return func(w http.ResponseWriter, r *http.Request) bool {
+				http.Redirect(w, r, "/film", http.StatusFound)
+				return true
+			}
 		}, nil, 0},
 		"cut short": {func(data []byte) func(http.ResponseWriter, *http.Request) bool {
 			return func(w http.ResponseWriter, _ *http.Request) bool {
