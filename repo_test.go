@@ -199,7 +199,8 @@ func TestForbiddenCalls(t *testing.T) {
 
 func TestUnitTestsDoNotSleep(t *testing.T) {
 	for _, s := range sources(t) {
-		if !s.test || !s.boxSide() || slices.Contains(s.imports(), "testing/synctest") {
+		if !s.test || !s.boxSide() || slices.Contains(s.imports(), "testing/synctest") ||
+			strings.HasSuffix(s.path, "bench_test.go") {
 			continue // inside a synctest bubble a sleep takes no time
 		}
 		ast.Inspect(s.tree, func(n ast.Node) bool {
