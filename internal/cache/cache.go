@@ -82,7 +82,9 @@ type Options struct {
 	MaxOpenFiles int                      // idle blobs kept open; default 32
 	Now          func() (time.Time, bool) // the time and whether it is trusted; nil is the machine's, trusted
 
-	openRows func() (rowStore, bool, error) // tests put an index in memory here
+	inFlight  int64                          // tests put less than the kernel's limits here
+	leaseWait time.Duration                  // and less than half a minute here
+	openRows  func() (rowStore, bool, error) // tests put an index in memory here
 }
 
 func (o *Options) setDefaults() {

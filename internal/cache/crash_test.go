@@ -284,6 +284,9 @@ func TestPowerCutAtEveryOperation(t *testing.T) {
 	if os.Getenv("BOXD_POWER") != "" {
 		variants = 30
 	}
+	if testing.Short() {
+		variants = 2
+	}
 	ms := storyMedia(t)
 	cuts := 0
 	for op := 0; ; op++ {

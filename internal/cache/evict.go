@@ -163,7 +163,7 @@ func (c *Cache) freed(e *entry) {
 func (c *Cache) trim(e *entry, keep int64) error {
 	keep = wantedBytes(e.length, e.pieceLen, keep)
 	e.mu.Lock()
-	if len(e.readers) > 0 || e.holds > 0 || e.gone {
+	if len(e.readers) > 0 || e.holds > 0 || e.gone || len(e.leases) > 0 {
 		e.mu.Unlock()
 		return ErrInUse
 	}

@@ -20,7 +20,7 @@ func TestFaultAtEveryOperation(t *testing.T) {
 		syscall.EIO, syscall.ENOSPC, syscall.EROFS, &durable.ShortError{N: 100, Err: syscall.ENOSPC},
 	}
 	if testing.Short() {
-		faults = faults[:2]
+		faults = faults[:1]
 	}
 	ms := storyMedia(t)
 	for k, fault := range faults {

@@ -430,7 +430,7 @@ func TestModel(t *testing.T) {
 		steps, seed = n, uint64(time.Now().UnixNano())
 	}
 	if testing.Short() {
-		steps = 10_000
+		steps = 5_000
 	}
 	d := newModel(t, seed)
 	i := 0

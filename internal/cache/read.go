@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"boxd/internal/health"
 )
 
-// lease is a span of pieces whose bytes the kernel reads on its own: they are not written while it lasts.
+// lease is a span of pieces whose pages the kernel may be sending: they are not written while it lasts.
 type lease struct{ begin, end int }
 
 // leased must be called with mu held.
@@ -19,6 +20,26 @@ func (e *entry) leased(i int) bool {
 		}
 	}
 	return false
+}
+
+// waitLease waits until a piece is not leased any more, and says whether that came about. mu must be held.
+func (e *entry) waitLease(i int) bool {
+	limit := e.c.o.leaseWait
+	if limit == 0 {
+		limit = leaseGrace + 10*time.Second
+	}
+	late := false
+	timer := time.AfterFunc(limit, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		late = true
+		e.idle.Broadcast()
+	})
+	defer timer.Stop()
+	for e.leased(i) && !late && !e.gone {
+		e.idle.Wait()
+	}
+	return !e.leased(i) || e.gone
 }
 
 // ReadVerifiedAt reads bytes of verified pieces; ErrNotVerified when any byte is not. When the disk fails, the piece is

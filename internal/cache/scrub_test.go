@@ -284,6 +284,9 @@ func TestIndexDamagedAnywhere(t *testing.T) {
 	if os.Getenv("BOXD_POWER") != "" {
 		seeds = 1000
 	}
+	if testing.Short() {
+		seeds = 40
+	}
 	o := osOptions(t)
 	c := openOS(t, o)
 	var ms []*media

@@ -35,8 +35,8 @@ func (p *piece) reset() {
 }
 
 // WriteAt puts unverified bytes straight into the blob, where they will stay. Writing into a verified piece is
-// ErrVerified, beyond what is reserved ErrNotReserved, into a piece that was lost while a player is being sent it
-// ErrInUse (try again when that reader has gone on). Errors of the disk come back as they are and raise a warning.
+// ErrVerified, beyond what is reserved ErrNotReserved. Into a piece that was lost while a player is being sent it nothing
+// is written before that player has it; after half a minute of waiting that is ErrInUse. Errors of the disk come back as they are and raise a warning.
 // Several writers may write at once; of bytes that come in the order of the piece the hash is computed on the way.
 func (a *Asset) WriteAt(p []byte, off int64) (int, error) {
 	e := a.e
@@ -91,8 +91,11 @@ func (e *entry) beginWrite(i int, b []byte, in int64) (pc *piece, ordered bool, 
 			return nil, false, ErrVerified
 		case i >= e.allocPieces():
 			return nil, false, ErrNotReserved
-		case e.leased(i):
-			return nil, false, ErrInUse // lost while the kernel is sending it
+		case e.leased(i): // lost while the kernel is sending it
+			if !e.waitLease(i) {
+				return nil, false, ErrInUse
+			}
+			continue
 		}
 		if !e.durable.get(i) {
 			break
