@@ -113,6 +113,10 @@ func (d *desired) retry(ctx context.Context) error {
 	d.waiting = map[string][]byte{}
 	d.mu.Unlock()
 	for target, raw := range waiting {
+		if _, err := d.m.o.Verify(raw); err != nil {
+			d.wait(target, raw) // its refusal has been told; it is looked at every second, so it is not told again
+			continue
+		}
 		if err := d.arrived(ctx, target, raw); err != nil {
 			return err
 		}

@@ -229,21 +229,45 @@ func New(o Options) (*Manager, error) {
 	return m, nil
 }
 
-// Run keeps a session with one of the brokers until ctx ends. It returns an error only when state.db is broken.
+// Run keeps a session with one of the brokers until ctx ends. While state.db cannot be written it goes on trying: what it
+// promises waits, and the films play.
 func (m *Manager) Run(ctx context.Context) error {
-	if err := m.cmds.answerInterrupted(); err != nil {
-		return err
-	}
 	m.desired.restore(ctx)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.collect(ctx) })
-	g.Go(func() error { return m.cmds.run(ctx) })
+	g.Go(func() error { return m.steady(ctx, "proofs", m.collect) })
+	g.Go(func() error {
+		return m.steady(ctx, "commands", func(ctx context.Context) error {
+			if err := m.cmds.answerInterrupted(); err != nil {
+				return err
+			}
+			return m.cmds.run(ctx)
+		})
+	})
 	g.Go(func() error { return m.sample(ctx) })
-	g.Go(func() error { return m.connectLoop(ctx) })
+	g.Go(func() error { return m.steady(ctx, "session", m.connectLoop) })
 	if m.o.Upload != nil {
-		g.Go(func() error { return m.uploadLoop(ctx) })
+		g.Go(func() error { return m.steady(ctx, "upload", m.uploadLoop) })
 	}
 	return g.Wait()
+}
+
+// steady runs a loop again, after a while, when state.db did not take a write: a full or read-only disk is a state of the
+// box (state.DB says so in its health) and must not end the daemon, which plays from another disk.
+func (m *Manager) steady(ctx context.Context, what string, loop func(context.Context) error) error {
+	for attempt := 0; ; attempt++ {
+		began := time.Now()
+		err := loop(ctx)
+		var broken *dbError
+		if ctx.Err() != nil || !errors.As(err, &broken) {
+			return err
+		}
+		if time.Since(began) > m.o.BackoffMax {
+			attempt = 0
+		}
+		m.status.set(func(s *Status) { s.LastError = err.Error() })
+		m.o.Log.Error("state not kept", "what", what, "err", err)
+		sleep(ctx, backoff(m.o.BackoffMin, m.o.BackoffMax, attempt))
+	}
 }
 
 // connectLoop makes sessions one after another. paho's own reconnect has no jitter and always begins with the first
@@ -268,11 +292,11 @@ func (m *Manager) connectLoop(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		m.status.set(func(s *Status) { s.Connected, s.LastError = false, errText(err) })
 		var broken *dbError
 		if errors.As(err, &broken) {
 			return err
 		}
-		m.status.set(func(s *Status) { s.Connected, s.LastError = false, errText(err) })
 		if lasted > 0 {
 			attempt, downSince = 0, time.Time{}
 		}

@@ -34,19 +34,21 @@ type outbox struct {
 
 func openOutbox(db DB, limit int) (*outbox, error) {
 	o := &outbox{db: db, max: limit, changed: make(chan struct{})}
-	err := db.Update(func(tx *bbolt.Tx) error {
-		b, err := bucket(tx, bucketOutbox)
-		if err != nil {
-			return err
+	var last uint64
+	salvaged := false // such a file has its rows and not its sequence
+	err := db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte(bucketOutbox))
+		if b == nil {
+			return nil
 		}
-		last, _ := b.Cursor().Last()
-		if n := be64(last); b.Sequence() < n { // a salvaged file has its rows and not its sequence
-			if err := b.SetSequence(n); err != nil {
-				return err
-			}
-		}
+		key, _ := b.Cursor().Last()
+		last = be64(key)
+		salvaged = b.Sequence() < last
 		return b.ForEach(func(_, _ []byte) error { o.n++; return nil })
 	})
+	if err == nil && salvaged { // else nothing is written: the disk may be full, and that must not keep us from starting
+		err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketOutbox)).SetSequence(last) })
+	}
 	return o, dbErr("open outbox", err)
 }
 

@@ -18,7 +18,7 @@ const (
 	bucketDesired  = "mgmt.desired"  // "box" or "group:name" → record
 )
 
-// dbError marks a fault of state.db: the daemon cannot keep its promises and must restart.
+// dbError marks a fault of state.db: what was to be promised waits until the file can be written again.
 type dbError struct{ err error }
 
 func (e *dbError) Error() string { return e.err.Error() }
@@ -47,14 +47,19 @@ func loadEpoch(db DB) (string, error) {
 	r, ok := db.(interface{ Restored() bool })
 	restored := ok && r.Restored()
 	var epoch string
-	err := db.Update(func(tx *bbolt.Tx) error {
+	err := db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket([]byte(bucketSession)); b != nil {
+			epoch = string(b.Get([]byte("epoch")))
+		}
+		return nil
+	})
+	if err != nil || epoch != "" && !restored {
+		return epoch, dbErr("load epoch", err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
 		b, err := bucket(tx, bucketSession)
 		if err != nil {
 			return err
-		}
-		if v := b.Get([]byte("epoch")); len(v) > 0 && !restored {
-			epoch = string(v)
-			return nil
 		}
 		var raw [16]byte
 		rand.Read(raw[:])

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"boxd/internal/durable"
@@ -144,10 +145,20 @@ func (d *DB) Path() string { return d.path }
 
 // Update runs a read-write transaction, which is durable when it returns nil. fn must not keep slices of the file.
 func (d *DB) Update(fn func(*bbolt.Tx) error) error {
-	err := Guard(func() error { return d.db.Update(fn) })
+	var refused error // by fn, which says nothing about the disk
+	err := Guard(func() error {
+		return d.db.Update(func(tx *bbolt.Tx) error {
+			refused = fn(tx)
+			return refused
+		})
+	})
 	if err != nil {
+		if refused == nil {
+			d.notWritten(err)
+		}
 		return fmt.Errorf("update %s: %w", d.path, err)
 	}
+	d.o.Health.Clear(CodeWrite)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.dirty = true
@@ -157,6 +168,20 @@ func (d *DB) Update(fn func(*bbolt.Tx) error) error {
 		}
 	}
 	return nil
+}
+
+func (d *DB) notWritten(err error) {
+	why := err.Error()
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		why = no.Error() // the same text each time
+	}
+	d.o.Health.Raise(health.Warning{
+		Code: CodeWrite, Severity: health.Critical,
+		Text: "The state file cannot be written (" + why + "): pins, counters, proofs and commands wait. " +
+			"What is in the cache plays.",
+		Action: "Check the storage of the state directory: it is full, read-only or failing.",
+	})
 }
 
 // View runs a read transaction. fn must be short and must not keep slices of the file.
