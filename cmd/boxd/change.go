@@ -16,8 +16,14 @@ func (c *cli) addChange(root *cobra.Command) {
 	for _, a := range []struct{ name, short, long string }{
 		{"pin", "Keep an asset whatever the policy says", "Keep an asset: it is not evicted until it is unpinned."},
 		{"unpin", "Let policy decide about an asset again", "Let policy decide about an asset again."},
-		{"evict", "Remove an asset from the cache", "Remove an asset from the cache. While a campaign wants it, it will be fetched again."},
-		{"verify", "Read an asset back and check every piece", "Read an asset back and check every piece; what is damaged is fetched again."},
+		{
+			"evict", "Remove an asset from the cache",
+			"Remove an asset from the cache. While a campaign wants it, it will be fetched again.",
+		},
+		{
+			"verify", "Read an asset back and check every piece",
+			"Read an asset back and check every piece; what is damaged is fetched again.",
+		},
 	} {
 		root.AddCommand(&cobra.Command{
 			Use: a.name + " ASSET", Short: a.short, GroupID: "change", Args: exactArgs(1, "one asset"),

@@ -78,7 +78,7 @@ func (c *client) read(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was only read
+	defer resp.Body.Close() // it was only read
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
@@ -119,7 +119,7 @@ func (c *client) run(ctx context.Context, name string, args any) (control.Result
 	if err != nil {
 		return control.Result{}, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was only read
+	defer resp.Body.Close() // it was only read
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return control.Result{}, fmt.Errorf("read the answer to %s: %w", name, err)

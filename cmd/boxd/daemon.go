@@ -110,7 +110,10 @@ func (d *daemon) openState(context.Context) (err error) {
 			return fmt.Errorf("%s: %w", key, err)
 		}
 	}
-	d.state, err = state.Open(filepath.Join(d.cfg.Paths.State, "state.db"), state.Options{Log: d.named("state"), Health: d.health})
+	d.state, err = state.Open(filepath.Join(d.cfg.Paths.State, "state.db"), state.Options{
+		Log:    d.named("state"),
+		Health: d.health,
+	})
 	if errors.Is(err, state.ErrLocked) {
 		return fmt.Errorf("paths.state = %q: another boxd uses it: %w", d.cfg.Paths.State, err)
 	}
@@ -179,7 +182,8 @@ func (d *daemon) openCatalog(context.Context) error {
 	}
 	d.catalog, err = catalog.Open(catalog.Options{
 		Dir: filepath.Join(d.cfg.Paths.State, "catalog"), Root: root, URL: d.url(d.cfg.Fleet.Catalog, "/tuf"),
-		Client: d.id.HTTPClient(time.Minute), Groups: d.groups, BoxID: d.id.BoxID, Now: d.id.Now, Poll: d.cfg.Fleet.Poll.Std(),
+		Client: d.id.HTTPClient(0), Groups: d.groups, BoxID: d.id.BoxID, Now: d.id.Now,
+		Poll:   d.cfg.Fleet.Poll.Std(),
 		Health: d.health, Log: d.named("catalog"), OnTime: d.id.RaiseFloor,
 	})
 	return err
@@ -200,8 +204,9 @@ func (d *daemon) openCache(context.Context) (err error) {
 	}
 	d.cache, err = cache.Open(cache.Options{
 		Dir: d.cfg.Paths.Cache, StateDir: d.cfg.Paths.State, State: d.state, Quota: int64(c.Quota), Reserve: int64(c.Reserve),
-		GroupBytes: int64(c.GroupBytes), GroupInterval: c.GroupInterval.Std(), ScrubPeriod: scrub, ScrubRate: int64(c.ScrubRate),
-		Health: d.health, Log: d.named("cache"), Now: d.id.Now,
+		GroupBytes: int64(c.GroupBytes), GroupInterval: c.GroupInterval.Std(), ScrubPeriod: scrub,
+		ScrubRate: int64(c.ScrubRate),
+		Health:    d.health, Log: d.named("cache"), Now: d.id.Now,
 	})
 	if err != nil {
 		return err
@@ -224,7 +229,8 @@ func (d *daemon) openLAN(context.Context) (err error) {
 			p, err := identity.PeerOf(cs)
 			return p.BoxID, p.Fleet, err
 		},
-		MDNS: d.cfg.LAN.MDNS, Interfaces: d.cfg.LAN.Interfaces, Prefixes: d.cfg.PrefixList(), Health: d.health, Log: d.named("lan"),
+		MDNS: d.cfg.LAN.MDNS, Interfaces: d.cfg.LAN.Interfaces, Prefixes: d.cfg.PrefixList(), Health: d.health,
+		Log: d.named("lan"),
 	})
 	return err
 }
@@ -236,7 +242,8 @@ func (d *daemon) openFetch(context.Context) (err error) {
 	d.fetch, err = fetch.New(fetch.Options{
 		Cache: fetch.FromCache(d.cache), Catalog: d.catalog, Identity: d.id, LAN: d.lan, State: d.state,
 		NewSwarm: fetch.NewEngine(engine.Options{Log: d.named("swarm")}, fetch.EngineOptions{
-			Identity: d.id, Listener: d.mux.Listener(identity.ALPNSwarm), Limits: engine.Limits{PeersPerTorrent: d.cfg.Swarm.MaxPeers},
+			Identity: d.id, Listener: d.mux.Listener(identity.ALPNSwarm),
+			Limits: engine.Limits{PeersPerTorrent: d.cfg.Swarm.MaxPeers},
 		}),
 		Origin: originClient(d.id), Tracker: d.id.HTTPClient(trackerTimeout),
 		TrackerURL: d.url(d.cfg.Fleet.Tracker, "/announce"), Port: d.swarmPort(), Location: d.cfg.Location(),
@@ -292,7 +299,8 @@ func (d *daemon) openFaces(context.Context) (err error) {
 		return err
 	}
 	d.mgmt, err = mgmt.New(mgmt.Options{
-		Box: &fleetFace{d: d}, DB: d.state, Brokers: d.cfg.Fleet.Brokers, Verify: d.verify, BoxID: d.id.BoxID, Fleet: d.id.Fleet,
+		Box: &fleetFace{d: d}, DB: d.state, Brokers: d.cfg.Fleet.Brokers, Verify: d.verify, BoxID: d.id.BoxID,
+		Fleet:  d.id.Fleet,
 		Groups: d.groups, TLS: d.id.FleetClient, Now: d.id.Now, IdentityChanged: d.id.Changed,
 		Upload: uploader(d.id.HTTPClient(time.Minute), d.url(d.cfg.Fleet.Upload, "/upload")),
 		Health: d.health, Log: d.named("mgmt"),
@@ -356,7 +364,7 @@ func (d *daemon) followBell(ctx context.Context) error {
 			return nil
 		case <-who:
 		case v := <-d.bell:
-			if v > d.catalog.Snapshot().Version {
+			if v != d.catalog.Snapshot().Version { // also lower: a repository that was founded anew begins again
 				d.refresh(ctx)
 			}
 		}

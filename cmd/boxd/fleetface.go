@@ -73,8 +73,9 @@ func traffic(in control.Sources) mqttwire.Traffic {
 func (f *fleetFace) Report() mgmt.Report {
 	s := f.d.box.Snapshot()
 	r := mgmt.Report{
-		Software: s.Version, ClockTrusted: s.Clock.Trusted, CatalogVersion: s.Catalog.Version, CatalogExpires: s.Catalog.Expires,
-		Paused: s.Fetch.Paused, HoldingsKnown: true, Gone: f.gone(), Traffic: traffic(s.Fetch.Bytes),
+		Software: s.Version, ClockTrusted: s.Clock.Trusted, CatalogVersion: s.Catalog.Version,
+		CatalogExpires: s.Catalog.Expires,
+		Paused:         s.Fetch.Paused, HoldingsKnown: true, Gone: f.gone(), Traffic: traffic(s.Fetch.Bytes),
 		Disk:   mqttwire.Disk{Used: s.Cache.Reserved, Quota: s.Cache.Quota, Free: s.Cache.Free, Reserve: s.Cache.Reserve},
 		Health: s.Health, Household: len(s.Home), CertExpires: s.Box.CertificateExpires,
 	}
@@ -95,7 +96,8 @@ func (f *fleetFace) Report() mgmt.Report {
 
 func progress(a *control.Asset, now time.Time) mqttwire.AssetProgress {
 	p := mqttwire.AssetProgress{
-		ID: a.ID, State: string(a.State), Code: a.Code, Have: a.Verified, Size: a.Length, Bytes: traffic(a.Bytes), Role: a.Role,
+		ID: a.ID, State: string(a.State), Code: a.Code, Have: a.Verified, Size: a.Length, Bytes: traffic(a.Bytes),
+		Role: a.Role,
 		Late: a.Danger || a.Late, Why: a.Why,
 	}
 	if a.ETA.After(now) {

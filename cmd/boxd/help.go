@@ -30,7 +30,8 @@ them. When the daemon does not run, the checks are made here, with the configura
 Keys, certificates' keys and tokens are left out.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.bugReport(cmd.Context(), cmd.OutOrStdout(), out) },
 	}
-	bugreport.Flags().StringVarP(&out, "output", "o", "", "file to write; - is standard output (default boxd-bugreport-<time>.tar.gz)")
+	bugreport.Flags().StringVarP(&out, "output", "o", "",
+		"file to write; - is standard output (default boxd-bugreport-<time>.tar.gz)")
 	var lines int
 	logs := &cobra.Command{
 		Use: "log", Short: "The last lines of the daemon's log", GroupID: "help", Args: noArgs,
@@ -53,7 +54,8 @@ func (c *cli) doctor(ctx context.Context, w io.Writer) error {
 	switch {
 	case errors.As(err, &down):
 		checks = append([]control.Check{{
-			Name: "daemon", Status: control.CheckFailed, Text: down.text, Action: "Start it: systemctl start boxd; then journalctl -u boxd.",
+			Name: "daemon", Status: control.CheckFailed, Text: down.text,
+			Action: "Start it: systemctl start boxd; then journalctl -u boxd.",
 		}}, offline(ctx, c.config)...)
 	case err != nil:
 		return err
@@ -84,7 +86,8 @@ func offline(ctx context.Context, file string) []control.Check {
 	cfg, err := config.Load(file, os.Environ())
 	if err != nil {
 		return []control.Check{{
-			Name: "configuration", Status: control.CheckFailed, Text: err.Error(), Action: "Mend the file; boxd check-config tells when it is right.",
+			Name: "configuration", Status: control.CheckFailed, Text: err.Error(),
+			Action: "Mend the file; boxd check-config tells when it is right.",
 		}}
 	}
 	return append([]control.Check{{Name: "configuration", Status: control.CheckOK, Text: file + " is valid."}},
@@ -93,7 +96,10 @@ func offline(ctx context.Context, file string) []control.Check {
 
 func printChecks(w io.Writer, checks []control.Check) {
 	var p page
-	marks := map[control.CheckStatus]string{control.CheckOK: "ok  ", control.CheckWarn: "WARN", control.CheckFailed: "FAIL"}
+	marks := map[control.CheckStatus]string{
+		control.CheckOK: "ok  ", control.CheckWarn: "WARN",
+		control.CheckFailed: "FAIL",
+	}
 	bad := 0
 	for _, k := range checks {
 		p.line("%s  %-14s %s", marks[k.Status], k.Name, plain(k.Text))
@@ -125,7 +131,9 @@ func (c *cli) bugReport(ctx context.Context, w io.Writer, name string) error {
 	if err := os.WriteFile(name, b, 0o600); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	_, err = fmt.Fprintf(w, "%s (%s). It has no keys and no tokens; names of assets and addresses of boxes are in it.\n", name, humanBytes(int64(len(b))))
+	_, err = fmt.Fprintf(w,
+		"%s (%s). It has no keys and no tokens; names of assets and addresses of boxes are in it.\n", name,
+		humanBytes(int64(len(b))))
 	return err
 }
 

@@ -36,7 +36,6 @@ type testFleet struct {
 	url    string
 	repo   *repo.Repo
 	origin *origin.Handler
-	tls    *http.Client
 }
 
 func newFleet(t *testing.T) *testFleet {
@@ -85,7 +84,8 @@ func must(t *testing.T, err error) {
 func (f *testFleet) publish(file, title string, edit func(*catalog.Campaign)) asset.ID {
 	f.t.Helper()
 	res, err := publish.Publish(f.t.Context(), publish.Options{
-		Source: file, OriginDir: f.dir + "/origin", OriginURLs: []string{f.url + "/origin"}, Title: title, Version: "1", Publisher: "acme",
+		Source: file, OriginDir: f.dir + "/origin", OriginURLs: []string{f.url + "/origin"}, Title: title, Version: "1",
+		Publisher: "acme",
 	})
 	must(f.t, err)
 	must(f.t, f.repo.Update(func(tx *repo.Tx) error {

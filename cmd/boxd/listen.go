@@ -24,7 +24,8 @@ func listenTCP(ctx context.Context, key, addr string) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s = %q: another program has this port; stop it (ss -ltnp shows it) or choose another port", key, addr)
+		return nil,
+			fmt.Errorf("%s = %q: another program has this port; stop it (ss -ltnp shows it) or choose another port", key, addr)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return nil, fmt.Errorf("%s = %q: this machine has no such address", key, addr)
 	case errors.Is(err, syscall.EACCES):

@@ -32,7 +32,8 @@ func (c *cli) addLook(root *cobra.Command) {
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.show(cmd, "/api/v1/status", printAssets) },
 	}
 	why := &cobra.Command{
-		Use: "why ASSET", Short: "Why an asset is, or is not, being fetched", GroupID: "look", Args: exactArgs(1, "one asset"),
+		Use: "why ASSET", Short: "Why an asset is, or is not, being fetched", GroupID: "look", Args: exactArgs(1,
+			"one asset"),
 		Long:    "Why an asset is, or is not, being fetched. ASSET is its id, its name or the beginning of one.",
 		Example: "  boxd why film.mp4\n  boxd why 3fa9",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -103,7 +104,8 @@ func statusHead(p *page, s *control.Snapshot) {
 		}
 	}
 	p.line("catalog %s", catalog)
-	p.line("cache   %s of %s  %s", humanBytes(s.Cache.Reserved), humanBytes(s.Cache.Quota), bar(s.Cache.Reserved, s.Cache.Quota, 20))
+	p.line("cache   %s of %s  %s", humanBytes(s.Cache.Reserved), humanBytes(s.Cache.Quota), bar(s.Cache.Reserved,
+		s.Cache.Quota, 20))
 	r, b := s.Fetch.Rates, s.Fetch.Bytes
 	p.line("in      lan %s (%s)   peers %s (%s)   origin %s (%s)", humanRate(r.LAN), humanBytes(b.LAN),
 		humanRate(r.Peer), humanBytes(b.Peer), humanRate(r.Origin), humanBytes(b.Origin))
@@ -135,7 +137,8 @@ func assetLines(p *page, s *control.Snapshot, limit int) {
 		if i == limit {
 			break
 		}
-		t.add(shorten(plain(a.Name), 28), string(a.State), bar(a.Verified, a.Length, 10)+fmt.Sprintf(" %3.0f%%", percent(a.Verified, a.Length)),
+		t.add(shorten(plain(a.Name), 28), string(a.State), bar(a.Verified, a.Length, 10)+fmt.Sprintf(" %3.0f%%",
+			percent(a.Verified, a.Length)),
 			humanBytes(a.Length), humanRate(a.Rate), orDash(a.Role), due(a, s.Time), clock(a.ETA, s.Time))
 	}
 	t.print(p)
@@ -165,14 +168,19 @@ func healthLines(p *page, s *control.Snapshot) {
 }
 
 func printAssets(w io.Writer, s *control.Snapshot) {
-	t := table{head: []string{"ID", "NAME", "VERSION", "STATE", ">VERIFIED", ">SIZE", ">LAN", ">PEERS", ">ORIGIN", "KEPT UNTIL", ""}}
+	t := table{head: []string{
+		"ID", "NAME", "VERSION", "STATE", ">VERIFIED", ">SIZE", ">LAN", ">PEERS", ">ORIGIN",
+		"KEPT UNTIL", "",
+	}}
 	for _, a := range s.Assets {
 		note := a.Code
 		if a.Pinned {
 			note = strings.TrimSpace("pinned " + note)
 		}
-		t.add(a.ID.Short(), shorten(plain(a.Name), 32), orDash(plain(a.Version)), string(a.State), fmt.Sprintf("%.1f%%", percent(a.Verified, a.Length)),
-			humanBytes(a.Length), humanBytes(a.Bytes.LAN), humanBytes(a.Bytes.Peer), humanBytes(a.Bytes.Origin), clock(a.KeepUntil, s.Time), note)
+		t.add(a.ID.Short(), shorten(plain(a.Name), 32), orDash(plain(a.Version)), string(a.State), fmt.Sprintf("%.1f%%",
+			percent(a.Verified, a.Length)),
+			humanBytes(a.Length), humanBytes(a.Bytes.LAN), humanBytes(a.Bytes.Peer), humanBytes(a.Bytes.Origin),
+			clock(a.KeepUntil, s.Time), note)
 	}
 	t.print(w)
 }
@@ -193,7 +201,8 @@ func printPeers(w io.Writer, s *control.Snapshot) {
 	p.line("\nConnections:")
 	peers := table{head: []string{"BOX", "ADDRESS", "LINK", "ASSET", ">IN", ">OUT", ">RECEIVED", ">SENT"}}
 	for _, x := range s.Peers {
-		peers.add(plain(x.ID), x.Address, x.Link, shorten(x.Asset, 8), humanRate(x.RateIn), humanRate(x.RateOut), humanBytes(x.Received), humanBytes(x.Sent))
+		peers.add(plain(x.ID), x.Address, x.Link, shorten(x.Asset, 8), humanRate(x.RateIn), humanRate(x.RateOut),
+			humanBytes(x.Received), humanBytes(x.Sent))
 	}
 	peers.print(&p)
 	_, _ = io.WriteString(w, p.String()) // see page
@@ -221,8 +230,10 @@ func (c *cli) why(ctx context.Context, w io.Writer, ref string) error {
 	p.line("%s  %s", plain(a.Name), a.ID)
 	p.line("  state     %s %s", a.State, a.Code)
 	p.line("  why       %s", plain(a.Why))
-	p.line("  verified  %s of %s  %s %.1f%%", humanBytes(a.Verified), humanBytes(a.Length), bar(a.Verified, a.Length, 20), percent(a.Verified, a.Length))
-	p.line("  came from lan %s, peers %s, origin %s", humanBytes(a.Bytes.LAN), humanBytes(a.Bytes.Peer), humanBytes(a.Bytes.Origin))
+	p.line("  verified  %s of %s  %s %.1f%%", humanBytes(a.Verified), humanBytes(a.Length), bar(a.Verified, a.Length,
+		20), percent(a.Verified, a.Length))
+	p.line("  came from lan %s, peers %s, origin %s", humanBytes(a.Bytes.LAN), humanBytes(a.Bytes.Peer),
+		humanBytes(a.Bytes.Origin))
 	switch {
 	case a.Role == "follower" && a.Courier != "":
 		p.line("  role      follower: %s brings it into the home", plain(a.Courier))

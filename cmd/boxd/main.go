@@ -92,7 +92,8 @@ The daemon is "boxd run". All other commands ask the daemon over its socket.`,
 	root.SetVersionTemplate("boxd {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
-	f.StringVar(&c.socket, "socket", envOr("BOXD_SOCKET", config.Default().Paths.Socket), "the daemon's unix socket (BOXD_SOCKET)")
+	f.StringVar(&c.socket, "socket", envOr("BOXD_SOCKET", config.Default().Paths.Socket),
+		"the daemon's unix socket (BOXD_SOCKET)")
 	f.BoolVar(&c.json, "json", false, "print JSON instead of text")
 	root.AddGroup(&cobra.Group{ID: "look", Title: "See what the box does:"},
 		&cobra.Group{ID: "change", Title: "Change what it does:"},

@@ -26,7 +26,7 @@ func notify(state string) {
 	if err != nil {
 		return // systemd will notice by itself
 	}
-	defer conn.Close() //nolint:errcheck // a datagram was sent or not
+	defer conn.Close() // a datagram was sent or not
 	_, _ = conn.Write([]byte(state))
 }
 

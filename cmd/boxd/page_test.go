@@ -71,7 +71,8 @@ func newBrowser(t *testing.T) *browser {
 			b.mu.Lock()
 			b.requests++
 			b.mu.Unlock()
-			if u := e.Request.URL; !strings.HasPrefix(u, "http://127.0.0.1:") && !strings.HasPrefix(u, "data:") && u != "about:blank" {
+			if u := e.Request.URL; !strings.HasPrefix(u, "http://127.0.0.1:") && !strings.HasPrefix(u, "data:") &&
+				u != "about:blank" {
 				b.note(&b.foreign, u)
 			}
 		}
@@ -211,7 +212,9 @@ func TestStatusPageInChromium(t *testing.T) {
 	b := newBrowser(t)
 	f := newFleet(t)
 	pa, pb := freePort(t), freePort(t)
-	box := f.box("a", "[swarm]\nlisten = \"127.0.0.1:"+pa+"\"\n[http]\nlisten = \"127.0.0.1:0\"\nlan_listen = \"127.0.0.1:0\"\n", "127.0.0.1:"+pb).start()
+	box := f.box("a",
+		"[swarm]\nlisten = \"127.0.0.1:"+pa+"\"\n[http]\nlisten = \"127.0.0.1:0\"\nlan_listen = \"127.0.0.1:0\"\n",
+		"127.0.0.1:"+pb).start()
 	other := f.box("b", "[swarm]\nlisten = \"127.0.0.1:"+pb+"\"\n", "127.0.0.1:"+pa).start()
 	s := box.until("sees the other", 30*time.Second, func(s *control.Snapshot) bool { return len(s.Home) == 1 })
 	now := time.Now()
@@ -272,7 +275,8 @@ func playsInPage(t *testing.T, b *browser) {
 	reached := false
 	for range 12 {
 		b.do(chromedp.KeyEvent(kb.Tab))
-		if reached = eval[bool](b, `(document.activeElement.getAttribute('aria-label') || '') === 'Play Tears of Light'`); reached {
+		if reached = eval[bool](b,
+			`(document.activeElement.getAttribute('aria-label') || '') === 'Play Tears of Light'`); reached {
 			break
 		}
 	}
@@ -308,7 +312,8 @@ func pairsAPhone(t *testing.T, b *browser) {
 	b.until(`!document.getElementById('pairing').hidden && document.getElementById('pairing-code').textContent.length === 7`)
 	b.shot("pairing")
 	code := strings.ReplaceAll(eval[string](b, `document.getElementById('pairing-code').textContent`), " ", "")
-	port := eval[int](b, `fetch('/api/v1/pairing').then(function (r) { return r.json(); }).then(function (p) { return p.port; })`)
+	port := eval[int](b,
+		`fetch('/api/v1/pairing').then(function (r) { return r.json(); }).then(function (p) { return p.port; })`)
 	lan := fmt.Sprintf("http://127.0.0.1:%d/", port)
 	b.do(chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile), chromedp.Navigate(lan))
 	b.until(`location.pathname === '/pair'`)

@@ -142,7 +142,10 @@ func testBugReport(t *testing.T, box *testBox) {
 			}
 		}
 	}
-	for _, want := range []string{"status.json", "history.json", "doctor.json", "config.json", "log.txt", "goroutines.txt", "build.txt", "cache.json"} {
+	for _, want := range []string{
+		"status.json", "history.json", "doctor.json", "config.json", "log.txt",
+		"goroutines.txt", "build.txt", "cache.json",
+	} {
 		if parts[want] == 0 {
 			t.Errorf("no %s in the report: %v", want, parts)
 		}

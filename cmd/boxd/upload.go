@@ -21,7 +21,7 @@ func uploader(client *http.Client, base string) func(ctx context.Context, name s
 		if err != nil {
 			return fmt.Errorf("upload %s: %w", name, err)
 		}
-		defer resp.Body.Close()                                      //nolint:errcheck // only its status matters
+		defer resp.Body.Close()                                      // only its status matters
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10)) // so that the connection can be used again
 		if resp.StatusCode/100 != 2 {
 			return fmt.Errorf("upload %s: the server answered %s", name, resp.Status)

@@ -159,7 +159,8 @@ func (c *Config) Differences(other *Config, except ...string) []string {
 		section := a.Type().Field(i).Tag.Get("toml")
 		for j := range a.Field(i).NumField() {
 			key := section + "." + a.Field(i).Type().Field(j).Tag.Get("toml")
-			if !slices.Contains(except, key) && !reflect.DeepEqual(a.Field(i).Field(j).Interface(), b.Field(i).Field(j).Interface()) {
+			if !slices.Contains(except, key) && !reflect.DeepEqual(a.Field(i).Field(j).Interface(),
+				b.Field(i).Field(j).Interface()) {
 				list = append(list, key)
 			}
 		}

@@ -43,12 +43,14 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 	for i := range have.NumField() {
 		for j := range have.Field(i).NumField() {
 			name := have.Type().Field(i).Tag.Get("toml") + "." + have.Field(i).Type().Field(j).Tag.Get("toml")
-			if name != "fleet.token" && reflect.DeepEqual(have.Field(i).Field(j).Interface(), def.Field(i).Field(j).Interface()) {
+			if name != "fleet.token" && reflect.DeepEqual(have.Field(i).Field(j).Interface(),
+				def.Field(i).Field(j).Interface()) {
 				t.Errorf("%s: the file did not change it from %v", name, def.Field(i).Field(j))
 			}
 		}
 	}
-	if c.Cache.Quota != 40<<30 || c.Limits.WANDown != (RateLimit{true, 2_500_000}) || c.Cache.ScrubPeriod.Std() != 7*24*time.Hour {
+	if c.Cache.Quota != 40<<30 || c.Limits.WANDown != (RateLimit{true, 2_500_000}) ||
+		c.Cache.ScrubPeriod.Std() != 7*24*time.Hour {
 		t.Errorf("units: %v %v %v", c.Cache.Quota, c.Limits.WANDown, c.Cache.ScrubPeriod)
 	}
 	if c.Location().String() != "Europe/Berlin" || len(c.PrefixList()) != 1 {
@@ -102,7 +104,8 @@ func TestSyntaxFaultHasItsLine(t *testing.T) {
 
 func TestEnvironmentWins(t *testing.T) {
 	c, err := Parse("f", []byte(minimal+"[cache]\nquota = \"1GiB\"\n"), []string{
-		"BOXD_CACHE_QUOTA=2GiB", "BOXD_LAN_STATIC=10.0.0.2:6880, 10.0.0.3:6880", "BOXD_LAN_MDNS=false", "BOXD_SWARM_MAX_PEERS=7",
+		"BOXD_CACHE_QUOTA=2GiB", "BOXD_LAN_STATIC=10.0.0.2:6880, 10.0.0.3:6880", "BOXD_LAN_MDNS=false",
+		"BOXD_SWARM_MAX_PEERS=7",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +128,10 @@ func TestUnits(t *testing.T) {
 			t.Errorf("size %q: %d, %v; want %d", s, v, err, want)
 		}
 	}
-	for s, want := range map[string]int64{"20Mbit/s": 2_500_000, "2.5MB/s": 2_500_000, "8bit/s": 1, "512KiB/s": 512 << 10, "9": 9} {
+	for s, want := range map[string]int64{
+		"20Mbit/s": 2_500_000, "2.5MB/s": 2_500_000, "8bit/s": 1,
+		"512KiB/s": 512 << 10, "9": 9,
+	} {
 		if v, err := ParseRate(s); err != nil || int64(v) != want {
 			t.Errorf("rate %q: %d, %v; want %d", s, v, err, want)
 		}

@@ -172,7 +172,8 @@ func (v *validator) http(c *Config) {
 	}
 	for _, o := range h.Origins {
 		u, err := url.Parse(o)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.TrimRight(o, "/") != u.Scheme+"://"+u.Host {
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || strings.TrimRight(o,
+			"/") != u.Scheme+"://"+u.Host {
 			v.add("http.origins", "%q; want scheme://host[:port] without a path", o)
 		}
 	}

@@ -32,9 +32,15 @@ func (b *Box) BugReport(ctx context.Context, w io.Writer) error {
 		name string
 		data any
 	}{
-		{"status.json", b.Snapshot()}, {"history.json", b.History()}, {"schedule.json", b.Day(24 * time.Hour)},
-		{"doctor.json", Diagnose(ctx, b.doctor())}, {"config.json", cfg}, {"cache.json", b.cacheReport()},
-		{"log.txt", strings.Join(lines, "\n") + "\n"}, {"goroutines.txt", stacks()}, {"build.txt", buildInfo()},
+		{"status.json", b.Snapshot()},
+		{"history.json", b.History()},
+		{"schedule.json", b.Day(24 * time.Hour)},
+		{"doctor.json", Diagnose(ctx, b.doctor())},
+		{"config.json", cfg},
+		{"cache.json", b.cacheReport()},
+		{"log.txt", strings.Join(lines, "\n") + "\n"},
+		{"goroutines.txt", stacks()},
+		{"build.txt", buildInfo()},
 	}
 	gz := gzip.NewWriter(w)
 	tw := tar.NewWriter(gz)

@@ -313,7 +313,8 @@ func judge(s *Snapshot) (State, string) {
 	case coming > 0:
 		return StateFetching, fmt.Sprintf("Fetching %s, %s ready.", count(coming, "asset"), count(ready, "asset"))
 	case waiting > 0:
-		return StateWaiting, fmt.Sprintf("%s waiting for a window or a source, %s ready.", count(waiting, "asset"), count(ready, "asset"))
+		return StateWaiting, fmt.Sprintf("%s waiting for a window or a source, %s ready.", count(waiting, "asset"),
+			count(ready, "asset"))
 	case stuck > 0:
 		return StateWaiting, fmt.Sprintf("%s cannot be fetched, %s ready.", count(stuck, "asset"), count(ready, "asset"))
 	case len(s.Assets) == 0:

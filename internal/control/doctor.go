@@ -105,14 +105,17 @@ func (d Doctor) clock(context.Context) []Check {
 	now := time.Now()
 	if d.Live != nil {
 		if c := d.Live().Clock; !c.Trusted {
-			return bad("clock", CheckFailed, action, "The clock is not trusted; no window opens until it is. It shows %s.", c.Now.Format(time.RFC1123))
+			return bad("clock", CheckFailed, action, "The clock is not trusted; no window opens until it is. It shows %s.",
+				c.Now.Format(time.RFC1123))
 		} else if diff := now.Sub(c.Now).Abs(); diff > 5*time.Minute {
-			return bad("clock", CheckWarn, action, "The system's clock differs by %v from what the fleet said.", diff.Round(time.Second))
+			return bad("clock", CheckWarn, action, "The system's clock differs by %v from what the fleet said.",
+				diff.Round(time.Second))
 		}
 		return ok("clock", "The clock is trusted: %s.", now.Format(time.RFC1123))
 	}
 	if _, err := os.Stat(d.TimeSync); err != nil {
-		return bad("clock", CheckWarn, action, "%s is not there, so the clock is not synchronised. It shows %s.", d.TimeSync, now.Format(time.RFC1123))
+		return bad("clock", CheckWarn, action, "%s is not there, so the clock is not synchronised. It shows %s.",
+			d.TimeSync, now.Format(time.RFC1123))
 	}
 	return ok("clock", "Synchronised: %s.", now.Format(time.RFC1123))
 }
@@ -122,20 +125,24 @@ func (d Doctor) disk(context.Context) []Check {
 	for _, dir := range d.Dirs {
 		var st unix.Statfs_t
 		if err := unix.Statfs(dir, &st); err != nil {
-			list = append(list, bad("disk", CheckFailed, "Make the directory and give it to the user boxd.", "%s: %v", dir, err)...)
+			list = append(list, bad("disk", CheckFailed, "Make the directory and give it to the user boxd.", "%s: %v", dir,
+				err)...)
 			continue
 		}
 		free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // the types differ on 32-bit
 		switch {
 		case st.Flags&unix.ST_RDONLY != 0:
-			list = append(list, bad("disk", CheckFailed, "Look for I/O errors (dmesg); the disk may be dying.", "%s is mounted read-only.", dir)...)
+			list = append(list, bad("disk", CheckFailed, "Look for I/O errors (dmesg); the disk may be dying.",
+				"%s is mounted read-only.", dir)...)
 		case unix.Access(dir, unix.W_OK) != nil:
-			list = append(list, bad("disk", CheckFailed, "Run this as root or as the daemon's user, or mend the directory's owner.", "%s cannot be written to.", dir)...)
+			list = append(list, bad("disk", CheckFailed,
+				"Run this as root or as the daemon's user, or mend the directory's owner.", "%s cannot be written to.", dir)...)
 		case free < d.Reserve:
 			list = append(list, bad("disk", CheckWarn, "Something else fills the disk; boxd shrinks its cache meanwhile.",
 				"%s has %d MiB free, less than the reserve of %d MiB.", dir, free>>20, d.Reserve>>20)...)
 		case st.Files > 0 && st.Ffree*100 < st.Files:
-			list = append(list, bad("disk", CheckWarn, "Remove files that are not needed.", "%s is almost out of inodes.", dir)...)
+			list = append(list, bad("disk", CheckWarn, "Remove files that are not needed.", "%s is almost out of inodes.",
+				dir)...)
 		default:
 			list = append(list, ok("disk", "%s: %d MiB free.", dir, free>>20)...)
 		}
@@ -147,7 +154,8 @@ func (d Doctor) files(context.Context) []Check {
 	for name, file := range map[string]string{"the fleet's CA": d.CAFile, "the catalog's root": d.Root} {
 		f, err := os.Open(filepath.Clean(file))
 		if err != nil {
-			return bad("trust", CheckFailed, "Install the bundle that fleetd wrote (its firmware directory).", "%s: %v", name, err)
+			return bad("trust", CheckFailed, "Install the bundle that fleetd wrote (its firmware directory).", "%s: %v",
+				name, err)
 		}
 		_ = f.Close() // opened for reading
 	}
@@ -162,11 +170,14 @@ func (d Doctor) certificate(context.Context) []Check {
 	left := s.Box.CertificateExpires.Sub(s.Clock.Now)
 	switch {
 	case !s.Box.Enrolled:
-		return bad("certificate", CheckFailed, "Check the enrolment token and that the fleet manager can be reached.", "This box has no certificate of its fleet.")
+		return bad("certificate", CheckFailed, "Check the enrolment token and that the fleet manager can be reached.",
+			"This box has no certificate of its fleet.")
 	case left < 0:
-		return bad("certificate", CheckFailed, "boxd renews it when the fleet manager answers; boxd refresh tries now.", "The certificate of %s has expired.", s.Box.ID)
+		return bad("certificate", CheckFailed, "boxd renews it when the fleet manager answers; boxd refresh tries now.",
+			"The certificate of %s has expired.", s.Box.ID)
 	case left < 7*24*time.Hour:
-		return bad("certificate", CheckWarn, "It should have been renewed; see the fleet check.", "The certificate of %s expires in %d days.", s.Box.ID, int(left.Hours()/24))
+		return bad("certificate", CheckWarn, "It should have been renewed; see the fleet check.",
+			"The certificate of %s expires in %d days.", s.Box.ID, int(left.Hours()/24))
 	}
 	return ok("certificate", "%s of fleet %s, valid for %d more days.", s.Box.ID, s.Box.Fleet, int(left.Hours()/24))
 }
@@ -189,7 +200,8 @@ func (d Doctor) names(ctx context.Context) []Check {
 		}
 		addrs, err := net.DefaultResolver.LookupHost(ctx, h)
 		if err != nil {
-			list = append(list, bad("dns", CheckFailed, "Check the router's DNS and /etc/resolv.conf.", "%s cannot be resolved: %v", h, err)...)
+			list = append(list, bad("dns", CheckFailed, "Check the router's DNS and /etc/resolv.conf.",
+				"%s cannot be resolved: %v", h, err)...)
 			continue
 		}
 		list = append(list, ok("dns", "%s is %s.", h, strings.Join(addrs, ", "))...)
@@ -213,9 +225,10 @@ func (d Doctor) reach(ctx context.Context, name, rawURL, defaultPort string) []C
 	start := time.Now()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return bad(name, CheckFailed, "Check the network, the router's firewall, and that the server runs.", "%s does not answer: %v", addr, err)
+		return bad(name, CheckFailed, "Check the network, the router's firewall, and that the server runs.",
+			"%s does not answer: %v", addr, err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing was sent that matters
+	defer conn.Close() // nothing was sent that matters
 	took := time.Since(start)
 	if d.TLS == nil {
 		return ok(name, "%s answers in %v.", addr, took.Round(100*time.Microsecond))
@@ -226,7 +239,8 @@ func (d Doctor) reach(ctx context.Context, name, rawURL, defaultPort string) []C
 		var cert *tls.CertificateVerificationError
 		action := "Something between the box and the server answers in its place, or the server's TLS is broken."
 		if errors.As(err, &cert) {
-			action = "The server's certificate is not one of this fleet's: wrong address, wrong ca.pem, or a proxy in between. A wrong clock does this, too."
+			action = "The server's certificate is not one of this fleet's: wrong address, wrong " +
+				"ca.pem, or a proxy in between. A wrong clock does this, too."
 		}
 		return bad(name, CheckFailed, action, "%s answers, but TLS fails: %v", addr, err)
 	}
@@ -242,7 +256,8 @@ func (d Doctor) brokers(ctx context.Context) []Check {
 	}
 	if d.Live != nil {
 		if s := d.Live(); s.Box.Enrolled && len(d.Brokers) > 0 && !s.Broker.Connected {
-			list = append(list, bad("broker", CheckFailed, "See the checks above; boxd tries again by itself.", "There is no session with the broker: %s", s.Broker.Error)...)
+			list = append(list, bad("broker", CheckFailed, "See the checks above; boxd tries again by itself.",
+				"There is no session with the broker: %s", s.Broker.Error)...)
 		}
 	}
 	if len(list) == 0 {
@@ -258,9 +273,11 @@ func (d Doctor) catalog(context.Context) []Check {
 	c := d.Live().Catalog
 	switch {
 	case c.Version == 0:
-		return bad("catalog", CheckFailed, "See the fleet check; boxd refresh tries now.", "No catalog has been verified yet.")
+		return bad("catalog", CheckFailed, "See the fleet check; boxd refresh tries now.",
+			"No catalog has been verified yet.")
 	case !c.Fresh:
-		return bad("catalog", CheckFailed, "See the fleet and clock checks; the fleet manager must sign a new one.", "The catalog has expired on %s; nothing new is fetched.", c.Expires.Format(time.RFC1123))
+		return bad("catalog", CheckFailed, "See the fleet and clock checks; the fleet manager must sign a new one.",
+			"The catalog has expired on %s; nothing new is fetched.", c.Expires.Format(time.RFC1123))
 	}
 	return ok("catalog", "Version %d with %d assets, good until %s.", c.Version, c.Assets, c.Expires.Format(time.RFC1123))
 }

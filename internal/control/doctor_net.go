@@ -19,7 +19,8 @@ var cgnat = netip.MustParsePrefix("100.64.0.0/10")
 func (d Doctor) multicast(context.Context) []Check {
 	if !d.MDNS {
 		if len(d.Static) == 0 {
-			return bad("multicast", CheckWarn, "Set [lan] mdns = true, or name the neighbours in [lan] static.", "mDNS is off and no neighbours are named: this box finds no other box of the home.")
+			return bad("multicast", CheckWarn, "Set [lan] mdns = true, or name the neighbours in [lan] static.",
+				"mDNS is off and no neighbours are named: this box finds no other box of the home.")
 		}
 		return ok("multicast", "mDNS is off; %d neighbours are named in the configuration.", len(d.Static))
 	}
@@ -44,13 +45,18 @@ func (d Doctor) multicast(context.Context) []Check {
 	}
 	switch {
 	case len(good) == 0 && len(faults) == 0:
-		return bad("multicast", CheckWarn, "Connect the box to the home's network, or name the neighbours in [lan] static.", "No network interface is up that can multicast; boxes of the home are not found by themselves.")
+		return bad("multicast", CheckWarn,
+			"Connect the box to the home's network, or name the neighbours in [lan] static.",
+			"No network interface is up that can multicast; boxes of the home are not found by themselves.")
 	case len(good) == 0:
-		return bad("multicast", CheckFailed, "Name the neighbours in [lan] static, or mend the network.", "The mDNS group cannot be joined: %s", strings.Join(faults, "; "))
+		return bad("multicast", CheckFailed, "Name the neighbours in [lan] static, or mend the network.",
+			"The mDNS group cannot be joined: %s", strings.Join(faults, "; "))
 	}
 	text := "mDNS works on " + strings.Join(good, ", ") + "."
 	if d.Live != nil && len(d.Live().Home) == 0 {
-		return bad("multicast", CheckWarn, "If there are others: check that the Wi-Fi does not isolate clients and that switches forward multicast.", "%s No other box of the home has been found.", text)
+		return bad("multicast", CheckWarn,
+			"If there are others: check that the Wi-Fi does not isolate clients and that switches forward multicast.",
+			"%s No other box of the home has been found.", text)
 	}
 	return ok("multicast", "%s", text)
 }
@@ -63,9 +69,10 @@ func (d Doctor) nat(ctx context.Context) []Check {
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", net.JoinHostPort(u.Hostname(), "443")) // sends nothing
 	if err != nil {
-		return bad("nat", CheckFailed, "Check the cable or Wi-Fi and the router.", "There is no way to %s: %v", u.Hostname(), err)
+		return bad("nat", CheckFailed, "Check the cable or Wi-Fi and the router.", "There is no way to %s: %v",
+			u.Hostname(), err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing was sent
+	defer conn.Close() // nothing was sent
 	local, err := netip.ParseAddrPort(conn.LocalAddr().String())
 	if err != nil {
 		return nil
@@ -76,7 +83,9 @@ func (d Doctor) nat(ctx context.Context) []Check {
 	case cgnat.Contains(a):
 		return ok("nat", "%s is behind the provider's NAT: this box dials others, others cannot dial it.", a)
 	case a.IsPrivate() || a.IsLinkLocalUnicast():
-		return ok("nat", "%s is behind the home's router: this box dials others; others can dial it when the router forwards the swarm port.", a)
+		return ok("nat",
+			"%s is behind the home's router: this box dials others; others can dial it when "+
+				"the router forwards the swarm port.", a)
 	default:
 		return ok("nat", "%s is a public address: other boxes can dial this one.", a)
 	}

@@ -38,7 +38,8 @@ func (a *fetchAdapter) Day(length time.Duration) []Slot {
 	var list []Slot
 	for _, s := range a.Schedule(now, length) {
 		list = append(list, Slot{
-			From: s.From, To: s.To, Active: append([]string{}, s.Active...), Done: append([]string{}, s.Done...), Reason: s.Reason,
+			From: s.From, To: s.To, Active: append([]string{}, s.Active...), Done: append([]string{}, s.Done...),
+			Reason: s.Reason,
 		})
 	}
 	return list

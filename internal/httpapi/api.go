@@ -120,6 +120,8 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 		fail(w, http.StatusBadRequest, control.CodeBadArgs, "body: "+err.Error())
 		return false
 	}
+	// It is all here. A deadline that passed now would be taken for the end of the connection and end the work.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // best effort
 	return true
 }
 

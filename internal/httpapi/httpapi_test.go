@@ -115,7 +115,8 @@ func (r *fakeReader) send(w io.Writer, n int64) (int64, error) {
 	if _, err := r.box.file.Seek(r.box.fileOff+r.pos, io.SeekStart); err != nil {
 		return 0, err
 	}
-	sent, err := w.(io.ReaderFrom).ReadFrom(io.LimitReader(r.box.file, n)) //nolint:forcetypeassert // what the test is about
+	sent, err := w.(io.ReaderFrom).ReadFrom(io.LimitReader(r.box.file,
+		n)) //nolint:forcetypeassert // what the test is about
 	r.pos += sent
 	return sent, err
 }
@@ -180,7 +181,8 @@ func start(t *testing.T, box *fakeBox, edit func(*Options)) *testServer {
 	}
 	sock := filepath.Join(t.TempDir(), "s")
 	o := Options{
-		Box: box, TCP: listen("tcp", "127.0.0.1:0"), Unix: listen("unix", sock), LAN: listen("tcp", "127.0.0.1:0"), Token: testToken,
+		Box: box, TCP: listen("tcp", "127.0.0.1:0"), Unix: listen("unix", sock), LAN: listen("tcp", "127.0.0.1:0"),
+		Token:   testToken,
 		Origins: []string{"https://player.example/"},
 	}
 	if edit != nil {
@@ -285,7 +287,8 @@ func TestMediaRangesAndConditions(t *testing.T) {
 			t.Errorf("whole=%v: past the end: %s", whole, resp.Status)
 		}
 		resp, body = call{url: s.film(), method: http.MethodHead}.do(t)
-		if resp.StatusCode != 200 || body != "" || resp.ContentLength != 3<<20 || resp.Header.Get("Accept-Ranges") != "bytes" {
+		if resp.StatusCode != 200 || body != "" || resp.ContentLength != 3<<20 ||
+			resp.Header.Get("Accept-Ranges") != "bytes" {
 			t.Errorf("whole=%v: HEAD: %s %d", whole, resp.Status, resp.ContentLength)
 		}
 	}
@@ -293,7 +296,10 @@ func TestMediaRangesAndConditions(t *testing.T) {
 
 func TestMediaThatIsNotThere(t *testing.T) {
 	s := start(t, newFakeBox(t, 10), nil)
-	for _, p := range []string{"/assets/zz/film.mp4", "/assets/" + asset.ID{9}.String() + "/film.mp4", "/assets/" + s.box.id.String() + "/x"} {
+	for _, p := range []string{
+		"/assets/zz/film.mp4", "/assets/" + asset.ID{9}.String() + "/film.mp4",
+		"/assets/" + s.box.id.String() + "/x",
+	} {
 		if resp, body := (call{url: s.base + p}).do(t); resp.StatusCode != 404 || !strings.Contains(body, "no-such-asset") {
 			t.Errorf("%s: %s %s", p, resp.Status, body)
 		}
@@ -333,7 +339,10 @@ func TestOnlyLoopbackHosts(t *testing.T) {
 		"127.0.0.1:8480": 200, "localhost": 200, "[::1]:8480": 200, "LOCALHOST:1": 200, "127.9.9.9": 200,
 		"evil.example": 403, "192.168.1.5:8480": 403, "127.0.0.1.evil.example": 403, "localhost.evil.example": 403,
 	} {
-		if resp, _ := (call{url: s.base + "/api/v1/status", header: map[string]string{"Host": host}}).do(t); resp.StatusCode != want {
+		if resp, _ := (call{
+			url:    s.base + "/api/v1/status",
+			header: map[string]string{"Host": host},
+		}).do(t); resp.StatusCode != want {
 			t.Errorf("Host %s: %s, want %d", host, resp.Status, want)
 		}
 	}
@@ -360,7 +369,8 @@ func TestOtherOriginsReadNothingUnlessAllowed(t *testing.T) {
 		}
 	}
 	resp, _ := call{url: s.film(), method: http.MethodOptions, header: map[string]string{
-		"Origin": "https://player.example", "Access-Control-Request-Method": "GET", "Access-Control-Request-Private-Network": "true",
+		"Origin": "https://player.example", "Access-Control-Request-Method": "GET",
+		"Access-Control-Request-Private-Network": "true",
 	}}.do(t)
 	if resp.StatusCode != 204 || resp.Header.Get("Access-Control-Allow-Private-Network") != "true" {
 		t.Errorf("preflight: %s %v", resp.Status, resp.Header)
@@ -401,7 +411,9 @@ func TestWritesNeedJSONAndTheToken(t *testing.T) {
 
 func TestSocketKnowsItsPeer(t *testing.T) {
 	s := start(t, newFakeBox(t, 10), nil)
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+		error,
+	) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", s.unix)
 	}}}
 	defer client.CloseIdleConnections()
@@ -436,11 +448,13 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	if resp, _ := (call{url: s.base + "/healthz"}).do(t); resp.StatusCode != 200 {
 		t.Errorf("healthz: %s", resp.Status)
 	}
-	if resp, body := (call{url: s.base + "/readyz"}).do(t); resp.StatusCode != 503 || !strings.Contains(body, "no certificate yet") {
+	if resp, body := (call{url: s.base + "/readyz"}).do(t); resp.StatusCode != 503 || !strings.Contains(body,
+		"no certificate yet") {
 		t.Errorf("readyz: %s %s", resp.Status, body)
 	}
 	s.box.stuck = errors.New("fetch does not answer")
-	if resp, body := (call{url: s.base + "/healthz"}).do(t); resp.StatusCode != 503 || !strings.Contains(body, "fetch does not answer") {
+	if resp, body := (call{url: s.base + "/healthz"}).do(t); resp.StatusCode != 503 || !strings.Contains(body,
+		"fetch does not answer") {
 		t.Errorf("healthz of a stuck box: %s %s", resp.Status, body)
 	}
 	_, body := call{url: s.base + "/metrics"}.do(t)
@@ -460,9 +474,12 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 
 func TestPlaybackLease(t *testing.T) {
 	s := start(t, newFakeBox(t, 10), nil)
-	post := call{method: http.MethodPost, url: s.base + "/api/v1/playback", body: `{"seconds":60}`, header: map[string]string{
-		"Content-Type": "application/json", "Authorization": "Bearer " + testToken,
-	}}
+	post := call{
+		method: http.MethodPost, url: s.base + "/api/v1/playback", body: `{"seconds":60}`,
+		header: map[string]string{
+			"Content-Type": "application/json", "Authorization": "Bearer " + testToken,
+		},
+	}
 	if resp, body := post.do(t); resp.StatusCode != 200 || !strings.Contains(body, "until") {
 		t.Fatalf("%s %s", resp.Status, body)
 	}
@@ -535,9 +552,12 @@ func TestPairing(t *testing.T) {
 	clock := time.Now()
 	s.srv.pair.now = func() time.Time { clock = clock.Add(2 * tryGap); return clock }
 	pair := func(code string) *http.Response {
-		resp, _ := call{method: http.MethodPost, url: s.lan + "/pair", body: `{"code":"` + code + `"}`, header: map[string]string{
-			"Content-Type": "application/json",
-		}}.do(t)
+		resp, _ := call{
+			method: http.MethodPost, url: s.lan + "/pair", body: `{"code":"` + code + `"}`,
+			header: map[string]string{
+				"Content-Type": "application/json",
+			},
+		}.do(t)
 		return resp
 	}
 	if resp := pair("wrong"); resp.StatusCode != 403 {
@@ -554,9 +574,12 @@ func TestPairing(t *testing.T) {
 	if resp, _ := (call{url: s.lan + "/api/v1/status", header: cookie}).do(t); resp.StatusCode != 200 {
 		t.Errorf("paired: %s", resp.Status)
 	}
-	resp, _ = call{method: http.MethodPost, url: s.lan + "/api/v1/commands", body: `{"name":"refresh"}`, header: map[string]string{
-		"Content-Type": "application/json", "Cookie": cookie["Cookie"], "Authorization": "Bearer " + testToken,
-	}}.do(t)
+	resp, _ = call{
+		method: http.MethodPost, url: s.lan + "/api/v1/commands", body: `{"name":"refresh"}`,
+		header: map[string]string{
+			"Content-Type": "application/json", "Cookie": cookie["Cookie"], "Authorization": "Bearer " + testToken,
+		},
+	}.do(t)
 	if resp.StatusCode != 405 || len(s.box.did) != 0 {
 		t.Errorf("a write from the home: %s", resp.Status)
 	}

@@ -35,7 +35,7 @@ func (s *Server) media(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusServiceUnavailable, control.CodeUnavailable, "the file cannot be opened now")
 		return
 	}
-	defer c.Close() //nolint:errcheck // it was only read
+	defer c.Close() // it was only read
 	p := s.o.Box.Playback()
 	if r.Method == http.MethodGet {
 		defer p.Open()()

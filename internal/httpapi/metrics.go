@@ -53,63 +53,113 @@ var families = []metric{
 	{"boxd_info", "gauge", "Always 1; the version is a label.", func(s *control.Snapshot) []sample {
 		return []sample{{"version=" + strconv.Quote(s.Version), 1}}
 	}},
-	{"boxd_uptime_seconds", "gauge", "Time since boxd started.",
-		one(func(s *control.Snapshot) float64 { return s.Uptime })},
-	{"boxd_enrolled", "gauge", "1 when the box has a certificate of its fleet.",
-		one(func(s *control.Snapshot) float64 { return flag(s.Box.Enrolled) })},
-	{"boxd_certificate_expiry_timestamp_seconds", "gauge", "When the box's certificate expires; 0 without one.",
-		one(func(s *control.Snapshot) float64 { return stamp(s.Box.CertificateExpires) })},
-	{"boxd_clock_trusted", "gauge", "1 when the clock is synchronised or confirmed by the fleet.",
-		one(func(s *control.Snapshot) float64 { return flag(s.Clock.Trusted) })},
-	{"boxd_received_bytes_total", "counter", "Media bytes received, by source.",
-		bySource(func(s *control.Snapshot) control.Sources { return s.Fetch.Bytes })},
+	{
+		"boxd_uptime_seconds", "gauge", "Time since boxd started.",
+		one(func(s *control.Snapshot) float64 { return s.Uptime }),
+	},
+	{
+		"boxd_enrolled", "gauge", "1 when the box has a certificate of its fleet.",
+		one(func(s *control.Snapshot) float64 { return flag(s.Box.Enrolled) }),
+	},
+	{
+		"boxd_certificate_expiry_timestamp_seconds", "gauge", "When the box's certificate expires; 0 without one.",
+		one(func(s *control.Snapshot) float64 { return stamp(s.Box.CertificateExpires) }),
+	},
+	{
+		"boxd_clock_trusted", "gauge", "1 when the clock is synchronised or confirmed by the fleet.",
+		one(func(s *control.Snapshot) float64 { return flag(s.Clock.Trusted) }),
+	},
+	{
+		"boxd_received_bytes_total", "counter", "Media bytes received, by source.",
+		bySource(func(s *control.Snapshot) control.Sources { return s.Fetch.Bytes }),
+	},
 	{"boxd_sent_bytes_total", "counter", "Media bytes sent to other boxes, by link.", func(s *control.Snapshot) []sample {
 		return []sample{{`link="lan"`, float64(s.Fetch.Sent.LAN)}, {`link="wan"`, float64(s.Fetch.Sent.WAN())}}
 	}},
-	{"boxd_wasted_bytes_total", "counter", "Media bytes received and thrown away.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Fetch.Wasted) })},
-	{"boxd_receive_rate_bytes_per_second", "gauge", "Media bytes coming in now, by source.",
-		bySource(func(s *control.Snapshot) control.Sources { return s.Fetch.Rates })},
-	{"boxd_paused", "gauge", "1 when fetching is paused.",
-		one(func(s *control.Snapshot) float64 { return flag(s.Fetch.Paused) })},
-	{"boxd_playback_active", "gauge", "1 when somebody is watching and boxd holds back.",
-		one(func(s *control.Snapshot) float64 { return flag(s.Fetch.Playback) })},
-	{"boxd_player_connections", "gauge", "Open player connections.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Fetch.Players) })},
+	{
+		"boxd_wasted_bytes_total", "counter", "Media bytes received and thrown away.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Fetch.Wasted) }),
+	},
+	{
+		"boxd_receive_rate_bytes_per_second", "gauge", "Media bytes coming in now, by source.",
+		bySource(func(s *control.Snapshot) control.Sources { return s.Fetch.Rates }),
+	},
+	{
+		"boxd_paused", "gauge", "1 when fetching is paused.",
+		one(func(s *control.Snapshot) float64 { return flag(s.Fetch.Paused) }),
+	},
+	{
+		"boxd_playback_active", "gauge", "1 when somebody is watching and boxd holds back.",
+		one(func(s *control.Snapshot) float64 { return flag(s.Fetch.Playback) }),
+	},
+	{
+		"boxd_player_connections", "gauge", "Open player connections.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Fetch.Players) }),
+	},
 	{"boxd_assets", "gauge", "Assets on this box, by state.", assetsByState},
 	{"boxd_assets_late", "gauge", "Assets that will miss their deadline.", one(lateAssets)},
-	{"boxd_courier_assets", "gauge", "Assets that this box carries over the access line for its home.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Fetch.Courier) })},
-	{"boxd_cache_quota_bytes", "gauge", "Bytes that boxd may use.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Cache.Quota) })},
-	{"boxd_cache_reserved_bytes", "gauge", "Bytes taken by assets, arrived or not.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Cache.Reserved) })},
-	{"boxd_cache_verified_bytes", "gauge", "Verified bytes.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Cache.Used) })},
-	{"boxd_disk_free_bytes", "gauge", "Free bytes of the cache's file system.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Cache.Free) })},
-	{"boxd_catalog_version", "gauge", "Version of the signed catalog; 0 without one.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Catalog.Version) })},
-	{"boxd_catalog_fresh", "gauge", "1 while the catalog has not expired.",
-		one(func(s *control.Snapshot) float64 { return flag(s.Catalog.Fresh) })},
-	{"boxd_catalog_expiry_timestamp_seconds", "gauge", "When the catalog expires; 0 without one.",
-		one(func(s *control.Snapshot) float64 { return stamp(s.Catalog.Expires) })},
-	{"boxd_broker_connected", "gauge", "1 while the MQTT session is up.",
-		one(func(s *control.Snapshot) float64 { return flag(s.Broker.Connected) })},
-	{"boxd_outbox_events", "gauge", "Proofs that the fleet manager has not acknowledged yet.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Broker.Pending) })},
-	{"boxd_household_boxes", "gauge", "Other boxes of the household.",
-		one(func(s *control.Snapshot) float64 { return float64(len(s.Home)) })},
+	{
+		"boxd_courier_assets", "gauge", "Assets that this box carries over the access line for its home.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Fetch.Courier) }),
+	},
+	{
+		"boxd_cache_quota_bytes", "gauge", "Bytes that boxd may use.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Cache.Quota) }),
+	},
+	{
+		"boxd_cache_reserved_bytes", "gauge", "Bytes taken by assets, arrived or not.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Cache.Reserved) }),
+	},
+	{
+		"boxd_cache_verified_bytes", "gauge", "Verified bytes.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Cache.Used) }),
+	},
+	{
+		"boxd_disk_free_bytes", "gauge", "Free bytes of the cache's file system.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Cache.Free) }),
+	},
+	{
+		"boxd_catalog_version", "gauge", "Version of the signed catalog; 0 without one.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Catalog.Version) }),
+	},
+	{
+		"boxd_catalog_fresh", "gauge", "1 while the catalog has not expired.",
+		one(func(s *control.Snapshot) float64 { return flag(s.Catalog.Fresh) }),
+	},
+	{
+		"boxd_catalog_expiry_timestamp_seconds", "gauge", "When the catalog expires; 0 without one.",
+		one(func(s *control.Snapshot) float64 { return stamp(s.Catalog.Expires) }),
+	},
+	{
+		"boxd_broker_connected", "gauge", "1 while the MQTT session is up.",
+		one(func(s *control.Snapshot) float64 { return flag(s.Broker.Connected) }),
+	},
+	{
+		"boxd_outbox_events", "gauge", "Proofs that the fleet manager has not acknowledged yet.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Broker.Pending) }),
+	},
+	{
+		"boxd_household_boxes", "gauge", "Other boxes of the household.",
+		one(func(s *control.Snapshot) float64 { return float64(len(s.Home)) }),
+	},
 	{"boxd_peers", "gauge", "Boxes that bytes are exchanged with, by link.", peersByLink},
 	{"boxd_health_warnings", "gauge", "Warnings raised now, by severity.", warningsBySeverity},
-	{"process_resident_memory_bytes", "gauge", "Resident memory.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Process.RSS) })},
-	{"process_cpu_seconds_total", "counter", "Processor time used.",
-		one(func(s *control.Snapshot) float64 { return s.Process.CPUSeconds })},
-	{"process_open_fds", "gauge", "Open file descriptors.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Process.Descriptors) })},
-	{"go_goroutines", "gauge", "Goroutines.",
-		one(func(s *control.Snapshot) float64 { return float64(s.Process.Goroutines) })},
+	{
+		"process_resident_memory_bytes", "gauge", "Resident memory.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Process.RSS) }),
+	},
+	{
+		"process_cpu_seconds_total", "counter", "Processor time used.",
+		one(func(s *control.Snapshot) float64 { return s.Process.CPUSeconds }),
+	},
+	{
+		"process_open_fds", "gauge", "Open file descriptors.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Process.Descriptors) }),
+	},
+	{
+		"go_goroutines", "gauge", "Goroutines.",
+		one(func(s *control.Snapshot) float64 { return float64(s.Process.Goroutines) }),
+	},
 }
 
 func assetsByState(s *control.Snapshot) []sample {

@@ -46,28 +46,71 @@ type statusAnswer struct {
 }
 
 var operations = []operation{
-	{method: "get", path: "/api/v1/status", tag: "look", summary: "The whole box at one moment", answer: control.Snapshot{}},
-	{method: "get", path: "/api/v1/events", tag: "look", media: "text/event-stream",
-		summary: "The status as server-sent events named status: one at once, then at most one a second when something has changed"},
-	{method: "get", path: "/api/v1/assets", tag: "look", summary: "The assets that are here or coming", answer: assetList{}},
-	{method: "get", path: "/api/v1/assets/{id}", tag: "look", summary: "One asset with all its files, by id, name or the beginning of one",
-		answer: control.Asset{}, also: "404"},
-	{method: "get", path: "/api/v1/history", tag: "look", summary: "What moved in the last ten minutes and the last day", answer: control.History{}},
-	{method: "get", path: "/api/v1/schedule", tag: "look", summary: "The schedule played forward", query: "hours: 1 to 48; 24 when absent",
-		answer: control.Day{}, also: "400"},
-	{method: "get", path: "/api/v1/bugreport", tag: "help", media: "application/gzip", write: true,
-		summary: "A .tar.gz of what an engineer needs to see, without secrets; needs the token"},
-	{method: "get", path: "/api/v1/pairing", tag: "help", summary: "The code that a phone of the home needs for the read-only page", answer: pairingAnswer{}},
-	{method: "post", path: "/api/v1/commands", tag: "change", write: true, body: control.Command{}, answer: control.Result{}, also: "400 404 409",
-		summary: "Run a command: refresh, pin, unpin, evict, verify, pause, resume, log-tail, diagnose, set-limits, renew-certificate"},
-	{method: "post", path: "/api/v1/playback", tag: "change", write: true, body: leaseRequest{}, answer: leaseAnswer{}, also: "400",
-		summary: "Say that a player is at work for the given seconds (at most 6 h): boxd holds back until then"},
-	{method: "delete", path: "/api/v1/playback", tag: "change", write: true, answer: leaseAnswer{}, summary: "End that lease"},
-	{method: "get", path: "/assets/{id}/{path}", tag: "play", media: "application/octet-stream", also: "206 304 404 416 503",
-		summary: "A file of an asset, with ranges and ETag (RFC 9110); bytes that are not here yet are fetched first, and waited for"},
+	{
+		method: "get", path: "/api/v1/status", tag: "look", summary: "The whole box at one moment",
+		answer: control.Snapshot{},
+	},
+	{
+		method: "get", path: "/api/v1/events", tag: "look", media: "text/event-stream",
+		summary: "The status as server-sent events named status: one at once, then at most one a " +
+			"second when something has changed",
+	},
+	{
+		method: "get", path: "/api/v1/assets", tag: "look", summary: "The assets that are here or coming",
+		answer: assetList{},
+	},
+	{
+		method: "get", path: "/api/v1/assets/{id}", tag: "look",
+		summary: "One asset with all its files, by id, name or the beginning of one",
+		answer:  control.Asset{}, also: "404",
+	},
+	{
+		method: "get", path: "/api/v1/history", tag: "look",
+		summary: "What moved in the last ten minutes and the last day", answer: control.History{},
+	},
+	{
+		method: "get", path: "/api/v1/schedule", tag: "look", summary: "The schedule played forward",
+		query:  "hours: 1 to 48; 24 when absent",
+		answer: control.Day{}, also: "400",
+	},
+	{
+		method: "get", path: "/api/v1/bugreport", tag: "help", media: "application/gzip", write: true,
+		summary: "A .tar.gz of what an engineer needs to see, without secrets; needs the token",
+	},
+	{
+		method: "get", path: "/api/v1/pairing", tag: "help",
+		summary: "The code that a phone of the home needs for the read-only page", answer: pairingAnswer{},
+	},
+	{
+		method: "post", path: "/api/v1/commands", tag: "change", write: true, body: control.Command{},
+		answer: control.Result{}, also: "400 404 409",
+		summary: "Run a command: refresh, pin, unpin, evict, verify, pause, resume, log-tail, " +
+			"diagnose, set-limits, renew-certificate",
+	},
+	{
+		method: "post", path: "/api/v1/playback", tag: "change", write: true, body: leaseRequest{}, answer: leaseAnswer{},
+		also:    "400",
+		summary: "Say that a player is at work for the given seconds (at most 6 h): boxd holds back until then",
+	},
+	{
+		method: "delete", path: "/api/v1/playback", tag: "change", write: true, answer: leaseAnswer{},
+		summary: "End that lease",
+	},
+	{
+		method: "get", path: "/assets/{id}/{path}", tag: "play", media: "application/octet-stream",
+		also: "206 304 404 416 503",
+		summary: "A file of an asset, with ranges and ETag (RFC 9110); bytes that are not here " +
+			"yet are fetched first, and waited for",
+	},
 	{method: "get", path: "/metrics", tag: "watch", media: "text/plain", summary: "Metrics in Prometheus' text format"},
-	{method: "get", path: "/healthz", tag: "watch", summary: "Whether the services answer", answer: statusAnswer{}, also: "503"},
-	{method: "get", path: "/readyz", tag: "watch", summary: "Whether the box is enrolled and has a catalog", answer: statusAnswer{}, also: "503"},
+	{
+		method: "get", path: "/healthz", tag: "watch", summary: "Whether the services answer", answer: statusAnswer{},
+		also: "503",
+	},
+	{
+		method: "get", path: "/readyz", tag: "watch", summary: "Whether the box is enrolled and has a catalog",
+		answer: statusAnswer{}, also: "503",
+	},
 }
 
 // comments holds what the source says about types and fields: "control.Asset" and "control.Asset.Name".
@@ -212,17 +255,21 @@ func (g *generator) paths(out *bytes.Buffer) {
 			fmt.Fprintf(out, "  %s:\n", op.path)
 			seen = op.path
 		}
-		fmt.Fprintf(out, "    %s:\n      tags: [%s]\n      summary: %q\n      operationId: %s\n", op.method, op.tag, op.summary, operationID(op))
+		fmt.Fprintf(out, "    %s:\n      tags: [%s]\n      summary: %q\n      operationId: %s\n", op.method, op.tag,
+			op.summary, operationID(op))
 		if op.write {
 			out.WriteString("      security: [{token: []}]\n")
 		}
 		g.parameters(out, op)
 		if op.body != nil {
-			fmt.Fprintf(out, "      requestBody:\n        required: true\n        content: {application/json: {schema: %s}}\n", g.ref(reflect.TypeOf(op.body)))
+			fmt.Fprintf(out,
+				"      requestBody:\n        required: true\n        content: {application/json: {schema: %s}}\n",
+				g.ref(reflect.TypeOf(op.body)))
 		}
 		out.WriteString("      responses:\n")
 		if op.answer != nil {
-			fmt.Fprintf(out, "        '200': {description: %q, content: {application/json: {schema: %s}}}\n", op.summary, g.ref(reflect.TypeOf(op.answer)))
+			fmt.Fprintf(out, "        '200': {description: %q, content: {application/json: {schema: %s}}}\n", op.summary,
+				g.ref(reflect.TypeOf(op.answer)))
 		} else {
 			fmt.Fprintf(out, "        '200': {description: %q, content: {%s: {}}}\n", op.summary, op.media)
 		}
@@ -231,14 +278,16 @@ func (g *generator) paths(out *bytes.Buffer) {
 			if n < 400 {
 				fmt.Fprintf(out, "        '%s': {description: %q}\n", code, http.StatusText(n))
 			} else {
-				fmt.Fprintf(out, "        '%s': {description: %q, content: {application/json: {schema: %s}}}\n", code, http.StatusText(n), g.ref(reflect.TypeFor[apiError]()))
+				fmt.Fprintf(out, "        '%s': {description: %q, content: {application/json: {schema: %s}}}\n", code,
+					http.StatusText(n), g.ref(reflect.TypeFor[apiError]()))
 			}
 		}
 	}
 }
 
 func operationID(op operation) string {
-	parts := strings.FieldsFunc(strings.TrimPrefix(op.path, "/api/v1"), func(r rune) bool { return strings.ContainsRune("/{}", r) })
+	parts := strings.FieldsFunc(strings.TrimPrefix(op.path, "/api/v1"),
+		func(r rune) bool { return strings.ContainsRune("/{}", r) })
 	return op.method + "-" + strings.Join(parts, "-")
 }
 
@@ -246,7 +295,8 @@ func (g *generator) parameters(out *bytes.Buffer, op operation) {
 	var list []string
 	for part := range strings.SplitSeq(op.path, "/") {
 		if name, ok := strings.CutPrefix(part, "{"); ok {
-			list = append(list, fmt.Sprintf("{name: %s, in: path, required: true, schema: {type: string}}", strings.TrimSuffix(name, "}")))
+			list = append(list, fmt.Sprintf("{name: %s, in: path, required: true, schema: {type: string}}",
+				strings.TrimSuffix(name, "}")))
 		}
 	}
 	if name, doc, ok := strings.Cut(op.query, ": "); ok {
@@ -262,7 +312,8 @@ func generateOpenAPI(t *testing.T) []byte {
 	g := &generator{docs: comments(t), types: map[string]reflect.Type{}}
 	out := bytes.NewBufferString(openapiHead)
 	g.paths(out)
-	out.WriteString("components:\n  securitySchemes:\n    token: {type: http, scheme: bearer, description: \"The content of <state>/http.token.\"}\n  schemas:\n")
+	out.WriteString("components:\n  securitySchemes:\n    token: {type: http, scheme: bearer, " +
+		"description: \"The content of <state>/http.token.\"}\n  schemas:\n")
 	done := map[string]bool{}
 	body := map[string]string{}
 	for {
@@ -342,7 +393,10 @@ func TestEveryOperationIsServed(t *testing.T) {
 			continue // has its own test, and does not end
 		}
 		path := strings.NewReplacer("{id}", s.box.id.String(), "{path}", "film.mp4").Replace(op.path)
-		c := call{method: strings.ToUpper(op.method), url: s.base + path, header: map[string]string{"Content-Type": "application/json"}}
+		c := call{
+			method: strings.ToUpper(op.method), url: s.base + path,
+			header: map[string]string{"Content-Type": "application/json"},
+		}
 		if op.write {
 			resp, _ := c.do(t)
 			if resp.StatusCode != http.StatusUnauthorized {

@@ -60,6 +60,7 @@ const (
 	maxBody       = 64 << 10
 	headerTimeout = 5 * time.Second
 	idleTimeout   = time.Minute
+	bodyTimeout   = 10 * time.Second // for the body of a request to come
 	answerTimeout = 30 * time.Second // for everything but media and events
 	stallTimeout  = 5 * time.Minute  // a player that takes no byte for so long is let go; it comes back with a Range
 	shutdownGrace = 2 * time.Second
@@ -75,6 +76,7 @@ type Server struct {
 	players  chan struct{} // a token for each open media response
 	watchers chan struct{} // a token for each event stream
 	pair     *pairing
+	body     time.Duration // bodyTimeout, but in tests
 }
 
 // New returns a Server; it serves nothing before Run.
@@ -93,7 +95,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, log: o.Log, admins: newAdminCheck(o.AdminGroup), players: make(chan struct{}, o.MaxPlayers),
-		watchers: make(chan struct{}, 16), pair: newPairing(o.Pairings, time.Now),
+		watchers: make(chan struct{}, 16), pair: newPairing(o.Pairings, time.Now), body: bodyTimeout,
 	}
 	s.SetOrigins(o.Origins)
 	return s, nil
@@ -130,7 +132,7 @@ func (s *Server) serve(ctx context.Context, g *errgroup.Group, name string, l ne
 		return
 	}
 	srv := &http.Server{
-		Handler:           h,
+		Handler:           s.hurry(h),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
@@ -153,6 +155,16 @@ func (s *Server) serve(ctx context.Context, g *errgroup.Group, name string, l ne
 			return srv.Close()
 		}
 		return nil
+	})
+}
+
+// hurry bounds how long the body of a request may take, also of one that is refused: the server reads it to its end.
+func (s *Server) hurry(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.body)) // best effort
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 
