@@ -1,13 +1,14 @@
 package cache
 
 import (
-	"crypto/sha1" //nolint:gosec // BEP 3 v1 names pieces by SHA-1; who may publish is decided by TUF
+	"crypto/sha1" //nolint:gosec // BEP 3 v1 names pieces by SHA-1; TUF says who may publish
 	"errors"
 	"fmt"
 	"hash"
 	"io"
 
 	"boxd/internal/asset"
+	"boxd/internal/durable"
 )
 
 // HashPiece is the SHA-1 of a piece as it stands, from what was hashed on the way and, for the rest, from the file.
@@ -140,9 +141,30 @@ func (a *Asset) MarkVerified(i int) error {
 		return fmt.Errorf("verify %s piece %d: %w", e.id.Short(), i, err)
 	}
 	e.c.accepted(e, complete)
+	e.writeSoon(i)
 	e.c.throttle()
 	return nil
 }
+
+// writeSoon has the kernel begin to write a piece, so that the sync of a group does not come as one burst that a player
+// would have to wait behind. Small pieces are left to the kernel's own time.
+func (e *entry) writeSoon(i int) {
+	off, n := e.span(i)
+	if n < writeSoonFrom {
+		return
+	}
+	f, release, err := e.acquire(true)
+	if err != nil {
+		return // the sync will say so
+	}
+	defer release()
+	if adv, ok := f.(durable.Adviser); ok {
+		adv.Advise(durable.WriteSoon, off, n)
+	}
+}
+
+// writeSoonFrom is the length of piece from which one more system call for each does not count.
+const writeSoonFrom = 256 << 10
 
 // beginJudging keeps writers away from a piece. It returns nil when the piece is verified already, if need be after
 // waiting for somebody else who judges it.

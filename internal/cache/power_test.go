@@ -422,3 +422,75 @@ func TestPowerCutUnderExt4WithoutSyncIsNoticed(t *testing.T) {
 	}
 	t.Fatal("data that was never synced survived: the test proves nothing")
 }
+
+// A real disk that is full, then read-only: the cache says so, serves what it has, and goes on when that ends.
+func TestFullAndReadOnlyDisk(t *testing.T) {
+	fsys := newLoopFS(t)
+	powerDirs(t, fsys.dir)
+	o := powerOptions(fsys.dir)
+	o.GroupInterval = time.Hour // commits happen when this test says
+	c := openOS(t, o)
+	ms := powerMedia(t)
+	a := create(t, c, ms[0], Attr{})
+	must(t, put(a, ms[0], 0))
+	must(t, c.Flush())
+
+	ballast := filepath.Join(fsys.dir, "ballast")
+	f, err := os.Create(ballast)
+	must(t, err)
+	for chunk := 1 << 20; chunk >= 512; chunk /= 2 {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, chunk))
+		}
+	}
+	must(t, f.Close())
+	if _, err := c.Create(ms[1].torrent, Attr{}); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("create on a full disk: %v", err)
+	}
+	must(t, put(a, ms[0], 1)) // its place is reserved
+	if err := c.Flush(); err != nil && !o.Health.Has(CodeIndex) {
+		t.Fatalf("no warning of %v", err)
+	}
+	must(t, rightBytes(a, ms[0]))
+	must(t, os.Remove(ballast))
+	must(t, c.Flush())
+	create(t, c, ms[1], Attr{})
+	if o.Health.Has(CodeIndex) || o.Health.Has(CodeNoSpace) {
+		t.Fatalf("warnings stay: %v", o.Health.List())
+	}
+	must(t, c.Close())
+
+	remount := func(how string) {
+		if out, err := exec.Command("mount", "-o", "remount,"+how, fsys.dir).CombinedOutput(); err != nil {
+			t.Fatalf("remount: %v %s", err, out)
+		}
+	}
+	remount("ro")
+	c = openOS(t, o)
+	a, _ = c.Asset(ms[0].info.ID)
+	if a.HaveCount() != 2 {
+		t.Fatalf("read-only: %d pieces", a.HaveCount())
+	}
+	must(t, rightBytes(a, ms[0]))
+	if err := put(a, ms[0], 2); !errors.Is(err, syscall.EROFS) || !o.Health.Has(CodeWrite) {
+		t.Fatalf("write on a read-only disk: %v, %v", err, o.Health.List())
+	}
+	if err := c.SetAttr(ms[0].info.ID, Attr{Priority: 7}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(); err == nil || !o.Health.Has(CodeIndex) {
+		t.Fatalf("commit on a read-only disk: %v, %v", err, o.Health.List())
+	}
+	remount("rw")
+	must(t, put(a, ms[0], 2))
+	must(t, c.Flush())
+	if len(o.Health.List()) != 0 {
+		t.Fatalf("warnings stay: %v", o.Health.List())
+	}
+	c = reopen(t, c, o)
+	a, _ = c.Asset(ms[0].info.ID)
+	if a.HaveCount() != 3 || a.Status().Attr.Priority != 7 {
+		t.Fatalf("%+v", a.Status())
+	}
+	must(t, c.Close())
+}
