@@ -36,7 +36,8 @@ func (p *piece) reset() {
 
 // WriteAt puts unverified bytes straight into the blob, where they will stay. Writing into a verified piece is
 // ErrVerified, beyond what is reserved ErrNotReserved. Into a piece that was lost while a player is being sent it nothing
-// is written before that player has it; after half a minute of waiting that is ErrInUse. Errors of the disk come back as they are and raise a warning.
+// is written before that player has it; after half a minute of waiting that is ErrInUse. Errors of the disk come back
+// as they are and raise a warning.
 // Several writers may write at once; of bytes that come in the order of the piece the hash is computed on the way.
 func (a *Asset) WriteAt(p []byte, off int64) (int, error) {
 	e := a.e

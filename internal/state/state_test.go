@@ -198,7 +198,11 @@ func TestDamagedAnywhere(t *testing.T) {
 	clean, err := os.ReadFile(path)
 	must(t, err)
 	refused, opened, salvaged := 0, 0, 0
-	for seed := uint64(0); seed < 400; seed++ {
+	seeds := 400
+	if testing.Short() {
+		seeds = 100
+	}
+	for seed := range uint64(seeds) {
 		b := Damage(clean, rand.New(rand.NewPCG(seed, 7)))
 		must(t, os.WriteFile(path, b, 0o600))
 		n := 0
@@ -239,8 +243,8 @@ func TestDamagedAnywhere(t *testing.T) {
 		}))
 		must(t, db.Close())
 	}
-	t.Logf("%d refused, %d opened, %d pairs could be salvaged per file of %d", refused, opened, salvaged/400, len(want))
-	if refused < 50 || opened == 0 {
+	t.Logf("%d refused, %d opened, %d pairs could be salvaged per file of %d", refused, opened, salvaged/seeds, len(want))
+	if refused < seeds/8 || opened == 0 {
 		t.Fatalf("%d refused, %d opened: the damage is not what it should be", refused, opened)
 	}
 }
