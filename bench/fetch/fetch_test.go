@@ -145,6 +145,7 @@ func (w *world) measure(t *testing.T, client, source string) {
 	began := time.Now()
 	must(t, cmd.Start())
 	must(t, os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600))
+	peak := watchRSS(cmd.Process.Pid)
 	timer := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
 	err := cmd.Wait()
 	if !timer.Stop() {
@@ -156,7 +157,7 @@ func (w *world) measure(t *testing.T, client, source string) {
 	took := time.Since(began)
 	st := cmd.ProcessState
 	cpu := (st.UserTime() + st.SystemTime()).Seconds() * float64(1<<30) / float64(w.size)
-	rss := st.SysUsage().(*syscall.Rusage).Maxrss / 1024
+	rss := peak() >> 10
 	line := fmt.Sprintf("%-7s %-13s cpu %5.2f s/GiB   rss %5d MiB   %5.1f s   block writes %.2f bytes/byte",
 		source, client, cpu, rss, took.Seconds(),
 		float64(st.SysUsage().(*syscall.Rusage).Oublock)*512/float64(w.size))
@@ -164,6 +165,28 @@ func (w *world) measure(t *testing.T, client, source string) {
 		line += "   seeder cpu " + cpuOf(seeder.Process.Pid, w.size)
 	}
 	fmt.Println(line)
+}
+
+// watchRSS follows the peak of a process's memory; ru_maxrss would count what it inherited from this one.
+func watchRSS(pid int) (peak func() int) {
+	stop, result := make(chan struct{}), make(chan int)
+	go func() {
+		best := 0
+		for {
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			if _, after, ok := strings.Cut(string(b), "VmHWM:"); ok {
+				kib, _ := strconv.Atoi(strings.Fields(after)[0])
+				best = max(best, kib)
+			}
+			select {
+			case <-stop:
+				result <- best
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	return func() int { close(stop); return <-result }
 }
 
 // cpuOf reads what a running process has used, per GiB.

@@ -170,8 +170,10 @@ func leech() error {
 	camp := catalog.Campaign{V: 1, ID: "c", Group: "north", Assets: []catalog.AssetRef{{ID: info.ID}}}
 	f, err := fetch.New(fetch.Options{
 		Cache: fetch.FromCache(c), State: db, Identity: nobody{}, Probe: fetch.Probe{Off: true},
-		Catalog: paper{&catalog.Snapshot{Version: 1, Expires: time.Now().Add(time.Hour), Campaigns: []catalog.Campaign{camp},
-			Assets: map[asset.ID]*catalog.Asset{info.ID: {Info: info, Torrent: torrent, Name: "film"}}}},
+		Catalog: paper{&catalog.Snapshot{
+			Version: 1, Expires: time.Now().Add(time.Hour), Campaigns: []catalog.Campaign{camp},
+			Assets: map[asset.ID]*catalog.Asset{info.ID: {Info: info, Torrent: torrent, Name: "film"}},
+		}},
 		NewSwarm: fetch.NewEngine(opts, fetch.EngineOptions{}),
 	})
 	if err != nil {

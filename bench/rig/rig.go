@@ -104,7 +104,8 @@ type Ours struct {
 
 // StartOurs starts boxd's fetching half in a home. lineRate is what the box remembers of its line from nights before.
 func StartOurs(t testing.TB, fl *identitytest.Fleet, fs *FleetSide, b *netlab.Box, name string, deadline time.Time,
-	lineRate float64, lim fetch.Limits, port int) *Ours {
+	lineRate float64, lim fetch.Limits, port int,
+) *Ours {
 	t.Helper()
 	dir := t.TempDir()
 	ln, err := b.Listen("tcp", fmt.Sprintf(":%d", port))
@@ -124,17 +125,21 @@ func StartOurs(t testing.TB, fl *identitytest.Fleet, fs *FleetSide, b *netlab.Bo
 	if err != nil {
 		t.Fatal(err)
 	}
-	camp := catalog.Campaign{V: 1, ID: "night", Group: "north", Deadline: deadline,
-		Assets: []catalog.AssetRef{{ID: fs.Info.ID, Path: catalog.AssetPath("acme", fs.Info.ID)}}}
+	camp := catalog.Campaign{
+		V: 1, ID: "night", Group: "north", Deadline: deadline,
+		Assets: []catalog.AssetRef{{ID: fs.Info.ID, Path: catalog.AssetPath("acme", fs.Info.ID)}},
+	}
 	mux := id.NewMux(ln)
 	tr := &http.Transport{DialContext: b.Dial}
 	oc := origin.Client(nil)
 	oc.Transport.(*http.Transport).DialContext = b.Dial
 	f, err := fetch.New(fetch.Options{
 		Cache: fetch.FromCache(c), State: db, Identity: id,
-		Catalog: paper{&catalog.Snapshot{Version: 1, Expires: time.Now().Add(24 * time.Hour),
+		Catalog: paper{&catalog.Snapshot{
+			Version: 1, Expires: time.Now().Add(24 * time.Hour),
 			Campaigns: []catalog.Campaign{camp},
-			Assets:    map[asset.ID]*catalog.Asset{fs.Info.ID: {Info: fs.Info, Torrent: fs.Torrent, Name: "film"}}}},
+			Assets:    map[asset.ID]*catalog.Asset{fs.Info.ID: {Info: fs.Info, Torrent: fs.Torrent, Name: "film"}},
+		}},
 		NewSwarm: fetch.NewEngine(engine.Options{Dial: b.Dial}, fetch.EngineOptions{
 			Identity: id, Listener: mux.Listener(identity.ALPNSwarm),
 		}),

@@ -32,7 +32,6 @@ type item struct {
 	info  *asset.Info
 	meta  *listed // what the catalog says; nil when only the cache has it
 	store Asset   // nil until space is reserved
-	free  func()  // releases the hold on store
 
 	want  schedule.Want // as decided
 	rank  int           // place in the plan; 0 is the most urgent

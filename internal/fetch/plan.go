@@ -86,7 +86,6 @@ func (f *Fetcher) adopt(it *item, a Asset) {
 		return
 	}
 	it.store = a
-
 }
 
 func (f *Fetcher) forget(it *item) {

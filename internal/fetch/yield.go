@@ -118,10 +118,10 @@ func (y *yielder) steer(ctx context.Context, stop func(), silent *time.Time) {
 			d, u := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
 			y.mu.Lock()
 			if d-down > 2<<10 || y.down.Rate() < 1<<20 {
-				y.down.Tick(now, d-down)
+				y.down.Tick(now, d-down, y.up.Busy())
 			}
 			if u-up > 2<<10 || y.up.Rate() < 1<<18 {
-				y.up.Tick(now, u-up)
+				y.up.Tick(now, u-up, y.down.Busy())
 			}
 			quiet := now.Sub(*silent)
 			y.mu.Unlock()

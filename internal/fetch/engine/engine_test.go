@@ -11,8 +11,10 @@ import (
 	"boxd/internal/fetch/pace"
 )
 
-var leech = Policy{WANDown: true, WANUp: true}
-var seed = Policy{Complete: true, WANUp: true}
+var (
+	leech = Policy{WANDown: true, WANUp: true}
+	seed  = Policy{Complete: true, WANUp: true}
+)
 
 func TestTransferOverMutualTLSCountsEveryByte(t *testing.T) {
 	f := newFleet(t)

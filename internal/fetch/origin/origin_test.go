@@ -45,18 +45,21 @@ func (s *memStore) WriteAt(p []byte, off int64) (int, error) {
 	}
 	return copy(s.data[off:], p), nil
 }
+
 func (s *memStore) HashPiece(i int) ([20]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	off, n := s.info.PieceSpan(i)
 	return sha1.Sum(s.data[off : off+n]), nil //nolint:gosec // BEP 3
 }
+
 func (s *memStore) MarkVerified(i int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.have[i] = true
 	return nil
 }
+
 func (s *memStore) MarkMissing(i int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -366,8 +369,10 @@ func TestRetryAfter(t *testing.T) {
 }
 
 func FuzzContentRange(f *testing.F) {
-	for _, s := range []string{"bytes 0-1/2", "bytes 5-4/9", "bytes 0-0/*", "bytes */5", "bytes +1-2/3", "items 0-1/2",
-		"bytes 0-9223372036854775807/*"} {
+	for _, s := range []string{
+		"bytes 0-1/2", "bytes 5-4/9", "bytes 0-0/*", "bytes */5", "bytes +1-2/3", "items 0-1/2",
+		"bytes 0-9223372036854775807/*",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

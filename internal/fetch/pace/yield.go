@@ -41,6 +41,8 @@ const (
 	ours         = time.Second // a queue that empties within so long of our slowing down was ours
 	floorOfCeil  = 0.04
 	historySpans = 10
+	lately       = 5                     // samples, of which the best counts
+	noisy        = 15 * time.Millisecond // a spread within half a second that shows busy processors or radios
 )
 
 // NewYield returns a controller; line is the rate that the link gave before, in bytes per second, 0 if it is not known.
@@ -72,8 +74,12 @@ func (y *Yield) Lost(now time.Time) {
 	}
 }
 
-// Tick sets the rate anew, once every Interval; moved is how many bytes passed in this direction since the last call.
-func (y *Yield) Tick(now time.Time, moved int64) {
+// Busy says that this direction carries about what it may: a queue is likely to be its own.
+func (y *Yield) Busy() bool { return y.used >= 0.6*y.rate && y.rate > initialRate/2 }
+
+// Tick sets the rate anew, once every Interval; moved is how many bytes passed in this direction since the last call, and
+// otherBusy says that the other direction of the same line is Busy, and so rather the one to blame if this one is not.
+func (y *Yield) Tick(now time.Time, moved int64, otherBusy bool) {
 	dt := now.Sub(y.last).Seconds()
 	y.last = now
 	if dt <= 0 || dt > 5 {
@@ -84,7 +90,11 @@ func (y *Yield) Tick(now time.Time, moved int64) {
 		y.rate = min(y.rate*fastGrowth, max(y.ceil, initialRate)) // blind: no faster than the line ever was
 		return
 	}
-	switch q := y.delay.queue(); {
+	q := y.delay.queue()
+	if q > target && otherBusy && y.used < 0.6*y.ceil {
+		return
+	}
+	switch {
 	case q <= target:
 		y.grow(now)
 	case q > standing:
@@ -143,7 +153,7 @@ func (y *Yield) yield(now time.Time, factor float64) {
 type delayFilter struct {
 	spans  [historySpans]time.Duration // smallest of each minute, newest first
 	began  time.Time                   // of spans[0]
-	recent [5]time.Duration
+	recent [10]time.Duration
 	n      int
 }
 
@@ -176,9 +186,20 @@ func (d *delayFilter) queue() time.Duration {
 	if d.n == 0 {
 		return 0
 	}
-	now := time.Duration(math.MaxInt64)
+	base := d.base()
+	low, highest, empty := time.Duration(math.MaxInt64), time.Duration(0), 0
 	for i := range min(d.n, len(d.recent)) {
-		now = min(now, d.recent[i])
+		r := d.recent[(d.n-1-i)%len(d.recent)]
+		if i < lately {
+			low = min(low, r)
+		}
+		if r-base <= target {
+			empty++
+		}
+		highest = max(highest, r)
 	}
-	return now - d.base()
+	if empty >= 3 && highest-base > noisy {
+		return min(low-base, target) // answers are late for other reasons than a queue, which does not come and go so fast
+	}
+	return low - base
 }

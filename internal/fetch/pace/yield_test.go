@@ -62,7 +62,7 @@ func TestYieldFillsTheLineKeepsItsQueueEmptyAndGetsOutOfTheWay(t *testing.T) {
 					moved, rtt := l.step(Interval, y.rate)
 					sum += moved
 					y.Sample(now, rtt)
-					y.Tick(now, moved)
+					y.Tick(now, moved, false)
 					added = append(added, time.Duration(l.queue/l.rate*float64(time.Second)))
 				}
 				return float64(sum) / l.rate / d.Seconds(), added
@@ -107,7 +107,7 @@ func TestYieldWithoutSamplesIsNoFasterThanTheLineEverWas(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for range 1000 {
 		now = now.Add(Interval)
-		y.Tick(now, int64(y.rate*Interval.Seconds()))
+		y.Tick(now, int64(y.rate*Interval.Seconds()), false)
 	}
 	if y.Rate() > 1e6 {
 		t.Fatalf("%d bytes/s", y.Rate())

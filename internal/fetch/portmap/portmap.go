@@ -59,12 +59,11 @@ func (m *Mapper) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		port, end, err := m.try()
 		wait := lease/2 + rand.N(lease/8) //nolint:gosec // jitter
-		switch {
-		case err == nil:
+		if err == nil {
 			m.external.Store(int64(port))
 			undo = end
 			m.Log.Debug("the router maps a port", "external", port)
-		default:
+		} else {
 			m.external.Store(0)
 			wait = giveUp + rand.N(giveUp/4) //nolint:gosec // jitter
 			m.Log.Debug("the router maps no port", "err", err)
