@@ -32,12 +32,12 @@ type assetDoc struct {
 }
 
 func publishCmd(c *client) *cobra.Command {
-	var name, ver, publisher, kind string
+	var name, ver, publisher, kind, replaces string
 	var upload bool
 	cmd := &cobra.Command{
 		Use: "publish FILE|DIRECTORY|URL", Short: "hash, sign and offer an asset", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			in := map[string]any{"name": name, "version": ver, "publisher": publisher, "type": kind}
+			in := map[string]any{"name": name, "version": ver, "publisher": publisher, "type": kind, "replaces": replaces}
 			for k, v := range in {
 				if v == "" {
 					delete(in, k)
@@ -61,6 +61,7 @@ func publishCmd(c *client) *cobra.Command {
 	f.StringVar(&name, "name", "", "title (default: the file's name)")
 	f.StringVar(&ver, "version", "", "version of the title")
 	f.StringVar(&publisher, "publisher", "", "publisher whose key signs (default: operator)")
+	f.StringVar(&replaces, "replaces", "", "asset whose place it takes in all campaigns: a new version")
 	f.StringVar(&kind, "type", "", "content type of a single file, where its name does not tell")
 	f.BoolVar(&upload, "upload", false, "send the file instead of its path: the manager is on another machine")
 	return cmd

@@ -40,7 +40,7 @@ type Options struct {
 	Ready    func() []string // what is not up yet
 	Broker   func() any
 	View     *web.View // what the dashboard shows; without it there is only the API
-	Staging  string // directory for uploads on their way to being published
+	Staging  string    // directory for uploads on their way to being published
 	Backup   func(ctx context.Context, w io.Writer) error
 	Log      *slog.Logger
 }
@@ -194,7 +194,10 @@ func (s *server) fault(w http.ResponseWriter, r *http.Request, err error) {
 		fail(w, http.StatusBadRequest, "bad-request", err.Error())
 	case errors.As(err, &tooLong):
 		fail(w, http.StatusRequestEntityTooLarge, "too-large", err.Error())
-	case errors.Is(err, registry.ErrNotFound), errors.Is(err, repo.ErrNotFound), errors.Is(err, ca.ErrNoBox), errors.Is(err, ca.ErrNoToken):
+	case errors.Is(err, registry.ErrNotFound),
+		errors.Is(err, repo.ErrNotFound),
+		errors.Is(err, ca.ErrNoBox),
+		errors.Is(err, ca.ErrNoToken):
 		fail(w, http.StatusNotFound, "not-found", err.Error())
 	case errors.Is(err, operate.ErrNoKey):
 		fail(w, http.StatusConflict, "key-elsewhere", err.Error())

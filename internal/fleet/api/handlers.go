@@ -15,9 +15,11 @@ import (
 	"strings"
 	"time"
 
+	"boxd/internal/asset"
 	"boxd/internal/catalog"
 	"boxd/internal/fleet/ca"
 	"boxd/internal/fleet/operate"
+	"boxd/internal/fleet/publish"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
 	"boxd/internal/mqttwire"
@@ -66,6 +68,7 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request, u who) (any, er
 		Publisher   string            `json:"publisher,omitempty"`
 		Types       map[string]string `json:"types,omitempty"`
 		Type        string            `json:"type,omitempty"`
+		Replaces    asset.ID          `json:"replaces,omitzero"` // an asset whose place it takes in all campaigns
 		PieceLength int64             `json:"piece_length,omitempty"`
 	}
 	if err := body(w, r, &in); err != nil {
@@ -82,17 +85,27 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request, u who) (any, er
 		return nil, fmt.Errorf("%w: want an absolute path or a url", operate.ErrBad)
 	}
 	req := operate.PublishRequest{
-		Source: in.Path, Name: in.Name, Version: in.Version, Publisher: publisher, Types: in.Types, Type: in.Type, PieceLength: in.PieceLength,
+		Source:      in.Path,
+		Name:        in.Name,
+		Version:     in.Version,
+		Publisher:   publisher,
+		Types:       in.Types,
+		Type:        in.Type,
+		PieceLength: in.PieceLength,
+		Replaces:    in.Replaces,
 	}
 	if in.URL != "" {
-		dir, err := s.stage()
+		if err := os.MkdirAll(s.o.Staging, 0o700); err != nil {
+			return nil, fmt.Errorf("stage: %w", err)
+		}
+		file, remove, err := publish.Fetch(r.Context(), publish.Download{
+			URL: in.URL, Dir: s.o.Staging, AllowPrivate: u.role >= Operator,
+		})
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", operate.ErrBad, err)
 		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		if req.Source, err = operate.Download(r.Context(), in.URL, dir); err != nil {
-			return nil, err
-		}
+		defer remove()
+		req.Source = file
 	}
 	return s.published(w, r, u, req)
 }
@@ -144,6 +157,12 @@ func (s *server) publishUpload(w http.ResponseWriter, r *http.Request, u who) (a
 	if err != nil {
 		return nil, err
 	}
+	var replaces asset.ID
+	if v := q.Get("replaces"); v != "" {
+		if replaces, err = assetOf(v); err != nil {
+			return nil, err
+		}
+	}
 	dir, err := s.stage()
 	if err != nil {
 		return nil, err
@@ -161,7 +180,19 @@ func (s *server) publishUpload(w http.ResponseWriter, r *http.Request, u who) (a
 	if r.ContentLength >= 0 && n != r.ContentLength {
 		return nil, fmt.Errorf("%w: %d bytes came of %d", operate.ErrBad, n, r.ContentLength)
 	}
-	return s.published(w, r, u, operate.PublishRequest{Source: path, Name: q.Get("name"), Version: q.Get("version"), Type: q.Get("type"), Publisher: publisher})
+	return s.published(
+		w,
+		r,
+		u,
+		operate.PublishRequest{
+			Source:    path,
+			Name:      q.Get("name"),
+			Version:   q.Get("version"),
+			Type:      q.Get("type"),
+			Publisher: publisher,
+			Replaces:  replaces,
+		},
+	)
 }
 
 // ownAsset lets a publisher touch only what is theirs.
@@ -368,7 +399,9 @@ func (s *server) statement(w http.ResponseWriter, r *http.Request, u who) (any, 
 	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 	c := csv.NewWriter(w)
 	n := func(v int64) string { return strconv.FormatInt(v, 10) }
-	rows := [][]string{{"publisher", "asset", "name", "campaign", "delivered", "erased", "bytes", "lan", "peer", "origin", "first", "last"}}
+	rows := [][]string{
+		{"publisher", "asset", "name", "campaign", "delivered", "erased", "bytes", "lan", "peer", "origin", "first", "last"},
+	}
 	for _, l := range lines {
 		rows = append(rows, []string{
 			l.Publisher, l.Asset.String(), cell(l.Name), cell(l.Campaign), strconv.Itoa(l.Delivered), strconv.Itoa(l.Erased), n(l.Bytes),
@@ -420,8 +453,12 @@ func (s *server) createUser(w http.ResponseWriter, r *http.Request, u who) (any,
 	if err := body(w, r, &in); err != nil {
 		return nil, err
 	}
-	if !mqttwire.ValidName(in.Name) || roleNames[in.Role] == Nobody || (in.Role == "publisher") != (in.Publisher != "") || in.Hash != "" {
-		return nil, fmt.Errorf("%w: want a name, a role (viewer, publisher, operator, admin) and, for a publisher, whose", operate.ErrBad)
+	if !mqttwire.ValidName(in.Name) || roleNames[in.Role] == Nobody || (in.Role == "publisher") != (in.Publisher != "") ||
+		in.Hash != "" {
+		return nil, fmt.Errorf(
+			"%w: want a name, a role (viewer, publisher, operator, admin) and, for a publisher, whose",
+			operate.ErrBad,
+		)
 	}
 	var b [24]byte
 	_, _ = rand.Read(b[:])

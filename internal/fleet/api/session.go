@@ -44,7 +44,9 @@ func (s *server) seal(v session) (string, error) {
 	return body + "." + base64.RawURLEncoding.EncodeToString(s.mac("cookie", body)), nil
 }
 
-func (s *server) csrf(cookie string) string { return base64.RawURLEncoding.EncodeToString(s.mac("csrf", cookie)[:18]) }
+func (s *server) csrf(cookie string) string {
+	return base64.RawURLEncoding.EncodeToString(s.mac("csrf", cookie)[:18])
+}
 
 // bySession finds out whose session a cookie is; nobody's when it was not made here, is too old, or its token is gone.
 func (s *server) bySession(ctx context.Context, cookie string) (who, error) {

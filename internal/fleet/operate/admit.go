@@ -73,6 +73,7 @@ const (
 	AlertDisk     = "disk"
 	AlertDeadline = "deadline-at-risk"
 	AlertClock    = "clock"
+	AlertCatalog  = "catalog-due"   // followed by the role that must be signed elsewhere
 	AlertManager  = "manager-clock" // most boxes disagree with the manager's clock: it is the one that is wrong
 )
 
@@ -107,6 +108,19 @@ func (f *Fleet) updateAlerts(ctx context.Context) error {
 				alertSkew,
 			),
 		})
+	}
+	roles, err := f.o.Repo.Status()
+	if err != nil {
+		return err
+	}
+	for _, r := range roles {
+		if r.Due && !r.KeyHere {
+			found = append(found, registry.Alert{
+				Code: AlertCatalog + "-" + r.Role, Severity: "critical",
+				Text: fmt.Sprintf("the role %s of the catalog expires on %s, and its key is not on this machine: sign a draft "+
+					"(fleetd keys)", r.Role, r.Expires.Format(time.DateOnly)),
+			})
+		}
 	}
 	return f.o.Registry.SetAlerts(ctx, found)
 }

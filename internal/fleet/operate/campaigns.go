@@ -239,3 +239,28 @@ func perMille(r *catalog.Rollout) int {
 	}
 	return r.PerMille
 }
+
+// replaceInCampaigns does in the records what ReplaceAsset did in the catalog.
+func (f *Fleet) replaceInCampaigns(ctx context.Context, old asset.ID, next catalog.AssetRef) error {
+	list, err := f.Campaigns(ctx, false)
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
+		if c.State == CampaignAborted || !slices.ContainsFunc(c.Assets, func(a catalog.AssetRef) bool { return a.ID == old }) {
+			continue
+		}
+		err := registry.EditDoc(ctx, f.o.Registry, tableCampaigns, c.ID, func(doc *Campaign) error {
+			for i, a := range doc.Assets {
+				if a.ID == old {
+					doc.Assets[i] = catalog.AssetRef{Path: next.Path, ID: next.ID, PrefixBytes: a.PrefixBytes}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

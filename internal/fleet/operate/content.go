@@ -27,6 +27,7 @@ type PublishRequest struct {
 	Publisher   string            // empty means DefaultPublisher
 	Types       map[string]string // content types by file, where the name does not tell
 	Type        string            // content type of a single file
+	Replaces    asset.ID          // in all campaigns that name it; zero for none
 	PieceLength int64             // bytes; 0 lets the size decide
 	Progress    func(done, total int64)
 }
@@ -57,11 +58,11 @@ func (f *Fleet) Publish(ctx context.Context, who string, r PublishRequest) (Asse
 	if err != nil {
 		return Asset{}, fmt.Errorf("%w: %w", ErrBad, err)
 	}
-	return f.admit(ctx, who, r.Publisher, res.Torrent)
+	return f.admit(ctx, who, r.Publisher, res.Torrent, r.Replaces)
 }
 
 // admit signs a .torrent whose bytes are at the origin.
-func (f *Fleet) admit(ctx context.Context, who, publisher string, torrent []byte) (Asset, error) {
+func (f *Fleet) admit(ctx context.Context, who, publisher string, torrent []byte, old asset.ID) (Asset, error) {
 	var ref catalog.AssetRef
 	err := f.o.Repo.Update(func(tx *repo.Tx) error {
 		var err error
@@ -77,7 +78,10 @@ func (f *Fleet) admit(ctx context.Context, who, publisher string, torrent []byte
 				return fmt.Errorf("%w: %s was withdrawn; readmit it first", ErrConflict, id)
 			}
 		}
-		return nil
+		if !old.IsZero() && old != ref.ID {
+			_, err = tx.ReplaceAsset(old, ref)
+		}
+		return err
 	})
 	if err != nil {
 		return Asset{}, fmt.Errorf("sign asset: %w", keyless(err))
@@ -85,6 +89,11 @@ func (f *Fleet) admit(ctx context.Context, who, publisher string, torrent []byte
 	a, err := f.Asset(ref.ID)
 	if err != nil {
 		return Asset{}, err
+	}
+	if !old.IsZero() && old != ref.ID {
+		if err := f.replaceInCampaigns(ctx, old, ref); err != nil {
+			return a, err
+		}
 	}
 	return a, f.o.Registry.Audit(ctx, who, "publish", a.Path, a.Name+" "+a.Version)
 }

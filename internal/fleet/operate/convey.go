@@ -158,6 +158,8 @@ func (f *Fleet) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return f.every(ctx, resendAfter/2, "resend", f.resend) })
 	g.Go(func() error { return f.every(ctx, leaseTTL/4, "lead", f.lead) })
+	g.Go(func() error { return f.every(ctx, 24*time.Hour, "collect", f.collect) })
+	g.Go(func() error { return f.revocationLoop(ctx) })
 	return g.Wait()
 }
 
@@ -272,6 +274,52 @@ func (f *Fleet) lead(ctx context.Context) error {
 	}
 	errs = append(errs, f.updateAlerts(ctx), f.o.Registry.Prune(ctx, f.now().Add(-historyKeeps)))
 	return errors.Join(errs...)
+}
+
+// collect removes catalog files that nothing has named for a week.
+func (f *Fleet) collect(context.Context) error {
+	n, err := f.o.Repo.Collect(7 * 24 * time.Hour)
+	if n > 0 {
+		f.log.Info("old catalog files removed", "files", n)
+	}
+	return err
+}
+
+// revocationLoop acts on a revocation at once, whichever fleetd or command made it: the catalog says so, and the box's
+// connections are closed.
+func (f *Fleet) revocationLoop(ctx context.Context) error {
+	known := map[string]bool{}
+	for first := true; ; first = false {
+		changed := f.o.CA.Changed()
+		list, err := f.o.CA.Revocations(ctx)
+		if err != nil && ctx.Err() == nil {
+			f.log.Warn("revocations not read", "err", err)
+		}
+		for _, r := range list {
+			if known[r.Serial] {
+				continue
+			}
+			known[r.Serial] = true
+			if first || r.BoxID == "" {
+				continue
+			}
+			if n, err := f.o.Bus.Kick(r.BoxID); err != nil {
+				f.log.Warn("connections of a revoked box not closed", "box", r.BoxID, "err", err)
+			} else if n > 0 {
+				f.log.Info("connections of a revoked box closed", "box", r.BoxID, "connections", n)
+			}
+		}
+		if !first {
+			if err := f.syncRevocations(ctx); err != nil && ctx.Err() == nil {
+				f.log.Warn("revocations not published yet", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
 }
 
 // Fence is asked by the catalog right before it publishes: only the lease holder may.

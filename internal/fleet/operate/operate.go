@@ -268,3 +268,6 @@ func (f *Fleet) groups(ctx context.Context) ([]string, error) {
 	}
 	return list, nil
 }
+
+// CatalogVersion is the version of the published catalog.
+func (f *Fleet) CatalogVersion() (int64, error) { return f.o.Repo.Version() }

@@ -37,6 +37,8 @@ type Registry struct {
 	pg  bool
 	now func() time.Time
 	log *slog.Logger
+
+	ledger group // concurrent changes of the certificate authority's ledger; SQLite only
 }
 
 // ErrNotFound is returned for what is not there.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/fleet/ca"
 	"boxd/internal/fleet/fleettest"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/mqttwire"
@@ -471,4 +472,41 @@ func BenchmarkIngest(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "reports/s")
+}
+
+func TestChangesOfTheLedgerAreCommittedTogetherAndFailAlone(t *testing.T) {
+	g := open(t, registry.Options{Path: filepath.Join(t.TempDir(), "fleet.db")})
+	store := g.CA()
+	errBad := errors.New("refused")
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			err := store.Update(ctx, func(tx ca.Tx) error {
+				if err := tx.Put("ca_boxes", fmt.Sprintf("box-%03d", i), []byte(`{}`)); err != nil {
+					return err
+				}
+				if i%10 == 3 {
+					return errBad
+				}
+				return nil
+			})
+			if (i%10 == 3) != errors.Is(err, errBad) {
+				t.Errorf("%d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	n := 0
+	err := store.View(ctx, func(tx ca.Tx) error {
+		return tx.Each("ca_boxes", "box-", func(key string, _ []byte) error {
+			n++
+			if strings.HasSuffix(key, "3") {
+				t.Errorf("%s was refused and is there", key)
+			}
+			return nil
+		})
+	})
+	if err != nil || n != 180 {
+		t.Errorf("%d of 180, %v", n, err)
+	}
 }

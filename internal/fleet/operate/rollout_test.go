@@ -1,0 +1,91 @@
+package operate
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"boxd/internal/catalog"
+)
+
+var now = time.Date(2026, 11, 23, 1, 0, 0, 0, time.UTC)
+
+func staged(t *testing.T, stages ...Stage) (*Staged, *catalog.Campaign) {
+	t.Helper()
+	s, c := &Staged{Stages: stages}, &catalog.Campaign{}
+	if err := s.start(c, now); err != nil {
+		t.Fatal(err)
+	}
+	return s, c
+}
+
+func TestARolloutJudgesItsStage(t *testing.T) {
+	hour := catalog.Duration(time.Hour)
+	for name, c := range map[string]struct {
+		after time.Duration
+		n     Counts
+		want  string
+	}{
+		"held":                         {30 * time.Minute, Counts{Boxes: 100, Included: 10, Ready: 10}, verdictWait},
+		"ready":                        {2 * time.Hour, Counts{Boxes: 100, Included: 10, Ready: 10}, verdictAdvance},
+		"not enough":                   {2 * time.Hour, Counts{Boxes: 100, Included: 10, Ready: 9, Working: 1}, verdictWait},
+		"those switched off count out": {2 * time.Hour, Counts{Boxes: 100, Included: 10, Ready: 5, Offline: 5}, verdictAdvance},
+		"all are switched off":         {2 * time.Hour, Counts{Boxes: 100, Included: 10, Offline: 10}, verdictWait},
+		"nobody is in it":              {2 * time.Hour, Counts{Boxes: 100}, verdictWait},
+		"too many failed":              {time.Minute, Counts{Boxes: 100, Included: 10, Ready: 9, Failed: 1}, verdictStop},
+		"few failed":                   {2 * time.Hour, Counts{Boxes: 1000, Included: 100, Ready: 96, Failed: 4}, verdictAdvance},
+	} {
+		s, _ := staged(t, Stage{PerMille: 100, Hold: hour}, Stage{PerMille: 1000})
+		got, why := s.judge(now.Add(c.after), c.n)
+		if got != c.want || got != verdictAdvance && why == "" {
+			t.Errorf("%s: %s (%s), want %s", name, got, why, c.want)
+		}
+	}
+}
+
+func TestARolloutThatIsOpenStillStopsItself(t *testing.T) {
+	s, c := staged(t, Stage{PerMille: 1000})
+	if !s.Done || c.Rollout.PerMille != 1000 {
+		t.Errorf("%+v %+v", s, c.Rollout)
+	}
+	if got, _ := s.judge(now, Counts{Boxes: 10, Included: 10, Failed: 2, Ready: 1}); got != verdictStop {
+		t.Errorf("%s with a fifth of the boxes failed", got)
+	}
+	s.MinBoxes = 5
+	if got, _ := s.judge(now, Counts{Boxes: 10, Included: 10, Failed: 2, Ready: 1}); got != verdictWait {
+		t.Errorf("%s after three boxes, where five must have settled", got)
+	}
+}
+
+func TestStagesOnlyWiden(t *testing.T) {
+	for _, stages := range [][]Stage{
+		nil, {{PerMille: 500}, {PerMille: 500}}, {{PerMille: 500}, {PerMille: 100}}, {{PerMille: 1001}}, {{PerMille: -1}},
+		{{PerMille: 1, Hold: -1}}, make([]Stage, 40),
+	} {
+		s, c := &Staged{Stages: stages}, &catalog.Campaign{}
+		if err := s.start(c, now); err == nil {
+			t.Errorf("%v was taken", stages)
+		}
+	}
+	s, c := &Staged{Stages: []Stage{{PerMille: 0}, {PerMille: 10}}, Cohorts: []string{"lab"}}, &catalog.Campaign{}
+	if err := s.start(c, now); err != nil || c.Rollout.Cohorts[0] != "lab" {
+		t.Errorf("a rollout that begins with a cohort alone: %v", err)
+	}
+	for _, bad := range []Staged{{Success: 2}, {MaxErrors: -1}, {MinBoxes: -1}} {
+		bad.Stages = []Stage{{PerMille: 1000}}
+		if err := bad.start(&catalog.Campaign{}, now); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+}
+
+func TestCampaignIDsAreMadeFromNames(t *testing.T) {
+	for name, prefix := range map[string]string{
+		"Tonight!": "tonight-", "": "campaign-", "Ünïcode": "n-code-", strings.Repeat("x", 100): strings.Repeat("x", 24) + "-", "--": "campaign-",
+	} {
+		id := newCampaignID(name)
+		if !strings.HasPrefix(id, prefix) || !catalog.ValidName(id) {
+			t.Errorf("%q became %q", name, id)
+		}
+	}
+}
