@@ -29,7 +29,7 @@ export const list = {
       h('p', { class: 'muted', role: 'status' }, [plural(boxes.total, 'box', 'boxes'), p.lacking ? ' that lack the asset ' + p.lacking.slice(0, 8) : '', boxes.total > boxes.boxes.length ? `, ${boxes.boxes.length} of them here` : '']),
       boxes.boxes.length ? table(boxes.boxes) : h('p', { class: 'empty' }, ['No box is like that.']),
       h('p', { class: 'pages' }, [p.after && link('#/boxes' + query({ ...p, after: '' }), 'First page'), boxes.next && link('#/boxes' + query({ ...p, after: boxes.next }), 'Next page')].filter(Boolean)),
-    ], { wide: true })];
+    ], { wide: true, level: 'h1' })];
   },
   submit: (_, v) => { location.hash = '#/boxes' + query(v); },
 };
@@ -37,7 +37,7 @@ export const list = {
 function table(list) {
   const now = Date.now();
   const th = (t, n) => h('th', { scope: 'col', class: n ? 'n' : null }, [t]);
-  return h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Boxes' }, [h('table', {}, [
+  return h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'List of boxes' }, [h('table', {}, [
     h('thead', {}, [h('tr', {}, [th('Box'), th('State'), th('Group'), th('Assets', 1), th('On the way', 1), th('Disk', 1), th('Spared the origin', 1), th('Software'), th('Warnings')])]),
     h('tbody', {}, list.map(x => h('tr', { 'data-key': x.id }, [
       h('th', { scope: 'row' }, [link('#/boxes/' + encodeURIComponent(x.id), x.id)]),
@@ -85,7 +85,8 @@ function sentence(x, snap) {
   const coming = snap.assets.filter(a => a.state !== 'ready');
   if (!x.online) { return x.last_seen ? `Nothing was heard of it since ${when(time(x.last_seen), time(x.now))}.` : 'It enrolled and never reported.'; }
   if (x.report?.paused) { return 'It is paused.'; }
-  return coming.length ? `${plural(coming.length, 'asset is', 'assets are')} on the way; ${count(x.holdings)} here.` : x.holdings ? `All that it should hold is here: ${plural(x.holdings, 'asset')}.` : 'It holds nothing yet.';
+  const here = Math.max(x.holdings, (x.ready || []).length + (x.more_ready || 0));
+  return coming.length ? `${plural(coming.length, 'asset is', 'assets are')} on the way; ${count(here)} here.` : here ? `All that it should hold is here: ${plural(here, 'asset')}.` : 'It holds nothing yet.';
 }
 
 export const one = {

@@ -15,7 +15,7 @@ export const list = {
     return [section('campaigns', 'Campaigns', [
       all.length ? h('ul', { class: 'rows' }, all.map(c => campaignRow(c, now))) : h('p', { class: 'empty' }, [p.after ? 'No older ones.' : 'No campaign yet.']),
       h('p', { class: 'pages' }, [p.after && link('#/campaigns', 'Newest'), all.length === page && link('#/campaigns' + query({ after: all.at(-1).id }), 'Older')].filter(Boolean)),
-    ], { wide: true, extra: link('#/publish', 'New campaign') })];
+    ], { wide: true, level: 'h1', extra: link('#/publish', 'New campaign') })];
   },
 };
 

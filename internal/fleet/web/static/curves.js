@@ -61,6 +61,16 @@ export function offload(el, series) {
   return { total, saved, origin: sum.origin };
 }
 
+// openTime is how long the access line may be used between two times; openUntil is when so much of it is over.
+const openTime = (windows, from, to) => openings(windows, from, to).reduce((n, [a, z]) => n + z - a, 0);
+function openUntil(windows, from, need) {
+  for (const [a, z] of openings(windows, from, from + 30 * 864e5)) {
+    if (z - a >= need) { return a + need; }
+    need -= z - a;
+  }
+  return 0;
+}
+
 // arrival: the share of what was wished that is there, over time, against the deadline.
 export function arrival(el, camp) {
   const n = camp.counts, assets = camp.assets.length || 1, wish = n ? n.included * assets : 0;
@@ -79,8 +89,8 @@ export function arrival(el, camp) {
   let finish = 0;
   if (!done && camp.state === 'running' && wish) { // the pace of the last third of the time
     const since = now - (now - start) / 3, then = pts.findLast(p => p[0] <= since) || pts[0];
-    const pace = (sum - then[1]) / Math.max(now - then[0], 6e4);
-    if (pace > 0) { finish = now + (wish - sum) / pace; }
+    const w = camp.record.windows, pace = (sum - then[1]) / Math.max(openTime(w, then[0], now), 6e4);
+    if (pace > 0) { finish = openUntil(w, now, (wish - sum) / pace); }
   }
   const span0 = Math.max((due || last) - start, 12e4), to = Math.max(due ? due + span0 * 0.06 : 0, last + span0 * 0.02, finish && finish < start + 3 * span0 ? finish + span0 * 0.04 : 0);
   const c = sized(el, 260), left = 48, bottom = c.h - 22;
@@ -130,7 +140,12 @@ function openings(windows, from, to) {
       if (z > from && a < to) { list.push([Math.max(a, from), Math.min(z, to)]); }
     }
   }
-  return list.sort((p, q) => p[0] - q[0]);
+  list.sort((p, q) => p[0] - q[0]);
+  return list.reduce((all, o) => {
+    const last = all.at(-1);
+    if (last && o[0] <= last[1]) { last[1] = Math.max(last[1], o[1]); } else { all.push(o); }
+    return all;
+  }, []);
 }
 
 // week: when the access line may be used, from today on.

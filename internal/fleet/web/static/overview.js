@@ -3,6 +3,10 @@ import { get } from './api.js';
 import { h, count, percent, bytes, when, time, ago, plural, link, query, section, facts, pill, shares, parts, legend, states, dialog } from './ui.js';
 import { offload } from './curves.js';
 
+const meaning = {
+  offline: 'nothing was heard for an hour', 'never-seen': 'enrolled and never reported', disk: 'little room is left on the disk',
+  'deadline-at-risk': 'may miss a deadline', clock: 'the clock differs from the manager\u2019s',
+};
 const ranges = [['24', '24 hours'], ['168', '7 days'], ['720', '30 days']];
 let hours = '24';
 
@@ -29,7 +33,7 @@ export function campaignRow(c, now) {
   return h('li', { 'data-key': c.id }, [
     h('div', { class: 'what' }, [
       h('p', { class: 'name' }, [link('#/campaigns/' + encodeURIComponent(c.id), c.name), c.state !== 'running' && pill(c.state, states[c.state])].filter(Boolean)),
-      h('p', { class: 'say' }, [[c.group, stage, due && `due ${when(due, now)}`, n?.at_risk && plural(n.at_risk, 'box', 'boxes') + ' at risk', n?.failed && count(n.failed) + ' failed'].filter(Boolean).join(' · ')]),
+      h('p', { class: 'say' }, [[c.group, stage, due && `${due < now ? 'was due' : 'due'} ${when(due, now)}`, n?.at_risk && plural(n.at_risk, 'box', 'boxes') + ' at risk', n?.failed && count(n.failed) + ' failed'].filter(Boolean).join(' · ')]),
     ]),
     h('p', { class: 'pct' }, [n ? percent(n.ready, n.included) : '…', h('small', {}, [n ? `${count(n.ready)} of ${count(n.included)}` : 'being counted'])]),
     n ? shares(n, n.included, c.name) : h('div', { class: 'bar' }),
@@ -50,7 +54,7 @@ function campaigns(o, now) {
 function bars(list, total, href, name) {
   const max = Math.max(1, ...list.map(v => v.boxes));
   return h('ul', { class: 'bars' }, list.map(v => h('li', { 'data-key': v.name || v.code }, [
-    link(href(v), name(v)), h('span', { class: 'n' }, [count(v.boxes)]),
+    h('div', {}, [link(href(v), name(v)), meaning[v.code] && h('small', {}, [meaning[v.code]])]), h('span', { class: 'n' }, [count(v.boxes)]),
     h('span', { class: 'n muted' }, [total ? percent(v.boxes, total) : ago(v.since)]),
     h('div', { class: 'bar thin', 'aria-hidden': 'true' }, [h('i', { class: v.severity || 'rest', 'data-width': 100 * v.boxes / max })]),
   ])));

@@ -20,9 +20,9 @@ export const query = params => {
   return q.size ? '?' + q : '';
 };
 
-export const section = (id, title, kids, { wide, extra } = {}) =>
+export const section = (id, title, kids, { wide, extra, level } = {}) =>
   h('section', { id, class: wide ? 'wide' : null, 'aria-labelledby': id + '-title' }, [
-    h('div', { class: 'title' }, [h('h2', { id: id + '-title' }, [title]), extra]), ...kids]);
+    h('div', { class: 'title' }, [h(level || 'h2', { id: id + '-title' }, [title]), extra]), ...kids]);
 
 export const facts = list => h('dl', { class: 'facts' }, list.filter(Boolean).map(([name, value, note, cls]) =>
   h('div', { class: cls }, [h('dt', {}, [name]), h('dd', {}, [value, note && h('small', {}, [note])])])));

@@ -1,0 +1,242 @@
+package web_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"boxd/internal/asset"
+	"boxd/internal/fleet/registry"
+	"boxd/internal/mqttwire"
+)
+
+const gib = 1 << 30
+
+// scene is a fleet as it might be on an evening: 240 boxes, most online, one campaign done, one under way, one staged.
+type scene struct {
+	*fleet
+	film, series, ads asset.ID
+	night             string // campaign that is under way
+}
+
+func newScene(t *testing.T) *scene {
+	s := &scene{fleet: startFleet(t)}
+	s.film, s.series, s.ads = s.publish("Tears of Light", "4K", 700_000), s.publish("Harbour Street", "season 2", 900_000), s.publish("Spring spots", "12", 90_000)
+	groups := []string{"north", "south", "pilot"}
+	in := map[string]string{}
+	for n := range 240 {
+		in[boxID(n)] = groups[min(n%7/3, 2)]
+	}
+	must(t, s.reg.PutBoxes(t.Context(), in))
+	now := time.Now()
+	due := now.Add(7 * time.Hour).Truncate(time.Hour)
+	windows := []map[string]any{{"from": "01:00", "to": "06:00"}, {"from": "22:30", "to": "23:30", "days": []string{"sat", "sun"}, "rate_bytes_per_second": 1_000_000}}
+	spots := s.campaign(map[string]any{"name": "Spring spots", "group": "south", "deadline": now.Add(-2 * time.Hour)}, s.ads)
+	s.night = s.campaign(map[string]any{"name": "Friday premiere", "group": "north", "deadline": due, "windows": windows}, s.film)
+	staged := s.campaign(map[string]any{
+		"name": "Harbour Street, season 2", "group": "south", "deadline": now.Add(40 * time.Hour),
+		"staged": map[string]any{"stages": []map[string]any{{"per_mille": 100, "hold": "1h"}, {"per_mille": 400, "hold": "4h"}, {"per_mille": 1000}}, "stage": 0, "done": false},
+	}, s.series)
+	s.began(spots, 22*time.Hour)
+	s.began(s.night, 6*time.Hour)
+	s.began(staged, 50*time.Minute)
+	s.speak(in, now)
+	found, err := s.reg.FindAlerts(t.Context(), registry.AlertRules{OfflineBefore: now.Add(-time.Hour), MaxSkew: time.Minute, MinFree: gib})
+	must(t, err)
+	must(t, s.reg.SetAlerts(t.Context(), found))
+	return s
+}
+
+// speak lets every box report and prove, some of them with trouble.
+func (s *scene) speak(in map[string]string, now time.Time) {
+	var msgs []mqttwire.Message
+	place := map[string]int{}
+	for n := range 240 {
+		box := boxID(n)
+		group := in[box]
+		place[group]++
+		k := place[group]
+		if n%29 == 3 { // long silent
+			e := s.envelope(box, now.Add(-9*time.Hour))
+			msgs = append(msgs, s.message(box, "state", now.Add(-9*time.Hour), &mqttwire.State{Envelope: e, Online: true, Software: "1.4.1"}))
+			e = s.envelope(box, now.Add(-8*time.Hour))
+			msgs = append(msgs, s.message(box, "state", now.Add(-8*time.Hour), &mqttwire.State{Envelope: e, Reason: "shutdown"}))
+			continue
+		}
+		if group == "south" {
+			at := now.Add(-time.Duration(1320-k*9) * time.Minute)
+			msgs = append(msgs, s.arrival(box, s.ads, 300<<20, at, mqttwire.Traffic{LAN: int64(k%3) * 100 << 20, Peer: 280<<20 - int64(k%3)*100<<20, Origin: 20 << 20}))
+		}
+		done := group == "north" && k < 62
+		if done {
+			at := now.Add(-time.Duration(350-k*k/14) * time.Minute)
+			msgs = append(msgs, s.arrival(box, s.film, 4*gib, at, mqttwire.Traffic{LAN: int64(k%2) * 2 * gib, Peer: 4*gib - int64(k%2)*2*gib - int64(max(20-k, 1))<<26, Origin: int64(max(20-k, 1)) << 27}))
+		}
+		msgs = append(msgs, s.report(box, func(r *mqttwire.Reported) {
+			r.Traffic = mqttwire.Traffic{LAN: int64(n%5) * 3 * gib, Peer: int64(20+n%9) * gib, Origin: 2 * gib, SentL: int64(n%4) * gib}
+			r.Household = n % 3
+			if n%8 == 1 {
+				r.Software = "1.4.1"
+			}
+			if group == "north" && !done {
+				r.Assets = []mqttwire.AssetProgress{{
+					ID: s.film, State: mqttwire.Fetching, Have: int64(k%9) * gib / 3, Size: 4 * gib, Role: "courier", Late: k%11 == 0,
+					Bytes: mqttwire.Traffic{LAN: int64(k%9) * gib / 9, Peer: int64(k%9) * gib / 6, Origin: int64(k%9) * gib / 18}, Why: "on its way from 7 peers",
+				}}
+			}
+			if n == 14 || n%83 == 5 {
+				r.Health = []mqttwire.Warning{{Code: "disk-slow", Severity: "warning", Text: "The disk answers slowly: fetching waits for it.", Since: now.Add(-3 * time.Hour)}}
+			}
+		}))
+	}
+	s.ingest(msgs...)
+}
+
+func TestDashboardInChromium(t *testing.T) {
+	b := newBrowser(t)
+	s := newScene(t)
+	b.do(chromedp.EmulateViewport(1440, 900), chromedp.Navigate(s.url+"/"))
+	b.until(`document.querySelectorAll('#campaigns .rows > li').length === 3`)
+	b.until(`/of 240 boxes are online/.test(document.querySelector('h1').textContent)`)
+	b.looks("overview")
+
+	// Any box in two clicks.
+	b.do(chromedp.Click(`#nav a[href="#/boxes"]`))
+	b.until(`document.querySelectorAll('tbody tr').length === 50`)
+	b.looks("boxes")
+	b.do(chromedp.Click(`tbody tr:nth-child(15) a`))
+	b.until(`document.querySelector('h1').textContent === 'box-00014' && !!document.querySelector('#disk svg') && !!document.querySelector('#day svg')`)
+	b.looks("box")
+
+	b.do(chromedp.Navigate(s.url + "/#/campaigns/" + s.night))
+	b.until(`document.querySelector('h1').textContent === 'Friday premiere' && !!document.querySelector('#curve path.line')`)
+	if eval[bool](b, `!!document.querySelector('[data-do=pause]')`) {
+		t.Error("somebody who has not signed in is offered to pause")
+	}
+	signInByKeyboard(t, b, s.token)
+	b.until(`!!document.querySelector('[data-do=pause]')`)
+	b.looks("campaign")
+	publishFromThePage(t, b, s)
+	b.clean()
+}
+
+// tabTo presses Tab until the JavaScript expression about the focused element holds.
+func tabTo(t *testing.T, b *browser, js string) {
+	t.Helper()
+	for range 40 {
+		b.do(chromedp.KeyEvent(kb.Tab))
+		if eval[bool](b, js) {
+			if !eval[bool](b, `getComputedStyle(document.activeElement).outlineStyle !== 'none'`) {
+				t.Errorf("%s: the focus is not shown", js)
+			}
+			return
+		}
+	}
+	t.Fatalf("the keyboard does not reach %s", js)
+}
+
+func signInByKeyboard(t *testing.T, b *browser, token string) {
+	t.Helper()
+	b.do(chromedp.Focus("#main"))
+	eval[bool](b, `document.querySelector('.skip').focus(), true`)
+	tabTo(t, b, `document.activeElement.id === 'sign'`)
+	b.do(chromedp.KeyEvent(kb.Enter))
+	b.until(`document.activeElement.id === 'token'`)
+	b.do(chromedp.KeyEvent("wrong"), chromedp.KeyEvent(kb.Enter))
+	b.until(`/not known/.test(document.querySelector('dialog [role=alert]').textContent)`)
+	b.mu.Lock()
+	b.faults = nil // the browser notes the refusal itself
+	b.mu.Unlock()
+	eval[bool](b, `document.getElementById('token').value = '', document.getElementById('token').focus(), true`)
+	b.do(chromedp.KeyEvent(token), chromedp.KeyEvent(kb.Enter))
+	b.until(`!document.getElementById('dialog').open && /sign out/.test(document.getElementById('sign').textContent)`)
+	if eval[bool](b, `document.cookie !== '' || Object.keys(localStorage).length + Object.keys(sessionStorage).length > 0`) {
+		t.Error("a script can read the session")
+	}
+}
+
+// publishFromThePage publishes a file, starts a campaign, sees it arrive, pauses, resumes and aborts it.
+func publishFromThePage(t *testing.T, b *browser, s *scene) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "late-show.bin")
+	must(t, os.WriteFile(path, []byte(strings.Repeat("late show ", 30_000)), 0o600))
+	b.do(chromedp.Click(`#nav a[href="#/publish"]`))
+	b.until(`!!document.querySelector('#preview svg')`)
+	b.do(chromedp.SetUploadFiles("#file", []string{path}))
+	b.until(`document.getElementById('title').value === 'late-show' && document.getElementById('campaign').value === 'late-show'`)
+	b.do(chromedp.Click("#add-window"))
+	b.until(`document.querySelectorAll('fieldset.window').length === 1 && /may be used for/.test(document.getElementById('preview-words').textContent)`)
+	if !eval[bool](b, `document.getElementById('key-note').classList.contains('warn')`) {
+		t.Error("a key on the server is not shown as a warning")
+	}
+	eval[bool](b, `document.getElementById('group').value = 'pilot', true`)
+	b.looks("publish")
+	b.do(chromedp.Click("form.publish button[type=submit]"))
+	b.until(`document.querySelector('h1').textContent === 'late-show'`)
+	b.until(`/^0 of \d+ boxes$/.test(document.querySelector('.facts dd small').textContent)`)
+
+	page, err := s.reg.BoxPage(t.Context(), registry.BoxQuery{Group: "pilot", Limit: 200})
+	must(t, err)
+	var list []struct {
+		ID   asset.ID `json:"id"`
+		Name string   `json:"name"`
+	}
+	s.admin("GET", "/api/v1/assets", nil, &list)
+	var id asset.ID
+	for _, a := range list {
+		if a.Name == "late-show" {
+			id = a.ID
+		}
+	}
+	arrive := func(from, to int) {
+		var msgs []mqttwire.Message
+		for _, x := range page.Boxes[from:to] {
+			msgs = append(msgs, s.arrival(x.ID, id, 300_000, time.Now(), mqttwire.Traffic{LAN: 200_000, Peer: 90_000, Origin: 10_000}))
+		}
+		s.ingest(msgs...)
+	}
+	half := len(page.Boxes) / 2
+	arrive(0, half)
+	shows := func(n int) {
+		t.Helper()
+		b.until(fmt.Sprintf(`document.querySelector('.facts dd small').textContent === '%d of %d boxes'`, n, len(page.Boxes)))
+	}
+	shows(half)
+
+	b.do(chromedp.Click("[data-do=pause]"))
+	b.until(`document.getElementById('dialog').open && document.activeElement.id === 'why'`)
+	b.shot("pause")
+	b.do(chromedp.KeyEvent(kb.Escape))
+	b.until(`!document.getElementById('dialog').open`)
+	b.do(chromedp.Click("[data-do=pause]"))
+	b.until(`document.getElementById('dialog').open`)
+	b.do(chromedp.KeyEvent("the caterer is late"), chromedp.KeyEvent(kb.Enter))
+	b.until(`document.querySelector('.headline .pill').textContent === 'paused' && /caterer/.test(document.querySelector('.why').textContent)`)
+	b.do(chromedp.Click("[data-do=resume]"))
+	b.until(`document.getElementById('dialog').open`)
+	b.do(chromedp.KeyEvent(kb.Enter))
+	b.until(`document.querySelector('.headline .pill').textContent === 'running'`)
+	arrive(half, len(page.Boxes))
+	shows(len(page.Boxes))
+	b.until(`/Complete since/.test(document.getElementById('curve-words').textContent)`)
+
+	b.do(chromedp.Click("[data-do=abort]"))
+	b.until(`document.getElementById('dialog').open`)
+	b.do(chromedp.Click("dialog button[type=submit]"))
+	b.until(`/not the same/.test(document.querySelector('dialog [role=alert]').textContent)`)
+	b.shot("abort")
+	b.do(chromedp.SendKeys("#sure", "late-show"), chromedp.Click("dialog button[type=submit]"))
+	b.until(`document.querySelector('.headline .pill').textContent === 'aborted' && !document.querySelector('[data-do=pause]')`)
+	audit, err := s.reg.AuditLog(context.Background(), 0, 10)
+	must(t, err)
+	if audit[0].Action != "campaign-aborted" || audit[0].Who != "admin" {
+		t.Errorf("the audit log ends with %+v", audit[0])
+	}
+}
