@@ -42,6 +42,7 @@ type daemon struct {
 	health *health.Set
 
 	closers []func() error // last opened, first closed
+	remote  control.Remote // remote configuration that holds from the start
 
 	swarm, tcp, unix, page net.Listener
 	state                  *state.DB
@@ -121,6 +122,7 @@ func (d *daemon) openState(context.Context) (err error) {
 		return err
 	}
 	d.onClose(d.state.Close)
+	d.remote = control.RemoteAtStart(d.state, d.log)
 	return nil
 }
 
@@ -203,7 +205,7 @@ func (d *daemon) openCache(context.Context) (err error) {
 		scrub = -1
 	}
 	d.cache, err = cache.Open(cache.Options{
-		Dir: d.cfg.Paths.Cache, StateDir: d.cfg.Paths.State, State: d.state, Quota: int64(c.Quota), Reserve: int64(c.Reserve),
+		Dir: d.cfg.Paths.Cache, StateDir: d.cfg.Paths.State, State: d.state, Quota: d.remote.NarrowQuota(c.Quota), Reserve: d.remote.NarrowReserve(c.Reserve),
 		GroupBytes: int64(c.GroupBytes), GroupInterval: c.GroupInterval.Std(), ScrubPeriod: scrub,
 		ScrubRate: int64(c.ScrubRate),
 		Health:    d.health, Log: d.named("cache"), Now: d.id.Now,
@@ -243,7 +245,7 @@ func (d *daemon) openFetch(context.Context) (err error) {
 		Cache: fetch.FromCache(d.cache), Catalog: d.catalog, Identity: d.id, LAN: d.lan, State: d.state,
 		NewSwarm: fetch.NewEngine(engine.Options{Log: d.named("swarm")}, fetch.EngineOptions{
 			Identity: d.id, Listener: d.mux.Listener(identity.ALPNSwarm),
-			Limits: engine.Limits{PeersPerTorrent: d.cfg.Swarm.MaxPeers},
+			Limits: engine.Limits{PeersPerTorrent: d.remote.NarrowPeers(d.cfg.Swarm.MaxPeers)},
 		}),
 		Origin: originClient(d.id), Tracker: d.id.HTTPClient(trackerTimeout),
 		TrackerURL: d.url(d.cfg.Fleet.Tracker, "/announce"), Port: d.swarmPort(), Location: d.cfg.Location(),
@@ -302,7 +304,7 @@ func (d *daemon) openFaces(context.Context) (err error) {
 		Box: &fleetFace{d: d}, DB: d.state, Brokers: d.cfg.Fleet.Brokers, Verify: d.verify, BoxID: d.id.BoxID,
 		Fleet:  d.id.Fleet,
 		Groups: d.groups, TLS: d.id.FleetClient, Now: d.id.Now, IdentityChanged: d.id.Changed,
-		Upload: uploader(d.id.HTTPClient(time.Minute), d.url(d.cfg.Fleet.Upload, "/upload")),
+		Upload: mgmt.Uploader(d.id.HTTPClient(time.Minute), d.url(d.cfg.Fleet.Upload, "/upload")),
 		Health: d.health, Log: d.named("mgmt"),
 	})
 	return err

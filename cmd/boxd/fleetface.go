@@ -63,7 +63,7 @@ func (f *fleetFace) Do(ctx context.Context, c mgmt.Command) mgmt.Result {
 func (f *fleetFace) Configure(_ context.Context, c mqttwire.Config) ([]string, error) {
 	return f.d.box.Narrow(control.Remote{
 		WANDown: c.WANDown, WANUp: c.WANUp, Quota: c.Quota, Reserve: c.Reserve, Peers: c.Peers, Paused: c.Paused,
-	}), nil
+	})
 }
 
 func traffic(in control.Sources) mqttwire.Traffic {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"slices"
 
@@ -12,6 +13,7 @@ const (
 	bucket    = "control"
 	keyPaused = "paused"
 	keyLimits = "limits"
+	keyRemote = "remote"
 )
 
 // limits is what bounds the access line: the configuration's own, what remote configuration narrows, what a person at the
@@ -113,45 +115,102 @@ func (b *Box) setLimits(l Limits) error {
 	return nil
 }
 
-// Remote is remote configuration; nil leaves the firmware's value alone.
+// Remote is remote configuration; nil leaves the firmware's value alone. Quota, Reserve and Peers hold from the next start
+// on, the rest at once.
 type Remote struct {
-	WANDown, WANUp, Quota, Reserve *int64
-	Peers                          *int
-	Paused                         *bool
+	WANDown *int64 `json:"-"`
+	WANUp   *int64 `json:"-"`
+	Paused  *bool  `json:"-"`
+	Quota   *int64 `json:"quota,omitempty"`
+	Reserve *int64 `json:"reserve,omitempty"`
+	Peers   *int   `json:"peers,omitempty"`
+}
+
+// RemoteAtStart is what the last Narrow left for the next start.
+func RemoteAtStart(s Store, log *slog.Logger) (r Remote) {
+	b, ok, err := s.Get(bucket, []byte(keyRemote))
+	if err == nil && ok {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil {
+		log.Warn("reading remote configuration", "error", err)
+		return Remote{}
+	}
+	return r
+}
+
+// NarrowQuota is the smaller of the firmware's quota and the remote one.
+func (r Remote) NarrowQuota(own config.Size) int64 {
+	if r.Quota != nil {
+		return min(int64(own), max(*r.Quota, int64(config.MinQuota)))
+	}
+	return int64(own)
+}
+
+// NarrowReserve is the larger of the firmware's reserve and the remote one.
+func (r Remote) NarrowReserve(own config.Size) int64 {
+	if r.Reserve != nil {
+		return max(int64(own), *r.Reserve)
+	}
+	return int64(own)
+}
+
+// NarrowPeers is the smaller of the firmware's bound and the remote one.
+func (r Remote) NarrowPeers(own int) int {
+	if r.Peers != nil {
+		return min(own, max(*r.Peers, 1))
+	}
+	return own
+}
+
+// refusals takes out of r what would widen what the firmware allows, and names it.
+func (r *Remote) refusals(own *config.Config) (refused []string) {
+	no := func(key string) { refused = append(refused, key) }
+	rate := func(key string, have config.RateLimit, want **int64) {
+		if *want != nil && (**want < 0 || have.Set && **want > int64(have.Value)) {
+			no(key)
+			*want = nil
+		}
+	}
+	rate("wan_down", own.Limits.WANDown, &r.WANDown)
+	rate("wan_up", own.Limits.WANUp, &r.WANUp)
+	if r.Quota != nil && (*r.Quota < int64(config.MinQuota) || *r.Quota > int64(own.Cache.Quota)) {
+		no("quota")
+		r.Quota = nil
+	}
+	if r.Reserve != nil && *r.Reserve < int64(own.Cache.Reserve) {
+		no("reserve")
+		r.Reserve = nil
+	}
+	if r.Peers != nil && (*r.Peers < 1 || *r.Peers > own.Swarm.MaxPeers) {
+		no("peers")
+		r.Peers = nil
+	}
+	slices.Sort(refused)
+	return refused
 }
 
 // Narrow applies remote configuration as far as it narrows what the firmware allows, and returns the keys that would
 // have widened it. It replaces what an earlier call narrowed.
-func (b *Box) Narrow(r Remote) (refused []string) {
+func (b *Box) Narrow(r Remote) (refused []string, err error) {
 	b.mu.Lock()
-	own := b.cfg
-	b.limits.remote = Limits{}
-	take := func(key string, have config.RateLimit, want *int64, into **int64) {
-		switch {
-		case want == nil:
-		case *want < 0 || have.Set && *want > int64(have.Value):
-			refused = append(refused, key)
-		default:
-			*into = want
-		}
-	}
-	take("wan_down", own.Limits.WANDown, r.WANDown, &b.limits.remote.WANDown)
-	take("wan_up", own.Limits.WANUp, r.WANUp, &b.limits.remote.WANUp)
-	if r.Quota != nil && (*r.Quota < int64(config.MinQuota) || *r.Quota > int64(own.Cache.Quota)) {
-		refused = append(refused, "quota")
-		r.Quota = nil
-	}
-	if r.Reserve != nil && *r.Reserve < int64(own.Cache.Reserve) {
-		refused = append(refused, "reserve")
-		r.Reserve = nil
-	}
-	if r.Peers != nil && (*r.Peers < 1 || *r.Peers > own.Swarm.MaxPeers) {
-		refused = append(refused, "peers")
-		r.Peers = nil
-	}
+	refused = r.refusals(b.cfg)
+	b.limits.remote = Limits{WANDown: r.WANDown, WANUp: r.WANUp}
 	b.limits.remotePaused = r.Paused != nil && *r.Paused
 	b.mu.Unlock()
 	b.applyLimits()
-	slices.Sort(refused)
-	return refused
+	if b.o.Store == nil {
+		return refused, nil
+	}
+	val, err := json.Marshal(r)
+	if err != nil {
+		return refused, fmt.Errorf("keep remote configuration: %w", err)
+	}
+	if old, ok, err := b.o.Store.Get(bucket, []byte(keyRemote)); err == nil && ok && string(old) == string(val) {
+		return refused, nil // nothing new: no write
+	}
+	if err := b.o.Store.Put(bucket, []byte(keyRemote), val); err != nil {
+		return refused, fmt.Errorf("keep remote configuration: %w", err)
+	}
+	return refused, nil
 }
