@@ -174,3 +174,31 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestDocumentHasEveryKey compares docs/config.md with the code, key by key, with the defaults of those that are written plainly.
+func TestDocumentHasEveryKey(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/config.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def := reflect.ValueOf(Default())
+	keys := 0
+	for i := range def.NumField() {
+		for j := range def.Field(i).NumField() {
+			keys++
+			key := def.Type().Field(i).Tag.Get("toml") + "." + def.Field(i).Type().Field(j).Tag.Get("toml")
+			_, row, ok := strings.Cut(string(doc), "\n| `"+key+"` | ")
+			if !ok {
+				t.Errorf("docs/config.md has no %s", key)
+				continue
+			}
+			row, _, _ = strings.Cut(row, " |")
+			if s, isText := def.Field(i).Field(j).Interface().(string); isText && s != "" && row != "`\""+s+"\"`" {
+				t.Errorf("docs/config.md has %s as the default of %s, want %q", row, key, s)
+			}
+		}
+	}
+	if rows := strings.Count(string(doc), "\n| `"); rows != keys {
+		t.Errorf("docs/config.md has %d keys, want %d", rows, keys)
+	}
+}
