@@ -53,12 +53,15 @@ func (t *timed) transport() *http.Transport {
 }
 
 func (t *timed) RoundTrip(req *http.Request) (*http.Response, error) {
+	shown := t.i.Serial()
 	resp, err := t.transport().RoundTrip(req)
 	if err == nil && resp.TLS != nil {
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil && resp.Header.Get("Age") == "" {
 			t.i.SetFleetTime(date)
 		}
-		if resp.StatusCode == http.StatusForbidden && resp.Header.Get(RefusedHeader) != "" {
+		// Who is not enrolled yet is refused, too, and needs no other certificate; nor does who has got one meanwhile.
+		if resp.StatusCode == http.StatusForbidden && resp.Header.Get(RefusedHeader) != "" &&
+			shown != "" && shown == t.i.Serial() {
 			t.i.noteRefused()
 		}
 	}

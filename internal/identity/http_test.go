@@ -83,6 +83,36 @@ func TestHTTPClientLearnsTheTime(t *testing.T) {
 	}
 }
 
+// Being refused before enrolment, which every box is at its first start, does not use up the one renewal that being refused
+// is worth within an hour: a box that is revoked in its first hour gets to know it.
+func TestRefusedBeforeEnrolment(t *testing.T) {
+	f := identitytest.New(t)
+	url := f.Serve(who(f))
+	opts := f.Options()
+	opts.EnrollURL, opts.Token = url, f.Token(ca.TokenSpec{BoxID: "box-a"})
+	box, err := identity.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := box.HTTPClient(10 * time.Second)
+	defer c.CloseIdleConnections()
+	if status, text := get(t, c, url+"/x"); status != 403 {
+		t.Fatalf("not enrolled: %d %s", status, text)
+	}
+	if err := box.Enroll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := get(t, c, url+"/x"); status != 200 || box.RenewalDue() {
+		t.Fatalf("enrolled: %d %s, renewal due %v", status, text, box.RenewalDue())
+	}
+	if err := f.CA.RevokeBox(t.Context(), "box-a", "stolen"); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := get(t, c, url+"/x"); status != 403 || !box.RenewalDue() {
+		t.Fatalf("revoked: %d %s, renewal due %v", status, text, box.RenewalDue())
+	}
+}
+
 // The boxes' intermediate was stolen: it is revoked, a new one is made, and the boxes move over by themselves; what the
 // thief makes with the old one gets him nothing.
 func TestStolenIntermediate(t *testing.T) {
