@@ -1,0 +1,67 @@
+package web_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"testing"
+)
+
+// TestGrafanaAsksForMetricsThatAreThere compares the dashboard in deploy/grafana with what fleetd says of itself at /metrics
+// and with the table of what a box says.
+func TestGrafanaAsksForMetricsThatAreThere(t *testing.T) {
+	f := startFleet(t)
+	status, text := f.call("GET", "/metrics", "", nil)
+	if status != http.StatusOK {
+		t.Fatal(status)
+	}
+	have := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\w+) `).FindAllSubmatch(text, -1) {
+		have[string(m[1])] = true
+	}
+	code, err := os.ReadFile("../../httpapi/metrics.go")
+	must(t, err)
+	for _, m := range regexp.MustCompile(`\{"(boxd_\w+)", "`).FindAllSubmatch(code, -1) {
+		have[string(m[1])] = true
+	}
+	if len(have) < 15 {
+		t.Fatalf("only %d metrics were found", len(have))
+	}
+	data, err := os.ReadFile("../../../deploy/grafana/boxd-fleet.json")
+	must(t, err)
+	var board struct {
+		Panels []struct {
+			ID      int    `json:"id"`
+			Title   string `json:"title"`
+			Type    string `json:"type"`
+			Targets []struct {
+				Expr string `json:"expr"`
+			} `json:"targets"`
+		} `json:"panels"`
+	}
+	must(t, json.Unmarshal(data, &board))
+	var ids []int
+	asked := 0
+	for _, p := range board.Panels {
+		if slices.Contains(ids, p.ID) {
+			t.Errorf("panel id %d twice", p.ID)
+		}
+		ids = append(ids, p.ID)
+		if p.Type != "row" && len(p.Targets) == 0 {
+			t.Errorf("%s asks for nothing", p.Title)
+		}
+		for _, target := range p.Targets {
+			for _, name := range regexp.MustCompile(`\b(?:boxd|fleetd)_\w+`).FindAllString(target.Expr, -1) {
+				asked++
+				if !have[name] {
+					t.Errorf("%s: there is no metric %s", p.Title, name)
+				}
+			}
+		}
+	}
+	if asked < 15 {
+		t.Errorf("only %d names were looked at", asked)
+	}
+}
