@@ -10,7 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"boxd/internal/fleet/repo"
 )
+
+// dirStaging is where uploads and backups are made; it is emptied at each start.
+const dirStaging = "staging"
 
 // Backup writes a tar archive of all that cannot be made again: database, certificate authority, catalog, keys, secrets.
 // The origin's copies are left out: they are media, and published again from their source.
@@ -18,18 +23,49 @@ func (s *Server) Backup(ctx context.Context, w io.Writer) error {
 	if s.reg.Postgres() {
 		return errors.New("the database is PostgreSQL: back it up with pg_dump, and this directory as files")
 	}
-	snap := filepath.Join(s.o.Dir, "backup.tmp.db")
-	if err := os.Remove(snap); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// In a directory of its own, as two may run at once, which the next start cleans if this one does not.
+	if err := os.MkdirAll(filepath.Join(s.o.Dir, dirStaging), 0o700); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	defer func() { _ = os.Remove(snap) }()
+	dir, err := os.MkdirTemp(filepath.Join(s.o.Dir, dirStaging), "backup-")
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	archive, err := os.OpenFile(filepath.Join(dir, "archive"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	defer func() { _ = archive.Close() }()
+	// Whole before the first byte goes out: whoever reads slowly must not keep the catalog locked.
+	if err := s.archive(ctx, archive, filepath.Join(dir, fileRegistry)); err != nil {
+		return err
+	}
+	if _, err := archive.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	if _, err := io.Copy(w, archive); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return nil
+}
+
+// archive writes the backup; snap is where the database may be copied to.
+func (s *Server) archive(ctx context.Context, w io.Writer, snap string) error {
 	tw := tar.NewWriter(w)
-	// The catalog first: a database that is newer than it is put in step at the start; see operate.Start.
+	// The catalog first: a database that is newer than it is put in step at the start; see operate.Start. Locked, because
+	// a timestamp without the snapshot that it names is no catalog.
 	names := []string{fileFleet, fileToken, dirCA, dirKeys, dirTUF, filepath.Join(dirBroker, "creds.json"), dirFirmware}
-	for _, name := range names {
-		if err := addTree(tw, s.o.Dir, name); err != nil {
-			return err
+	err := s.repo.View(func(*repo.Tx) error {
+		for _, name := range names {
+			if err := addTree(tw, s.o.Dir, name); err != nil {
+				return err
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if err := s.reg.Snapshot(ctx, snap); err != nil {
 		return err

@@ -181,7 +181,7 @@ func (s *Server) api(token string) http.Handler {
 		},
 		Ready:    s.ready.missing,
 		Broker:   s.brokerStats,
-		Staging:  filepath.Join(s.o.Dir, "staging"),
+		Staging:  filepath.Join(s.o.Dir, dirStaging),
 		Backup:   s.Backup,
 		Loopback: loopback(s.apiL.Addr()),
 	})
@@ -209,7 +209,7 @@ func (s *Server) brokerStats() any {
 }
 
 func cleanStaging(dir string) error {
-	if err := os.RemoveAll(filepath.Join(dir, "staging")); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, dirStaging)); err != nil {
 		return fmt.Errorf("clean staging: %w", err)
 	}
 	if err := publish.CleanStaging(filepath.Join(dir, dirOrigin)); err != nil && !errors.Is(err, os.ErrNotExist) {
