@@ -103,6 +103,7 @@ The daemon is "boxd run". All other commands ask the daemon over its socket.`,
 	c.addChange(root)
 	c.addHelp(root)
 	c.addRun(root)
+	c.addManual(root)
 	return root
 }
 
