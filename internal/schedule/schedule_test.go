@@ -289,6 +289,22 @@ func TestPlayingOpensTheLineOutsideItsWindow(t *testing.T) {
 	}
 }
 
+func TestACampaignThatKeepsTheOriginOutDoesSoForViewersToo(t *testing.T) {
+	now := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	in := base()
+	in.Campaigns[0].Origin.Never, in.Assets[0].Playing = true, true
+	for _, windows := range [][]Window{nil, {night}} {
+		in.Campaigns[0].Windows = windows
+		if w := only(t, Decide(now, in)); !w.WAN || w.Origin != OriginOff {
+			t.Errorf("windows %v: wan %v, origin %v", windows, w.WAN, w.Origin)
+		}
+	}
+	in.Campaigns = append(in.Campaigns, Campaign{ID: "d", Assets: in.Campaigns[0].Assets, Windows: []Window{night}})
+	if w := only(t, Decide(now, in)); w.Origin != OriginUrgent {
+		t.Errorf("another campaign lets the origin in: %v", w.Origin)
+	}
+}
+
 func TestFollowerTurnsToTheLineOnlyWhenTheCourierCannotMakeIt(t *testing.T) {
 	now := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
 	in := base()

@@ -111,6 +111,9 @@ func (d *decider) allowWAN(a Asset, live []Campaign, w *Want) {
 	if !open {
 		if a.Playing && d.in.PlayOpensWAN {
 			w.WAN, w.Origin = true, OriginUrgent
+			if neverOrigin(live) {
+				w.Origin = OriginOff
+			}
 			w.Reason = Reason{codePlaying, "Someone is watching it, so it is fetched outside its window."}
 			return
 		}
@@ -126,6 +129,16 @@ func (d *decider) allowWAN(a Asset, live []Campaign, w *Want) {
 	if c.Origin.Never {
 		w.Origin = OriginOff
 	}
+}
+
+// neverOrigin reports whether every campaign keeps the origin out, which holds for a viewer, too.
+func neverOrigin(live []Campaign) bool {
+	for _, c := range live {
+		if !c.Origin.Never {
+			return false
+		}
+	}
+	return true
 }
 
 // courierTooLate lets a follower open the access line itself: the deadline is in danger and the courier cannot make it.
