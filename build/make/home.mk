@@ -2,8 +2,8 @@
 
 E2E_PKGS += ./internal/netlab ./internal/lan ./test/home
 E2E_TIMEOUT_internal_netlab := 60
-E2E_TIMEOUT_internal_lan := 150
-E2E_TIMEOUT_test_home := 240
+E2E_TIMEOUT_internal_lan := 240
+E2E_TIMEOUT_test_home := 300
 NEEDS += avahi-daemon:avahi-daemon dbus-daemon:dbus unshare:util-linux
 
 # What bench-home runs: all, or one of Copies, Courier, Joiner, ...
