@@ -362,7 +362,7 @@ func (b *box) asset(id asset.ID) (fetch.AssetStatus, bool) {
 // await waits until the asset's status satisfies ok.
 func (b *box) await(id asset.ID, what string, ok func(fetch.AssetStatus) bool) fetch.AssetStatus {
 	b.w.t.Helper()
-	deadline := time.After(60 * time.Second)
+	deadline := time.After(3 * time.Minute)
 	for {
 		changed := b.Changed()
 		a, found := b.asset(id)
@@ -372,7 +372,7 @@ func (b *box) await(id asset.ID, what string, ok func(fetch.AssetStatus) bool) f
 		select {
 		case <-changed:
 		case <-deadline:
-			b.w.t.Fatalf("%s: not %s after 60 s: %+v, health %+v", b.name, what, a, b.health.List())
+			b.w.t.Fatalf("%s: not %s after 3 min: %+v, health %+v", b.name, what, a, b.health.List())
 		}
 	}
 }

@@ -150,7 +150,7 @@ func (s *memStore) Have(i int) bool {
 // wait returns when n pieces are verified.
 func (s *memStore) wait(t testing.TB, n int) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		s.mu.Lock()
 		got, changed := s.count, s.changed
@@ -161,7 +161,7 @@ func (s *memStore) wait(t testing.TB, n int) {
 		select {
 		case <-changed:
 		case <-deadline:
-			t.Fatalf("%d of %d pieces after 30 s", got, n)
+			t.Fatalf("%d of %d pieces after 2 min", got, n)
 		}
 	}
 }
