@@ -2,7 +2,8 @@
 // /readyz, /metrics and /.
 //
 // Invariants: every request is answered for a role; a change needs a token, or the dashboard's session with its second half
-// that only a page of ours can know, and a JSON content type, so no foreign page can make one; on a loopback listener only loopback Host names
+// that only a page of ours can know, and a JSON content type, so no foreign page can make one; on a loopback listener
+// only loopback Host names
 // are answered, so no foreign name can be bound to it. Secrets are shown once, when they are made. Bodies are bounded.
 package api
 

@@ -59,8 +59,13 @@ func TestARolloutThatIsOpenStillStopsItself(t *testing.T) {
 
 func TestStagesOnlyWiden(t *testing.T) {
 	for _, stages := range [][]Stage{
-		nil, {{PerMille: 500}, {PerMille: 500}}, {{PerMille: 500}, {PerMille: 100}}, {{PerMille: 1001}}, {{PerMille: -1}},
-		{{PerMille: 1, Hold: -1}}, make([]Stage, 40),
+		nil,
+		{{PerMille: 500}, {PerMille: 500}},
+		{{PerMille: 500}, {PerMille: 100}},
+		{{PerMille: 1001}},
+		{{PerMille: -1}},
+		{{PerMille: 1, Hold: -1}},
+		make([]Stage, 40),
 	} {
 		s, c := &Staged{Stages: stages}, &catalog.Campaign{}
 		if err := s.start(c, now); err == nil {
