@@ -24,7 +24,8 @@ BOX_PKGS = $(shell $(GO) list -deps ./cmd/boxd 2>/dev/null | grep '^boxd/')
 # What `make test` needs beside Go, as command:debian-package; fragments add to it.
 NEEDS := git:git gcc:gcc curl:curl mosquitto:mosquitto chromium:chromium nft:nftables ip:iproute2 \
 	avahi-browse:avahi-utils qemu-arm-static:qemu-user-static openssl:openssl ffprobe:ffmpeg \
-	systemd-analyze:systemd mksquashfs:squashfs-tools
+	systemd-analyze:systemd mksquashfs:squashfs-tools mkfs.ext4:e2fsprogs \
+	dpkg=python3-libtorrent:python3-libtorrent dpkg=postgresql:postgresql
 # Stages of `make test` that fragments add, run in order after the built-in ones.
 TEST_STAGES :=
 # Packages whose tests need the whole machine: `make test` runs each alone, after the unit stage.
@@ -51,8 +52,8 @@ demo: build ## three boxes and a fleet manager on this machine; MEDIA=path/to/fi
 
 .PHONY: test
 test: ## everything that belongs on every change; as root it installs what it needs first
-	@build/ci/stages needs:600 build:900 unit:900 $(foreach p,$(E2E_PKGS),$(call e2e_stage,$(p))) \
-		race:900 arm:600 test-arm-short:600 $(foreach s,$(TEST_STAGES),$(s):$(or $(STAGE_TIMEOUT_$(s)),300)) vuln:300
+	@build/ci/stages needs:900 build:1500 unit:1500 $(foreach p,$(E2E_PKGS),$(call e2e_stage,$(p))) \
+		race:1500 arm:900 test-arm-short:1200 $(foreach s,$(TEST_STAGES),$(s):$(or $(STAGE_TIMEOUT_$(s)),300)) vuln:300
 
 .PHONY: test-quick
 test-quick: ## the tests that need nothing but Go
@@ -60,7 +61,7 @@ test-quick: ## the tests that need nothing but Go
 
 e2e_name = $(subst /,_,$(patsubst ./%,%,$(patsubst %/...,%,$(1))))
 e2e_limit = $(or $(E2E_TIMEOUT_$(1)),300)
-e2e_stage = e2e_$(call e2e_name,$(1)):$(shell echo $$(($(call e2e_limit,$(call e2e_name,$(1))) + 90)))
+e2e_stage = e2e_$(call e2e_name,$(1)):$(shell echo $$(($(call e2e_limit,$(call e2e_name,$(1))) + 240)))
 
 stage-needs:
 	@build/ci/needs $(NEEDS)
@@ -71,9 +72,9 @@ stage-build:
 stage-lint:
 	@$(MAKE) lint
 stage-unit:
-	@$(GOTEST) -timeout 300s -- $$($(GO) list ./... | grep -vxFf <($(if $(E2E_PKGS),$(GO) list $(E2E_PKGS),echo)))
+	@$(GOTEST) -timeout 600s -- $$($(GO) list ./... | grep -vxFf <($(if $(E2E_PKGS),$(GO) list $(E2E_PKGS),echo)))
 stage-race:
-	@CGO_ENABLED=1 $(GOTEST) -timeout 300s -allow-skips -- -race -short $(BOX_PKGS)
+	@CGO_ENABLED=1 $(GOTEST) -timeout 600s -allow-skips -- -race -short $(BOX_PKGS)
 stage-arm:
 	@$(MAKE) arm-armv7 arm-arm64 size deps
 stage-test-arm-short:

@@ -327,7 +327,7 @@ func (c *cluster) manager(i int) *manager {
 // command runs twice, the wish reaches all, and all boxes are back within a minute. It takes two minutes: CLUSTER=1.
 func TestAnyNodeMayDie(t *testing.T) {
 	if os.Getenv("BOXD_CLUSTER") == "" {
-		t.Skip("BOXD_CLUSTER is not set (make test-cluster)")
+		t.Skip("optional: make test-cluster runs it (BOXD_CLUSTER)")
 	}
 	const n = 20
 	c := newCluster(t)
