@@ -91,14 +91,14 @@ func statusHead(p *page, s *control.Snapshot) {
 		id = "not enrolled"
 	}
 	p.line("%s  ·  %s  ·  %s", plain(id), s.State, plain(s.Summary))
-	fleet := "fleet manager unreachable"
+	fleet := "not connected to the fleet manager"
 	if s.Broker.Connected {
 		fleet = "connected to " + plain(s.Broker.Address)
 	}
 	p.line("fleet   %s, group %s, %s", orDash(plain(s.Box.Fleet)), orDash(plain(s.Box.Group)), fleet)
 	catalog := "none yet"
 	if s.Catalog.Version > 0 {
-		catalog = fmt.Sprintf("version %d, %d assets", s.Catalog.Version, s.Catalog.Assets)
+		catalog = fmt.Sprintf("version %d, %s", s.Catalog.Version, count(s.Catalog.Assets, "asset", "assets"))
 		if !s.Catalog.Fresh {
 			catalog += ", EXPIRED"
 		}
@@ -110,7 +110,7 @@ func statusHead(p *page, s *control.Snapshot) {
 	p.line("in      lan %s (%s)   peers %s (%s)   origin %s (%s)", humanRate(r.LAN), humanBytes(b.LAN),
 		humanRate(r.Peer), humanBytes(b.Peer), humanRate(r.Origin), humanBytes(b.Origin))
 	p.line("out     %s (%s)", humanRate(s.Fetch.SentRate.Total()), humanBytes(s.Fetch.Sent.Total()))
-	p.line("home    %d other boxes   memory %s   up %s", len(s.Home), humanBytes(s.Process.RSS),
+	p.line("home    %s   memory %s   up %s", count(len(s.Home), "other box", "other boxes"), humanBytes(s.Process.RSS),
 		humanDuration(time.Duration(s.Uptime*float64(time.Second))))
 }
 
@@ -277,7 +277,7 @@ func (c *cli) schedule(ctx context.Context, w io.Writer) error {
 	for _, slot := range day.Slots {
 		active := named(slot.Active, names)
 		if active == "" {
-			active = "– " + plain(slot.Reason)
+			active = "– " + orElse(plain(slot.Reason), "nothing")
 		}
 		t.add(clock(slot.From, day.From), clock(slot.To, day.From), active, named(slot.Done, names))
 	}

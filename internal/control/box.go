@@ -182,7 +182,7 @@ func (b *Box) record(ctx context.Context) {
 			f := b.o.Fetch.State()
 			now, _ := b.o.Identity.Now()
 			b.rec.add(now, f.Fetch.Bytes, f.Fetch.Sent)
-			b.ledger.add(f.Peers, time.Now())
+			b.ledger.look(f)
 		}
 		select {
 		case <-ctx.Done():
@@ -208,7 +208,7 @@ func (b *Box) follow(ctx context.Context) {
 		}
 		who, what, disk, ill := b.o.Identity.Changed(), b.o.Catalog.Changed(), b.o.Cache.Changed(), b.o.Health.Changed()
 		if b.o.Fetch != nil {
-			b.ledger.add(b.o.Fetch.State().Peers, time.Now()) // also those that are gone within a step
+			b.ledger.look(b.o.Fetch.State()) // also those that are gone within a step
 		}
 		b.wake()
 		gap.Reset(followGap)

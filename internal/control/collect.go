@@ -51,6 +51,7 @@ func (b *Box) Snapshot() *Snapshot {
 	}
 	s.Campaigns = campaigns(cat)
 	s.Home = b.home()
+	b.ledger.total(fs.Fetch.Bytes.LAN, fs.Fetch.Sent.LAN)
 	b.ledger.fill(s.Peers, s.Home)
 	s.State, s.Summary = judge(s)
 	return s

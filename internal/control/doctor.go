@@ -279,7 +279,7 @@ func (d Doctor) catalog(context.Context) []Check {
 		return bad("catalog", CheckFailed, "See the fleet and clock checks; the fleet manager must sign a new one.",
 			"The catalog has expired on %s; nothing new is fetched.", c.Expires.Format(time.RFC1123))
 	}
-	return ok("catalog", "Version %d with %d assets, good until %s.", c.Version, c.Assets, c.Expires.Format(time.RFC1123))
+	return ok("catalog", "Version %d with %s, good until %s.", c.Version, count(c.Assets, "asset"), c.Expires.Format(time.RFC1123))
 }
 
 func (d Doctor) warnings(context.Context) []Check {

@@ -7,8 +7,10 @@ import (
 
 // ledger remembers who gave what to whom since the start: connections come and go, the sums stay.
 type ledger struct {
-	mu    sync.Mutex // guards the fields below
-	rated time.Time  // when rates were last worked out
+	mu    sync.Mutex                               // guards the fields below
+	rated time.Time                                // when rates were last worked out
+	lan   struct{ fromIn, fromOut, in, out int64 } // what the LAN brought and took: at the first look, and now
+	begun bool                                     // lan.from is set
 	conns map[connKey]*connCount
 	boxes map[string]*boxCount
 }
@@ -26,6 +28,12 @@ type boxCount struct{ in, out int64 }
 
 // maxLedger bounds the boxes that are remembered; a household has at most 64, and the WAN's peers come and go.
 const maxLedger = 512
+
+// look takes what a Fetcher tells now.
+func (l *ledger) look(f FetchState) {
+	l.total(f.Fetch.Bytes.LAN, f.Fetch.Sent.LAN)
+	l.add(f.Peers, time.Now())
+}
 
 // rateStep is the least time over which a rate is worked out.
 const rateStep = time.Second
@@ -79,7 +87,19 @@ func (l *ledger) count(p Peer, step time.Duration) {
 	b.in, b.out = b.in+dIn, b.out+dOut
 }
 
-// fill adds the rates to peers and the sums to the household.
+// total takes the cumulative counters of the LAN. Connections that end between two looks take their last bytes with them;
+// these counters have them.
+func (l *ledger) total(in, out int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.begun || in < l.lan.in || out < l.lan.out {
+		l.lan.fromIn, l.lan.fromOut, l.begun = in, out, true
+	}
+	l.lan.in, l.lan.out = in, out
+}
+
+// fill adds the rates to peers and the sums to the household. What the LAN moved and no connection was seen to move is
+// shared out among the boxes by what each was seen to move.
 func (l *ledger) fill(peers []Peer, home []Neighbour) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -88,9 +108,23 @@ func (l *ledger) fill(peers []Peer, home []Neighbour) {
 			peers[i].RateIn, peers[i].RateOut = c.rateIn, c.rateOut
 		}
 	}
+	var seenIn, seenOut int64
 	for i := range home {
 		if b := l.boxes[home[i].ID]; b != nil {
 			home[i].Received, home[i].Sent = b.in, b.out
+			seenIn, seenOut = seenIn+b.in, seenOut+b.out
 		}
 	}
+	restIn, restOut := l.lan.in-l.lan.fromIn-seenIn, l.lan.out-l.lan.fromOut-seenOut
+	for i := range home {
+		home[i].Received += portion(restIn, home[i].Received, seenIn)
+		home[i].Sent += portion(restOut, home[i].Sent, seenOut)
+	}
+}
+
+func portion(rest, part, all int64) int64 {
+	if rest <= 0 || all <= 0 {
+		return 0
+	}
+	return int64(float64(rest) * float64(part) / float64(all))
 }

@@ -94,3 +94,27 @@ func TestLogRingKeepsTheLast(t *testing.T) {
 		t.Errorf("tail %v", got)
 	}
 }
+
+func TestLedgerKnowsWhoGaveWhat(t *testing.T) {
+	var l ledger
+	now := time.Unix(1000, 0)
+	l.total(500, 0) // of an earlier run
+	l.add([]Peer{{ID: "a", Received: 100, Sent: 10}, {ID: "b", Received: 300}}, now)
+	l.add([]Peer{{ID: "a", Received: 200, Sent: 20}, {ID: "b", Received: 300}}, now.Add(2*time.Second))
+	peers := []Peer{{ID: "a"}}
+	l.fill(peers, nil)
+	if peers[0].RateIn != 50 || peers[0].RateOut != 5 {
+		t.Errorf("rates %+v", peers[0])
+	}
+	l.add(nil, now.Add(3*time.Second)) // both went, and came back with new counters
+	l.add([]Peer{{ID: "a", Received: 50}}, now.Add(4*time.Second))
+	l.total(500+550+55, 20) // 55 more than any connection was seen to bring
+	home := []Neighbour{{ID: "a"}, {ID: "b"}, {ID: "c"}}
+	l.fill(nil, home)
+	if home[0].Received != 275 || home[1].Received != 330 || home[2].Received != 0 || home[0].Sent != 20 {
+		t.Errorf("%+v", home)
+	}
+	if len(l.conns) != 1 {
+		t.Errorf("%d connections are remembered", len(l.conns))
+	}
+}
