@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -139,9 +140,9 @@ func clip(s string, n int) string {
 		}
 	}
 	if !utf8.ValidString(s) {
-		return string([]rune(s[:min(len(s), n/3)]))
+		s = string([]rune(s[:min(len(s), n/3)]))
 	}
-	return s
+	return strings.ReplaceAll(s, "\x00", "") // mqttwire refuses it, and what is refused would never arrive
 }
 
 // teleRing keeps the newest samples while there is no session; the oldest go first and are counted.

@@ -3,6 +3,8 @@ package mqttwire
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -70,6 +72,18 @@ type Traffic struct {
 	SentW  int64 `json:"sent_wan,omitempty"`
 }
 
+// MaxBytes bounds counters of bytes: a JSON number carries so many exactly, and the sums over a fleet stay numbers.
+const MaxBytes = 1 << 53
+
+func (t Traffic) check() error {
+	for _, n := range []int64{t.LAN, t.Peer, t.Origin, t.SentL, t.SentW} {
+		if n < 0 || n > MaxBytes {
+			return fmt.Errorf("%w: traffic of %d bytes", ErrInvalid, n)
+		}
+	}
+	return nil
+}
+
 // Disk is the cache's room, in bytes.
 type Disk struct {
 	Used    int64 `json:"used"`
@@ -116,7 +130,7 @@ func (r *Reported) Check() error {
 		return fmt.Errorf("%w: a list of reported is over its bound", ErrInvalid)
 	}
 	for _, a := range r.Assets {
-		if !validState(a.State) || a.Have < 0 || a.Size < 0 || a.Have > a.Size {
+		if !validState(a.State) || a.Have < 0 || a.Size < 0 || a.Have > a.Size || a.Size > MaxBytes {
 			return fmt.Errorf("%w: asset %s: state %.20q, %d of %d bytes", ErrInvalid, a.ID, a.State, a.Have, a.Size)
 		}
 		if err := firstErr(text("code", a.Code), text("why", a.Why), text("role", a.Role)); err != nil {
@@ -133,10 +147,10 @@ func (r *Reported) Check() error {
 			return fmt.Errorf("%w: group %.50q", ErrInvalid, g)
 		}
 	}
-	if r.Disk.Used < 0 || r.Traffic.LAN < 0 || r.Traffic.Peer < 0 || r.Traffic.Origin < 0 || r.Holdings.Count < 0 {
-		return fmt.Errorf("%w: a negative count", ErrInvalid)
+	if r.Disk.Used < 0 || outside(r.Holdings.Count) || outside(r.More) {
+		return fmt.Errorf("%w: a count is negative or too large", ErrInvalid)
 	}
-	return firstErr(r.check(), text("software", r.Software), text("digest", r.Holdings.Digest))
+	return firstErr(r.check(), r.Traffic.check(), text("software", r.Software), text("digest", r.Holdings.Digest))
 }
 
 // Tele is telemetry: what may be lost.
@@ -180,10 +194,10 @@ type Event struct {
 
 // Check implements Checker.
 func (e *Event) Check() error {
-	if e.Evt == 0 || e.Size < 0 || e.From.LAN < 0 || e.From.Peer < 0 || e.From.Origin < 0 || e.Asset.IsZero() {
-		return fmt.Errorf("%w: event %d of asset %s", ErrInvalid, e.Evt, e.Asset)
+	if e.Evt == 0 || e.Evt > math.MaxInt64 || e.Size < 0 || e.Size > MaxBytes || e.Asset.IsZero() {
+		return fmt.Errorf("%w: event %d of asset %s, %d bytes", ErrInvalid, e.Evt, e.Asset, e.Size)
 	}
-	return firstErr(e.check(), name("event kind", e.Kind), text("name", e.Name), text("publisher", e.Publisher),
+	return firstErr(e.check(), e.From.check(), name("event kind", e.Kind), text("name", e.Name), text("publisher", e.Publisher),
 		text("campaign", e.Campaign), text("reason", e.Reason))
 }
 
@@ -228,7 +242,7 @@ func (c *CommandAck) Check() error {
 	switch {
 	case !final && c.Status != StatusAccepted:
 		return fmt.Errorf("%w: status %.20q", ErrInvalid, c.Status)
-	case final != (c.Evt != 0):
+	case final != (c.Evt != 0), c.Evt > math.MaxInt64:
 		return fmt.Errorf("%w: status %s with outbox number %d", ErrInvalid, c.Status, c.Evt)
 	case !ValidCommandID(c.ID):
 		return fmt.Errorf("%w: command id %.70q", ErrInvalid, c.ID)
@@ -256,11 +270,14 @@ func firstErr(errs ...error) error {
 }
 
 func text(what, s string) error {
-	if len(s) > MaxText || !utf8.ValidString(s) {
-		return fmt.Errorf("%w: %s has %d bytes, at most %d of UTF-8", ErrInvalid, what, len(s), MaxText)
+	if len(s) > MaxText || !utf8.ValidString(s) || strings.ContainsRune(s, 0) { // databases take no NUL
+		return fmt.Errorf("%w: %s has %d bytes, at most %d of UTF-8 without NUL", ErrInvalid, what, len(s), MaxText)
 	}
 	return nil
 }
+
+// outside reports whether a count does not fit a column of 32 bits.
+func outside(n int) bool { return n < 0 || n > math.MaxInt32 }
 
 func name(what, s string) error {
 	if len(s) > 64 || !nameLike(s) {

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -58,8 +59,8 @@ func (e Envelope) check() error {
 		return fmt.Errorf("%w: %d, this program speaks %d", ErrVersion, e.V, Version)
 	case len(e.Epoch) < 8 || len(e.Epoch) > 64 || !nameLike(e.Epoch):
 		return fmt.Errorf("%w: epoch %.70q", ErrInvalid, e.Epoch)
-	case e.MonoMS < 0:
-		return fmt.Errorf("%w: mono_ms %d", ErrInvalid, e.MonoMS)
+	case e.MonoMS < 0, e.SID > math.MaxInt64, e.Seq > math.MaxInt64:
+		return fmt.Errorf("%w: mono_ms %d, sid %d, seq %d", ErrInvalid, e.MonoMS, e.SID, e.Seq)
 	}
 	return nil
 }

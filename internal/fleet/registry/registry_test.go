@@ -49,6 +49,7 @@ var common = map[string]func(*testing.T, opener){
 	"PresenceIgnoresLateWillsAndOldMessages": testPresenceIgnoresLateWillsAndOldMessages,
 	"ReportsOverwriteOnlyOlderOnes":          testReportsOverwriteOnlyOlderOnes,
 	"NonsenseIsCountedAndStopsNobody":        testNonsenseIsCountedAndStopsNobody,
+	"WhatNoStoreTakesStopsNobody":            testWhatNoStoreTakesStopsNobody,
 	"CommandsAreSentUntilAnsweredOrExpired":  testCommandsAreSentUntilAnsweredOrExpired,
 	"SeveralWritersShareTheWork":             testSeveralWritersShareTheWork,
 	"ALeaseHasOneHolderAndAFence":            testALeaseHasOneHolderAndAFence,
@@ -250,6 +251,43 @@ func testNonsenseIsCountedAndStopsNobody(t *testing.T, open opener) {
 	}
 	if _, err := g.Box(ctx, "box-a"); !errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("nonsense made a box: %v", err)
+	}
+}
+
+// testWhatNoStoreTakesStopsNobody: one box must not keep the messages of all from being committed, nor the sums from being
+// made, by a text that PostgreSQL refuses or a number that no column or sum holds.
+func testWhatNoStoreTakesStopsNobody(t *testing.T, open opener) {
+	g := open(clock)
+	const head = `{"v":1,"epoch":"epoch-one","sid":1,"seq":1,"ts":"2026-11-23T01:00:00Z",`
+	id := strings.Repeat("ab", 20)
+	var batch []mqttwire.Message
+	for _, p := range []struct{ tail, rest string }{
+		{"state", `"online":true,"software":"a\u0000b"}`},
+		{"reported", `"software":"1","holdings":{"count":4294967296},"traffic":{},"disk":{}}`},
+		{"reported", `"software":"1","holdings":{},"more":4294967296,"traffic":{},"disk":{}}`},
+		{"reported", `"software":"1","holdings":{},"traffic":{"lan":9223372036854775807},"disk":{}}`},
+		{"evt/1", `"evt":1,"kind":"arrived","asset":"` + id + `","name":"\u0000","length":1,"bytes":{}}`},
+		{"evt/1", `"evt":1,"kind":"arrived","asset":"` + id + `","length":9223372036854775807,"bytes":{}}`},
+		{"evt/1", `"evt":1,"kind":"arrived","asset":"` + id + `","length":1,"bytes":{"peer":9223372036854775807}}`},
+		{"evt/1", `"evt":18446744073709551615,"kind":"arrived","asset":"` + id + `","length":1,"bytes":{}}`},
+	} {
+		for _, box := range []string{"box-a", "box-b"} {
+			topic, err := mqttwire.ParseTopic(mqttwire.BoxTopic("f", box, p.tail))
+			if err != nil {
+				t.Fatal(err)
+			}
+			batch = append(batch, mqttwire.Message{Topic: topic, Payload: []byte(head + p.rest), Received: at})
+		}
+	}
+	out := ingest(t, g, append(batch, state(t, "box-c", env("epoch-one", 1, 1), true))...)
+	if out.Bad != len(batch) || len(out.Seen) != 1 {
+		t.Errorf("%+v, want %d bad", out, len(batch))
+	}
+	if groups, err := g.Groups(ctx); err != nil || len(groups) != 1 || groups[0].Online != 1 {
+		t.Errorf("groups %+v, %v", groups, err)
+	}
+	if _, err := g.Statement(ctx, registry.ProofFilter{}); err != nil {
+		t.Error(err)
 	}
 }
 
