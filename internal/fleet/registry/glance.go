@@ -266,8 +266,11 @@ func (g *Registry) BoxPage(ctx context.Context, q BoxQuery) (BoxPage, error) {
 		return out, fmt.Errorf("count boxes: %w", err)
 	}
 	q.Limit = min(max(q.Limit, 1), 200)
-	// "id || ''" keeps the database from walking the wide rows in the order of their ids.
-	rows, err := g.r.QueryContext(ctx, g.q("SELECT id FROM boxes WHERE "+cond+" AND id || '' > ? ORDER BY id || '' LIMIT ?"),
+	order := "id"
+	if q.State != "" || q.Software != "" || q.Code != "" {
+		order = "id || ''" // keeps the database from walking the wide rows in the order of their ids
+	}
+	rows, err := g.r.QueryContext(ctx, g.q("SELECT id FROM boxes WHERE "+cond+" AND "+order+" > ? ORDER BY "+order+" LIMIT ?"),
 		append(args, q.After, q.Limit+1)...)
 	if err != nil {
 		return out, fmt.Errorf("page of boxes: %w", err)

@@ -44,7 +44,7 @@ func testTheDashboardCountsWhatBoxesSaid(t *testing.T, open opener) {
 	if glance.Boxes != 7 || glance.Online != 5 || glance.AtRisk != 1 {
 		t.Errorf("%+v", glance.Standings)
 	}
-	if len(glance.Groups) != 2 || glance.Groups[0].Name != "north" || glance.Groups[0].Boxes != 4 || glance.Groups[1].Online != 2 {
+	if gr := glance.Groups; len(gr) != 2 || gr[0].Name != "north" || gr[0].Boxes != 4 || gr[1].Online != 2 {
 		t.Errorf("groups %+v", glance.Groups)
 	}
 	if len(glance.Versions) != 3 || glance.Versions[2].Boxes != 1 {
@@ -128,9 +128,11 @@ func BenchmarkDashboard(b *testing.B) {
 	fillFleet(b, g, boxes)
 	from := time.Now().Add(-24 * time.Hour)
 	for name, ask := range map[string]func() (any, error){
-		"glance":  func() (any, error) { return g.Glance(ctx) },
-		"first":   func() (any, error) { return g.BoxPage(ctx, registry.BoxQuery{Limit: 50}) },
-		"offline": func() (any, error) { return g.BoxPage(ctx, registry.BoxQuery{Limit: 50, State: "offline", Group: "g1"}) },
+		"glance": func() (any, error) { return g.Glance(ctx) },
+		"first":  func() (any, error) { return g.BoxPage(ctx, registry.BoxQuery{Limit: 50}) },
+		"offline": func() (any, error) {
+			return g.BoxPage(ctx, registry.BoxQuery{Limit: 50, State: "offline", Group: "g1"})
+		},
 		"version": func() (any, error) { return g.BoxPage(ctx, registry.BoxQuery{Limit: 50, Software: "1.4.1"}) },
 		"box":     func() (any, error) { return g.Box(ctx, "box-00077") },
 		"series":  func() (any, error) { return g.ArrivalSeries(ctx, nil, "", from, time.Now(), 15*time.Minute) },
@@ -188,10 +190,14 @@ func fillFleet(b *testing.B, g *registry.Registry, boxes int) {
 		e := mqttwire.Envelope{V: 1, Epoch: "epoch-one", SID: 1, Seq: 1, TS: now}
 		send(box, "reported", &mqttwire.Reported{
 			Envelope: e, Software: "1.4." + strconv.Itoa(min(n%20, 2)), Disk: mqttwire.Disk{Used: 1, Quota: 2},
-			Assets: []mqttwire.AssetProgress{{ID: asset.ID{1}, State: mqttwire.Fetching, Size: 10, Why: why}, {ID: asset.ID{2}, State: mqttwire.Fetching, Size: 10, Why: why}},
+			Assets: []mqttwire.AssetProgress{
+				{ID: asset.ID{1}, State: mqttwire.Fetching, Size: 10, Why: why}, {ID: asset.ID{2}, State: mqttwire.Fetching, Size: 10, Why: why},
+			},
 		})
 		if n%2 == 0 {
-			send(box, mqttwire.EventTail(1), &mqttwire.Event{Envelope: e, Evt: 1, Kind: mqttwire.EventArrived, Asset: asset.ID{1}, Size: 100, At: now})
+			send(box, mqttwire.EventTail(1), &mqttwire.Event{
+				Envelope: e, Evt: 1, Kind: mqttwire.EventArrived, Asset: asset.ID{1}, Size: 100, At: now,
+			})
 		}
 		if len(batch) >= 2000 || n == boxes-1 {
 			if _, err := g.Ingest(ctx, batch); err != nil {

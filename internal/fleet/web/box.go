@@ -40,7 +40,9 @@ func (v *View) Box(ctx context.Context, id string) (*Box, error) {
 		return nil, err
 	}
 	v.want(ctx, "")
-	out := &Box{Box: b, Now: v.o.Now().UTC(), Campaigns: []catalog.Campaign{}, Labels: []AssetLabel{}, Alerts: []mqttwire.Warning{}}
+	out := &Box{
+		Box: b, Now: v.o.Now().UTC(), Campaigns: []catalog.Campaign{}, Labels: []AssetLabel{}, Alerts: []mqttwire.Warning{},
+	}
 	if n := len(out.Ready); n > maxReady {
 		out.Ready, out.MoreReady = out.Ready[n-maxReady:], n-maxReady
 	}
@@ -64,7 +66,8 @@ func (v *View) Box(ctx context.Context, id string) (*Box, error) {
 	}
 	for i := range list {
 		c := &list[i]
-		if c.State != operate.CampaignAborted && c.Group == b.Group && goesOn(c, out.Now) && c.Includes(b.ID, []string{b.Group}) && len(out.Campaigns) < 50 {
+		wanted := c.State != operate.CampaignAborted && c.Group == b.Group && goesOn(c, out.Now)
+		if wanted && c.Includes(b.ID, []string{b.Group}) && len(out.Campaigns) < 50 {
 			out.Campaigns = append(out.Campaigns, c.Campaign)
 		}
 	}

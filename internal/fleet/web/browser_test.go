@@ -173,7 +173,8 @@ func (b *browser) colours(scheme string) {
 }
 
 // axeJS lists violations of WCAG 2.1 A and AA, with where they are.
-const axeJS = `axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'], resultTypes: ['violations'] }).then(r =>
+const axeJS = `axe.run(document, {
+  runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'], resultTypes: ['violations'] }).then(r =>
   r.passes.length < 5 ? 'only ' + r.passes.length + ' rules looked' :
   r.violations.map(v => v.id + ': ' + v.nodes.slice(0, 4).map(n => n.target + ' ' + (n.any[0]?.message || '')).join('; ')).join('\n'))`
 

@@ -159,8 +159,9 @@ func (f *fleet) envelope(box string, at time.Time) mqttwire.Envelope {
 func (f *fleet) report(box string, change func(*mqttwire.Reported)) mqttwire.Message {
 	now := time.Now()
 	r := &mqttwire.Reported{
-		Envelope: f.envelope(box, now), Software: "1.4.2", ClockTrusted: true, CatalogVersion: 7, CertExpires: now.Add(60 * 24 * time.Hour),
-		Disk: mqttwire.Disk{Used: 9 << 30, Quota: 20 << 30, Free: 60 << 30, Reserve: 1 << 30},
+		Envelope: f.envelope(box, now), Software: "1.4.2", ClockTrusted: true, CatalogVersion: 7,
+		CertExpires: now.Add(60 * 24 * time.Hour),
+		Disk:        mqttwire.Disk{Used: 9 << 30, Quota: 20 << 30, Free: 60 << 30, Reserve: 1 << 30},
 	}
 	if change != nil {
 		change(r)
@@ -171,7 +172,8 @@ func (f *fleet) report(box string, change func(*mqttwire.Reported)) mqttwire.Mes
 func (f *fleet) arrival(box string, id asset.ID, size int64, at time.Time, from mqttwire.Traffic) mqttwire.Message {
 	e := f.envelope(box, at)
 	return f.message(box, mqttwire.EventTail(e.Seq), at, &mqttwire.Event{
-		Envelope: e, Evt: e.Seq, Kind: mqttwire.EventArrived, Asset: id, Name: "asset", Publisher: "operator", Size: size, From: from, At: at, Trusted: true,
+		Envelope: e, Evt: e.Seq, Kind: mqttwire.EventArrived, Asset: id, Name: "asset", Publisher: "operator", Size: size,
+		From: from, At: at, Trusted: true,
 	})
 }
 
