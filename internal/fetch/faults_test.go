@@ -16,6 +16,7 @@ import (
 func (o *originServer) misbehave(h func(http.ResponseWriter, *http.Request) bool) { o.hook.Store(&h) }
 
 func TestAPlayerIsServedFirst(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 24<<20, 256<<10)
 	home := newHousehold(1)
@@ -47,6 +48,7 @@ func TestAPlayerIsServedFirst(t *testing.T) {
 }
 
 func TestAFollowersPlayerIsServedThroughTheCourier(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 24<<20, 256<<10)
 	home := newHousehold(1)
@@ -79,6 +81,7 @@ func TestAFollowersPlayerIsServedThroughTheCourier(t *testing.T) {
 }
 
 func TestWrongBytesOfTheOriginAreNeverAccepted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 4<<20, 256<<10)
 	w.origin.misbehave(func(rw http.ResponseWriter, r *http.Request) bool {
@@ -96,6 +99,7 @@ func TestWrongBytesOfTheOriginAreNeverAccepted(t *testing.T) {
 }
 
 func TestADeadOriginAndTrackerAreSurvived(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 4<<20, 256<<10)
 	down := true
@@ -115,8 +119,14 @@ func TestADeadOriginAndTrackerAreSurvived(t *testing.T) {
 }
 
 func TestTheLastDiskErrorIsSurvived(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO, syscall.EROFS} {
+	t.Parallel()
+	errnos := []syscall.Errno{syscall.ENOSPC, syscall.EIO, syscall.EROFS}
+	if testing.Short() {
+		errnos = errnos[:1]
+	}
+	for _, errno := range errnos {
 		t.Run(errno.Error(), func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			info := w.publish("film", 4<<20, 256<<10)
 			mem := durable.NewMem(0)
@@ -147,6 +157,7 @@ func TestTheLastDiskErrorIsSurvived(t *testing.T) {
 }
 
 func TestAFullCacheRejectsAndSaysWhy(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 8<<20, 256<<10)
 	b := w.box(newHousehold(1), "box-a", 1, "", func(_ *fetch.Options, c *cacheOptions) { c.Quota = 1 << 20 })
@@ -158,6 +169,7 @@ func TestAFullCacheRejectsAndSaysWhy(t *testing.T) {
 }
 
 func TestEvictionTakesItOutOfTheSwarmFirst(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	old := w.publish("old film", 6<<20, 256<<10)
 	b := w.box(newHousehold(1), "box-a", 1, "", func(_ *fetch.Options, c *cacheOptions) {
@@ -179,6 +191,7 @@ func TestEvictionTakesItOutOfTheSwarmFirst(t *testing.T) {
 }
 
 func TestWithdrawnAssetsLeave(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 4<<20, 256<<10)
 	b := w.box(newHousehold(1), "box-a", 1, "", nil)
@@ -200,6 +213,7 @@ func TestWithdrawnAssetsLeave(t *testing.T) {
 }
 
 func TestKilledAndStartedAgainItGoesOn(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 24<<20, 256<<10)
 	home := newHousehold(1)
@@ -216,6 +230,7 @@ func TestKilledAndStartedAgainItGoesOn(t *testing.T) {
 }
 
 func TestPausedAndZeroFetchNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 4<<20, 256<<10)
 	b := w.box(newHousehold(1), "box-a", 1, "", func(o *fetch.Options, _ *cacheOptions) { o.Limits.WANDown = limit(0) })

@@ -8,6 +8,7 @@ import (
 )
 
 func TestThreeBoxesOfAHomeTakeOneCopy(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 24<<20+123, 256<<10)
 	home := newHousehold(1)
@@ -33,6 +34,7 @@ func TestThreeBoxesOfAHomeTakeOneCopy(t *testing.T) {
 }
 
 func TestTheNextTakesOverFromWhatIsInTheHome(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 32<<20, 256<<10)
 	home := newHousehold(1)
@@ -57,6 +59,7 @@ func TestTheNextTakesOverFromWhatIsInTheHome(t *testing.T) {
 }
 
 func TestHomesTradeOverTheWAN(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 16<<20, 256<<10)
 	w.camp.Deadline = time.Now().Add(time.Hour)
