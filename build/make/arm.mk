@@ -40,7 +40,7 @@ test-arm: ## the box side's unit tests as armv7 and arm64 programs under qemu-us
 
 # A test binary under emulation is some ten times slower. The short form takes the packages where 32 bits, alignment or
 # the system calls of another architecture can matter.
-arm_short_armv7 = asset cache catalog durable identity ops schedule state
+arm_short_armv7 = asset cache durable ops state
 arm_short_arm64 = asset cache durable state
 test-arm-on-%:
 	@echo "$* under $(qemu_$*)"
