@@ -161,7 +161,7 @@ func TestParseTorrentRefuses(t *testing.T) {
 	multi := func(files ...any) func(map[string]any) {
 		return func(m map[string]any) { delete(m, "length"); m["files"] = files }
 	}
-	file := func(n int, path ...string) any { return map[string]any{"length": n, "path": path} }
+	file := func(n int64, path ...string) any { return map[string]any{"length": n, "path": path} }
 	if _, err := ParseTorrent(info(func(map[string]any) {})); err != nil {
 		t.Fatal(err)
 	}
