@@ -25,6 +25,7 @@ import (
 	"boxd/internal/fetch"
 	"boxd/internal/fetch/engine"
 	"boxd/internal/fetch/origin"
+	"boxd/internal/firmware"
 	"boxd/internal/health"
 	"boxd/internal/httpapi"
 	"boxd/internal/identity"
@@ -52,6 +53,7 @@ type daemon struct {
 	catalog                *catalog.Catalog
 	lan                    *lan.LAN
 	fetch                  *fetch.Fetcher
+	firmware               *firmware.Firmware
 	box                    *control.Box
 	http                   *httpapi.Server
 	mgmt                   *mgmt.Manager // nil without a broker
@@ -205,7 +207,8 @@ func (d *daemon) openCache(context.Context) (err error) {
 		scrub = -1
 	}
 	d.cache, err = cache.Open(cache.Options{
-		Dir: d.cfg.Paths.Cache, StateDir: d.cfg.Paths.State, State: d.state, Quota: d.remote.NarrowQuota(c.Quota), Reserve: d.remote.NarrowReserve(c.Reserve),
+		Dir: d.cfg.Paths.Cache, StateDir: d.cfg.Paths.State, State: d.state,
+		Quota: d.remote.NarrowQuota(c.Quota), Reserve: d.remote.NarrowReserve(c.Reserve),
 		GroupBytes: int64(c.GroupBytes), GroupInterval: c.GroupInterval.Std(), ScrubPeriod: scrub,
 		ScrubRate: int64(c.ScrubRate),
 		Health:    d.health, Log: d.named("cache"), Now: d.id.Now,
@@ -214,7 +217,11 @@ func (d *daemon) openCache(context.Context) (err error) {
 		return err
 	}
 	d.onClose(d.cache.Close)
-	return nil
+	d.firmware, err = firmware.New(firmware.Options{
+		Cache: d.cache, Catalog: d.catalog, Dir: filepath.Join(d.cfg.Paths.State, "firmware"), Health: d.health,
+		Log: d.named("firmware"),
+	})
+	return err
 }
 
 func (d *daemon) swarmPort() int {
@@ -330,6 +337,7 @@ func (d *daemon) services(ctx context.Context, g *errgroup.Group) {
 	start("catalog", d.catalog.Run)
 	start("lan", d.lan.Run)
 	start("fetch", d.fetch.Run)
+	start("firmware", d.firmware.Run)
 	start("control", d.box.Run)
 	start("http", d.http.Run)
 	start("revocations", d.followCatalog)
