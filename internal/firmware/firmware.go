@@ -11,6 +11,7 @@
 package firmware
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -71,16 +72,13 @@ type Firmware struct {
 
 type shown struct{ name, target string }
 
-// New checks the options and makes the directory.
+// New checks the options and starts nothing.
 func New(o Options) (*Firmware, error) {
 	if o.Cache == nil || o.Catalog == nil || o.Dir == "" {
 		return nil, errors.New("firmware: Cache, Catalog and Dir are required")
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("firmware: %w", err)
 	}
 	f := &Firmware{o: o, shown: map[asset.ID]shown{}, bad: map[asset.ID]struct{}{}}
 	o.Cache.OnEvict(f.hide)
@@ -89,7 +87,7 @@ func New(o Options) (*Firmware, error) {
 
 // Run keeps the directory as the catalog and the cache say until ctx ends.
 func (f *Firmware) Run(ctx context.Context) error {
-	if err := f.clean(); err != nil {
+	if err := errors.Join(os.MkdirAll(f.o.Dir, 0o755), f.clean()); err != nil {
 		f.raise(CodeNotShown, err)
 	}
 	for {
@@ -142,17 +140,17 @@ func pointsToABlob(link string) bool {
 
 // look compares what should be shown with what is.
 func (f *Firmware) look(ctx context.Context) {
-	want := map[asset.ID]*catalog.Asset{}
-	for id, a := range f.o.Catalog.Snapshot().Assets {
-		if bundle(a) {
-			want[id] = a
-		}
-	}
+	want := f.wanted()
 	f.mu.Lock()
-	old := slices.Collect(maps.Keys(f.shown))
+	old := maps.Clone(f.shown)
 	f.mu.Unlock()
-	for _, id := range old {
-		if want[id] == nil {
+	for id, s := range old {
+		a, ok := f.o.Cache.Asset(id)
+		if ok {
+			target, whole := a.Path()
+			ok = whole && target == s.target // a piece may have been lost since
+		}
+		if want[id] == nil || !ok {
 			f.hide(id)
 		}
 	}
@@ -162,6 +160,59 @@ func (f *Firmware) look(ctx context.Context) {
 		}
 	}
 }
+
+// wanted picks what is to be shown: of the bundles that are here and right, the newest under each name.
+func (f *Firmware) wanted() map[asset.ID]*catalog.Asset {
+	best := map[string]*catalog.Asset{}
+	for id, a := range f.o.Catalog.Snapshot().Assets {
+		if !bundle(a) {
+			continue
+		}
+		held, ok := f.o.Cache.Asset(id)
+		if ok {
+			_, ok = held.Path()
+		}
+		f.mu.Lock()
+		_, bad := f.bad[id]
+		f.mu.Unlock()
+		name := a.Info.Files[0].Path
+		if !ok || bad || best[name] != nil && !newer(a, best[name]) {
+			continue
+		}
+		best[name] = a
+	}
+	want := make(map[asset.ID]*catalog.Asset, len(best))
+	for _, a := range best {
+		want[a.Info.ID] = a
+	}
+	return want
+}
+
+// newer orders bundles of one name by version, numbers in it as numbers; the infohash decides between equal ones.
+func newer(a, b *catalog.Asset) bool {
+	x, y := a.Version, b.Version
+	for x != "" && y != "" {
+		p, q := digits(x), digits(y)
+		if p == 0 || q == 0 {
+			if x[0] != y[0] {
+				return x[0] > y[0]
+			}
+			x, y = x[1:], y[1:]
+			continue
+		}
+		m, n := strings.TrimLeft(x[:p], "0"), strings.TrimLeft(y[:q], "0")
+		if c := cmp.Or(cmp.Compare(len(m), len(n)), strings.Compare(m, n)); c != 0 {
+			return c > 0
+		}
+		x, y = x[p:], y[q:]
+	}
+	if len(x) != len(y) {
+		return len(x) > len(y)
+	}
+	return a.Info.ID.String() > b.Info.ID.String()
+}
+
+func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
 
 // bundle says whether an asset is one file that its publisher calls firmware, with a name that is safe as a path.
 func bundle(a *catalog.Asset) bool {

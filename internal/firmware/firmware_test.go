@@ -191,3 +191,41 @@ func TestIncompleteOrUnsafelyNamedBundlesAreNotShown(t *testing.T) {
 		}
 	}
 }
+
+// Two versions of a bundle may be in the catalog under one name: the newest that is here is shown, whatever the order in
+// which they came, and when it goes the older one takes its place.
+func TestTheNewestOfOneNameIsShown(t *testing.T) {
+	b := newBench(t)
+	old := b.make(t, "update.raucb", []byte("the older bundle"), ContentType, true)
+	fresh := b.make(t, "update.raucb", []byte("the newer bundle"), ContentType, true)
+	coming := b.make(t, "update.raucb", []byte("the next bundle"), ContentType, false)
+	old.Version, fresh.Version, coming.Version = "1.9", "1.10", "2.0"
+	b.catalog.set(fresh, old, coming)
+	path := filepath.Join(b.dir, "update.raucb")
+	shows := func(text string) func() bool {
+		return func() bool {
+			got, err := os.ReadFile(path)
+			return err == nil && bytes.HasPrefix(got, []byte(text)) && exists(path+sumSuffix)
+		}
+	}
+	eventually(t, "the newer bundle", shows("the newer"))
+	b.catalog.set(old, coming)
+	eventually(t, "the older bundle", shows("the older"))
+	b.catalog.set(old, fresh)
+	eventually(t, "the newer bundle again", shows("the newer"))
+}
+
+func TestVersionsAreComparedAsPeopleDo(t *testing.T) {
+	order := []string{"", "1", "1.2", "1.2-rc1", "1.9", "1.10", "02.0", "2.1", "10", "v3"}
+	info := &asset.Info{}
+	for i, x := range order {
+		for j, y := range order {
+			if i == j {
+				continue
+			}
+			if newer(&catalog.Asset{Version: x, Info: info}, &catalog.Asset{Version: y, Info: info}) != (i > j) {
+				t.Errorf("%q newer than %q is %v", x, y, i < j)
+			}
+		}
+	}
+}
