@@ -128,9 +128,11 @@ func (c *clock) raise(t time.Time) {
 	defer c.mu.Unlock()
 	if now, trusted := c.nowLocked(isSync); trusted && t.After(now.Add(maxAhead)) {
 		c.log.Warn("signature from the future not believed", "signed", t, "now", now)
-		c.health.Raise(health.Warning{Code: "fleet-clock-ahead", Severity: health.Warn,
+		c.health.Raise(health.Warning{
+			Code: "fleet-clock-ahead", Severity: health.Warn,
 			Text:   "Something of the fleet was signed at " + t.UTC().Format(time.RFC3339) + ", which is more than a day ahead.",
-			Action: "Check the clock of the machine that signs the catalog, and this box's time source."})
+			Action: "Check the clock of the machine that signs the catalog, and this box's time source.",
+		})
 		return
 	}
 	c.health.Clear("fleet-clock-ahead")
@@ -186,9 +188,11 @@ func (c *clock) tick(enrolled bool) (changed bool) {
 	defer c.mu.Unlock()
 	now, trusted := c.nowLocked(isSync)
 	if c.wrong {
-		c.health.Raise(health.Warning{Code: "clock-contradicted", Severity: health.Warn,
+		c.health.Raise(health.Warning{
+			Code: "clock-contradicted", Severity: health.Warn,
 			Text:   "The clock says an earlier time than the fleet's signatures prove; the box asks the fleet manager.",
-			Action: "Check the box's time source, and the clock of the fleet manager."})
+			Action: "Check the box's time source, and the clock of the fleet manager.",
+		})
 	} else {
 		c.health.Clear("clock-contradicted")
 	}
@@ -218,8 +222,10 @@ func (c *clock) save(step time.Duration) {
 	}
 	if err != nil {
 		c.log.Warn("time floor not saved", "error", err)
-		c.health.Raise(health.Warning{Code: "time-floor-not-saved", Severity: health.Warn,
-			Text: "The time floor cannot be saved: " + err.Error()})
+		c.health.Raise(health.Warning{
+			Code: "time-floor-not-saved", Severity: health.Warn,
+			Text: "The time floor cannot be saved: " + err.Error(),
+		})
 		return
 	}
 	c.health.Clear("time-floor-not-saved")

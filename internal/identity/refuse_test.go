@@ -129,8 +129,10 @@ func TestWhoIsRefused(t *testing.T) {
 		{"without the intermediate", bare, identity.ErrOtherFleet},
 		{"with the other intermediate", mixed, identity.ErrOtherFleet},
 		{"with too long a chain", long, identity.ErrMalformed},
-		{"self-signed under our name", selfSigned(t, pkix.Name{CommonName: "box-friend", Organization: []string{"test"}}),
-			identity.ErrOtherFleet},
+		{
+			"self-signed under our name", selfSigned(t, pkix.Name{CommonName: "box-friend", Organization: []string{"test"}}),
+			identity.ErrOtherFleet,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			atServer, _ := handshake(t, me.SwarmServer(), shows(c.cert))

@@ -67,7 +67,8 @@ func (i *Identity) due() func(context.Context) error {
 }
 
 // RenewalDue reports whether two thirds of the certificate's life have passed, or a new one is needed to find out what
-// time it is, or because a server of the fleet or the catalog's revocations do not accept the one there is. The moment is spread over a twentieth of the life, by the serial number.
+// time it is, or because a server of the fleet or the catalog's revocations do not accept the one there is. The moment is
+// spread over a twentieth of the life, by the serial number.
 func (i *Identity) RenewalDue() bool {
 	c := i.credential()
 	if c == nil {
@@ -156,11 +157,15 @@ func (i *Identity) complaint(err error) health.Warning {
 	const retries = "It is asked again; check the address of the fleet manager and the line."
 	switch refused := errors.Is(err, ErrRefused); {
 	case refused && i.Enrolled():
-		return health.Warning{Code: "renewal-refused", Severity: health.Critical, Text: text,
-			Action: "Ask the operator why, and enrol the box again with a new token."}
+		return health.Warning{
+			Code: "renewal-refused", Severity: health.Critical, Text: text,
+			Action: "Ask the operator why, and enrol the box again with a new token.",
+		}
 	case refused:
-		return health.Warning{Code: "enrolment-refused", Severity: health.Critical, Text: text,
-			Action: "Give the box a new enrolment token."}
+		return health.Warning{
+			Code: "enrolment-refused", Severity: health.Critical, Text: text,
+			Action: "Give the box a new enrolment token.",
+		}
 	case i.Enrolled():
 		return health.Warning{Code: "renewal-failed", Severity: health.Warn, Text: text, Action: retries}
 	default:
@@ -178,13 +183,17 @@ func (i *Identity) checkHealth() {
 			h.Clear(w.Code)
 		}
 	}
-	set(c == nil, health.Warning{Code: "not-enrolled", Severity: health.Critical,
+	set(c == nil, health.Warning{
+		Code: "not-enrolled", Severity: health.Critical,
 		Text:   "The box has no certificate of the fleet yet, so it can fetch nothing.",
-		Action: "Give it an enrolment token, or wait until the fleet manager answers."})
+		Action: "Give it an enrolment token, or wait until the fleet manager answers.",
+	})
 	now, trusted := i.clock.now()
-	set(!trusted, health.Warning{Code: "clock-untrusted", Severity: health.Info,
+	set(!trusted, health.Warning{
+		Code: "clock-untrusted", Severity: health.Info,
 		Text:   "The clock is not trusted: no window opens and nothing expires until it is.",
-		Action: "Check that the box's time synchronisation works."})
+		Action: "Check that the box's time synchronisation works.",
+	})
 	var text string
 	var expired, revoked, expiring bool
 	if c != nil {
@@ -194,10 +203,16 @@ func (i *Identity) checkHealth() {
 		expiring = !expired && now.After(c.leaf.NotAfter.Add(-life/6))
 		text = fmt.Sprintf("The certificate of %s ends at %s.", c.peer.BoxID, c.leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
-	set(expired, health.Warning{Code: "certificate-expired", Severity: health.Critical, Text: text,
-		Action: "It renews itself when the fleet manager can be reached."})
-	set(expiring, health.Warning{Code: "certificate-expiring", Severity: health.Warn, Text: text,
-		Action: "Check why the fleet manager does not renew it."})
-	set(revoked, health.Warning{Code: "certificate-revoked", Severity: health.Critical,
-		Text: "The operator has revoked this box's certificate.", Action: "Enrol the box again with a new token."})
+	set(expired, health.Warning{
+		Code: "certificate-expired", Severity: health.Critical, Text: text,
+		Action: "It renews itself when the fleet manager can be reached.",
+	})
+	set(expiring, health.Warning{
+		Code: "certificate-expiring", Severity: health.Warn, Text: text,
+		Action: "Check why the fleet manager does not renew it.",
+	})
+	set(revoked, health.Warning{
+		Code: "certificate-revoked", Severity: health.Critical,
+		Text: "The operator has revoked this box's certificate.", Action: "Enrol the box again with a new token.",
+	})
 }

@@ -52,8 +52,10 @@ func EncodeCerts(certs []*x509.Certificate) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode certificates: %w", err)
 	}
-	der, err := asn1.Marshal(contentInfo{Type: oidSignedData,
-		Content: asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: inner}})
+	der, err := asn1.Marshal(contentInfo{
+		Type:    oidSignedData,
+		Content: asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: inner},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("encode certificates: %w", err)
 	}
