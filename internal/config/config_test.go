@@ -72,6 +72,8 @@ listen = "0.0.0.0:80"
 max_players = "many"
 [swrm]
 listen = ":1"
+[lan]
+prefixes = ["192.168.0.0/16", "::/0"]
 `, "BOXD_CACHE_QOTA=1GiB", "BOXD_LAN_MDNS=perhaps")
 	got := fs.Error()
 	for _, want := range []string{
@@ -83,6 +85,7 @@ listen = ":1"
 		"boxd.toml:10: http.listen: \"0.0.0.0:80\" is not loopback",
 		"boxd.toml:11: http.max_players: want a whole number",
 		"boxd.toml:12: swrm: unknown key; did you mean swarm?",
+		"boxd.toml:15: lan.prefixes: \"::/0\" is the whole internet",
 		"BOXD_CACHE_QOTA: unknown environment variable; did you mean BOXD_CACHE_QUOTA?",
 		"BOXD_LAN_MDNS: want true or false",
 	} {
@@ -90,8 +93,8 @@ listen = ":1"
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	if len(fs) != 10 {
-		t.Errorf("%d faults, want 10:\n%s", len(fs), got)
+	if len(fs) != 11 {
+		t.Errorf("%d faults, want 11:\n%s", len(fs), got)
 	}
 }
 

@@ -138,8 +138,11 @@ func (v *validator) lan(c *Config) {
 		v.listen("lan.static", s)
 	}
 	for _, s := range c.LAN.Prefixes {
-		if _, err := netip.ParsePrefix(s); err != nil {
+		switch p, err := netip.ParsePrefix(s); {
+		case err != nil:
 			v.add("lan.prefixes", "%v", err)
+		case p.Bits() == 0:
+			v.add("lan.prefixes", "%q is the whole internet, which would then cost no budget; name the home's own", s)
 		}
 	}
 }
