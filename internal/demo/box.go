@@ -29,7 +29,9 @@ type Box struct {
 
 // Status is what the demonstration reads of `boxd status --json`.
 type Status struct {
-	BoxID  string        `json:"box_id"`
+	Box struct {
+		ID string `json:"id"`
+	} `json:"box"`
 	Assets []AssetStatus `json:"assets"`
 	Health []struct {
 		Code string `json:"code"`

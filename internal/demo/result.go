@@ -118,7 +118,10 @@ func (h *Home) judge(ctx context.Context, took time.Duration) (*Result, error) {
 		return nil, err
 	}
 	for i, b := range h.Boxes {
-		br := BoxResult{Name: b.Name, ID: states[i].BoxID, PeakRSS: b.peakRSS}
+		br := BoxResult{Name: b.Name, ID: states[i].Box.ID, PeakRSS: b.peakRSS}
+		if br.ID == "" {
+			r.fault("%s does not say which box it is", b.Name)
+		}
 		for _, f := range h.Films {
 			a := states[i].Asset(f.ID)
 			br.LAN, br.Peer, br.Origin = br.LAN+a.Bytes.LAN, br.Peer+a.Bytes.Peer, br.Origin+a.Bytes.Origin

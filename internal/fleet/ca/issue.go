@@ -260,7 +260,8 @@ func (c *CA) issue(tx Tx, box *Box, previous string, csr *x509.CertificateReques
 func (c *CA) refused(msg string, err error, args ...any) error {
 	var r *Refusal
 	if errors.As(err, &r) {
-		c.log.Warn(msg, append(args, "code", r.Code, "why", r.Text)...)
+		c.log.Warn(msg, //nolint:sloglint // constant at each caller
+			append(args, "code", r.Code, "why", r.Text)...)
 		return r
 	}
 	return err

@@ -93,8 +93,10 @@ func encryptKey(der, passphrase []byte) ([]byte, error) {
 	}
 	cipher.NewCBCEncrypter(block, iv).CryptBlocks(der, der)
 	null := asn1.RawValue{Tag: asn1.TagNull}
-	kdf, err := asn1.Marshal(pbkdf2Params{Salt: salt, Rounds: rounds,
-		PRF: pkix.AlgorithmIdentifier{Algorithm: oidSHA256, Parameters: null}})
+	kdf, err := asn1.Marshal(pbkdf2Params{
+		Salt: salt, Rounds: rounds,
+		PRF: pkix.AlgorithmIdentifier{Algorithm: oidSHA256, Parameters: null},
+	})
 	if err != nil {
 		return nil, err
 	}
