@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -17,14 +18,12 @@ func (s *Server) media(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, control.CodeNoAsset, "no such asset")
 		return
 	}
-	select {
-	case s.players <- struct{}{}:
-		defer func() { <-s.players }()
-	default:
+	if !s.seat(r.Context()) {
 		w.Header().Set("Retry-After", "2")
 		fail(w, http.StatusServiceUnavailable, "too-many-players", "too many open player connections")
 		return
 	}
+	defer func() { <-s.players }()
 	c, err := s.o.Box.OpenFile(r.Context(), id, r.PathValue("path"))
 	switch {
 	case errors.Is(err, control.ErrNoAsset), errors.Is(err, control.ErrNoFile):
@@ -125,4 +124,26 @@ func (s *sink) ReadFrom(src io.Reader) (int64, error) {
 		return rf.ReadFrom(src)
 	}
 	return io.Copy(struct{ io.Writer }{s.mediaWriter}, src)
+}
+
+// seatWait is how long a player waits for one that is just leaving: whoever seeks opens a connection before the end of the
+// last one has been noticed.
+const seatWait = 2 * time.Second
+
+// seat takes one of the places for players.
+func (s *Server) seat(ctx context.Context) bool {
+	select {
+	case s.players <- struct{}{}:
+		return true
+	default:
+	}
+	timer := time.NewTimer(seatWait)
+	defer timer.Stop()
+	select {
+	case s.players <- struct{}{}:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
 }
