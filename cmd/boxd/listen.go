@@ -39,13 +39,37 @@ func listenTCP(ctx context.Context, key, addr string) (net.Listener, error) {
 // socketGroup is whose members may look at the box over the socket.
 const socketGroup = "boxd"
 
+// dyingGrace is how long a daemon that was killed may take to go: until the kernel has closed its files, its socket accepts.
+const dyingGrace = 2 * time.Second
+
+// goneWithin reports whether nobody listens on a socket, now or before the grace has passed.
+func goneWithin(ctx context.Context, path string, grace time.Duration) bool {
+	end := time.Now().Add(grace)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+		if err != nil {
+			return true
+		}
+		_ = c.Close() // nothing was sent
+		if time.Now().After(end) {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
 // listenUnix makes the command line's socket, 0660. A socket that a dead daemon left is replaced.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // the socket's own mode guards it
 		return nil, fmt.Errorf("paths.socket: %w", err)
 	}
-	if c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
-		_ = c.Close() // nothing was sent
+	if !goneWithin(ctx, path, dyingGrace) {
 		return nil, fmt.Errorf("paths.socket = %q: another boxd answers there", path)
 	}
 	if st, err := os.Lstat(path); err == nil {
