@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"time"
 
 	"boxd/internal/asset"
@@ -70,7 +71,7 @@ type veto struct {
 	box string
 }
 
-// progress is how far a courier was, and since when.
+// progress is how far a courier was, or this box with holders, and since when.
 type progress struct {
 	box   string
 	mark  int64
@@ -79,10 +80,8 @@ type progress struct {
 
 // courier elects; the caller holds the mutex.
 func (l *LAN) courier(id asset.ID) string {
-	for _, k := range l.links {
-		if k.holds[id] {
-			return ""
-		}
+	if len(l.holders(id)) > 0 {
+		return ""
 	}
 	won := elect(id, l.bids(id))
 	if won != l.id {
@@ -93,6 +92,17 @@ func (l *LAN) courier(id asset.ID) string {
 		return ""
 	}
 	return won
+}
+
+// holders lists the neighbours that hold the asset whole and are not voted down, in order.
+func (l *LAN) holders(id asset.ID) (boxes []string) {
+	for box, k := range l.links {
+		if k.holds[id] && !l.vetoed(id, box) {
+			boxes = append(boxes, box)
+		}
+	}
+	slices.Sort(boxes)
+	return boxes
 }
 
 // bids collects who may be the courier of an asset.
@@ -203,6 +213,11 @@ func (l *LAN) judge(now time.Time) {
 		}
 	}
 	for _, w := range l.self.Wants {
+		if boxes := l.holders(w.ID); len(boxes) > 0 {
+			delete(l.slow, w.ID)
+			l.judgeHolders(now, w, boxes)
+			continue
+		}
 		box := l.courier(w.ID)
 		if box != l.id || box == "" {
 			delete(l.slow, w.ID)
@@ -243,6 +258,31 @@ func (l *LAN) judgeCourier(now time.Time, w Want, box string) {
 	}
 }
 
+// judgeHolders votes against the neighbours that say they hold an asset and give nothing of it, if this box could fetch
+// it: else one box that cannot serve would keep the whole home from it.
+func (l *LAN) judgeHolders(now time.Time, w Want, boxes []string) {
+	if !l.self.WAN || w.NoWAN || l.yielded[w.ID] {
+		delete(l.watch, w.ID)
+		return
+	}
+	who, mark := strings.Join(boxes, " "), int64(w.Have)
+	if p := l.watch[w.ID]; p.box != who || p.mark != mark {
+		l.watch[w.ID] = progress{who, mark, now}
+		return
+	} else if now.Sub(p.since) < stallAfter {
+		return
+	}
+	delete(l.watch, w.ID)
+	for _, box := range boxes {
+		if len(l.vetoes) >= maxVetoes {
+			return
+		}
+		l.vetoes[veto{w.ID, box}] = now.Add(holderVetoFor)
+		l.stats.vetoes.Add(1)
+		l.log.Info("a neighbour that holds the asset gives nothing of it", "asset", w.ID.Short(), "holder", box)
+	}
+}
+
 // anotherIsFaster reports whether a neighbour that could be courier gets twice what this box gets for the asset.
 func (l *LAN) anotherIsFaster(w Want) bool {
 	if w.WANRate == 0 || l.yielded[w.ID] {
@@ -256,8 +296,4 @@ func (l *LAN) anotherIsFaster(w Want) bool {
 		}
 	}
 	return false
-}
-
-func sortNeighbours(list []Neighbour) {
-	slices.SortFunc(list, func(a, b Neighbour) int { return cmp.Compare(a.ID, b.ID) })
 }

@@ -50,6 +50,7 @@ const (
 	settleTime    = 3 * time.Second  // after a start, a sleep or a change of interfaces nobody makes itself courier
 	stallAfter    = 30 * time.Second // a courier whose asset has not moved for so long is voted down
 	vetoFor       = time.Minute      // how long a vote stands
+	holderVetoFor = 10 * time.Minute // how long one against a box that holds the asset and does not give it
 	longPowered   = 10 * time.Minute // a box that was on for so long will probably stay on
 	slowAfter     = 10 * time.Second // a courier that is half as fast as another box for so long yields
 	tick          = 500 * time.Millisecond
@@ -272,7 +273,7 @@ func (l *LAN) Neighbours() []Neighbour {
 }
 
 // Courier returns the box that carries the asset over the access line. It is "" when a neighbour holds the asset
-// whole, when no box may use the WAN for it, and as long as this box has not looked round yet.
+// whole and is not voted down, when no box may use the WAN for it, and as long as this box has not looked round yet.
 func (l *LAN) Courier(id asset.ID) (boxID string, self bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -106,6 +106,44 @@ func TestOneHoldsItAndNobodyFetches(t *testing.T) {
 	})
 }
 
+func TestAHolderThatGivesNothingIsVotedDown(t *testing.T) {
+	ca := newCA(t, "acme")
+	synctest.Test(t, func(t *testing.T) {
+		boxes := household(t, newSimNet(), ca, 3)
+		defer stopAll(boxes)
+		id := testID(1)
+		boxes[0].SetSelf(Self{WAN: true, Holds: []asset.ID{id}})
+		moving := func(have int) { // as long as pieces come from the holder nobody needs the access line
+			for _, b := range boxes[1:] {
+				s := wants(id)
+				s.Wants[0].Have = have
+				b.SetSelf(s)
+			}
+		}
+		for i := range 5 {
+			moving(i)
+			time.Sleep(stallAfter - 5*time.Second)
+			if who := couriers(boxes, id); len(who) != 0 {
+				t.Fatalf("couriers %v though the holder gives a piece every 25 s", who)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		for range 60 {
+			if who := couriers(boxes, id); len(who) != 1 {
+				t.Fatalf("couriers %v after the holder gave nothing for 30 s", who)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if n := boxes[1].stats.vetoes.Load() + boxes[2].stats.vetoes.Load(); n == 0 || n > 20 {
+			t.Errorf("%d votes", n)
+		}
+		time.Sleep(holderVetoFor - 295*time.Second)
+		if who := couriers(boxes, id); len(who) != 0 {
+			t.Errorf("couriers %v though the vote against the holder has run out", who)
+		}
+	})
+}
+
 func TestTakeOver(t *testing.T) {
 	ca := newCA(t, "acme")
 	for _, silent := range []bool{true, false} {

@@ -2,6 +2,7 @@ package lan
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 
 	"boxd/internal/asset"
@@ -113,4 +114,8 @@ func sameBut(a, b *wireState) bool {
 		x.Have, x.WANBytes, x.WANRate = y.Have, y.WANBytes, y.WANRate
 		return x == y
 	})
+}
+
+func sortNeighbours(list []Neighbour) {
+	slices.SortFunc(list, func(a, b Neighbour) int { return cmp.Compare(a.ID, b.ID) })
 }
