@@ -146,17 +146,25 @@ func (d *daemon) openIdentity(context.Context) (err error) {
 	return nil
 }
 
+// credential is the name under which systemd hands over a token (LoadCredential= in the unit).
+const credential = "boxd.token"
+
 // enrolToken reads the token; the file may go once the box is enrolled.
 func enrolToken(cfg *config.Config) (string, error) {
-	if cfg.Fleet.TokenFile == "" {
-		return cfg.Fleet.Token, nil
+	key, file := "fleet.token_file", cfg.Fleet.TokenFile
+	if file == "" {
+		dir := os.Getenv("CREDENTIALS_DIRECTORY")
+		if cfg.Fleet.Token != "" || dir == "" {
+			return cfg.Fleet.Token, nil
+		}
+		key, file = "system credential "+credential, filepath.Join(dir, credential)
 	}
-	b, err := os.ReadFile(cfg.Fleet.TokenFile)
+	b, err := os.ReadFile(file) //nolint:gosec // the operator or systemd names the file
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("fleet.token_file: %w", err)
+		return "", fmt.Errorf("%s: %w", key, err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }
