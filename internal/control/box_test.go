@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,16 +255,16 @@ func TestProbeNamesWhatIsStuck(t *testing.T) {
 	hang := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	started := 0
+	var started atomic.Int32
 	for range 5 {
-		err := p.ask(ctx, "x", func() error { started++; <-hang; return nil })
+		err := p.ask(ctx, "x", func() error { started.Add(1); <-hang; return nil })
 		if err == nil || !strings.Contains(err.Error(), "x does not answer") {
 			t.Errorf("%v", err)
 		}
 	}
 	close(hang)
-	if len(p.busy) > 1 {
-		t.Errorf("%d probes wait for one service", len(p.busy))
+	if n := started.Load(); n > 1 {
+		t.Errorf("%d probes wait for one service", n)
 	}
 }
 

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,8 +10,13 @@ import (
 
 func TestPlaybackFollowsPlayersAndLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards told
 		var told []bool
-		p := NewPlayback(func(active bool) { told = append(told, active) }, time.Now)
+		p := NewPlayback(func(active bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, active)
+		}, time.Now)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go p.Run(ctx)
@@ -18,6 +24,8 @@ func TestPlaybackFollowsPlayersAndLeases(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			n, active := p.State()
+			mu.Lock()
+			defer mu.Unlock()
 			if n != players || active != want[len(want)-1] {
 				t.Errorf("%s: %d players, active %v; want %d, %v", step, n, active, players, want)
 			}
