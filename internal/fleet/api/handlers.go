@@ -313,15 +313,31 @@ func proofFilter(r *http.Request) (registry.ProofFilter, error) {
 	return f, err
 }
 
+// ownOnly narrows what a publisher asks for to what is its own.
+func ownOnly(u who, f *registry.ProofFilter) error {
+	if u.role != Publisher {
+		return nil
+	}
+	if f.Publisher != "" && f.Publisher != u.publisher {
+		return fmt.Errorf("%w: proofs of %q", errForbidden, f.Publisher)
+	}
+	f.Publisher = u.publisher
+	return nil
+}
+
 var proofHeader = []string{
 	"box", "kind", "asset", "name", "publisher", "campaign", "length", "lan", "peer", "origin", "at", "trusted", "reason",
 	"received", "epoch", "evt",
 }
 
-// getProofs streams proofs as JSON or, with format=csv, as CSV, so that a million of them need no memory.
-func (s *server) getProofs(w http.ResponseWriter, r *http.Request, _ who) (any, error) {
+// getProofs streams proofs, to a publisher its own, as JSON or, with format=csv, as CSV, so that a million of them need
+// no memory.
+func (s *server) getProofs(w http.ResponseWriter, r *http.Request, u who) (any, error) {
 	f, err := proofFilter(r)
 	if err != nil {
+		return nil, err
+	}
+	if err := ownOnly(u, &f); err != nil {
 		return nil, err
 	}
 	if r.URL.Query().Get("format") == "csv" {
@@ -389,8 +405,8 @@ func (s *server) statement(w http.ResponseWriter, r *http.Request, u who) (any, 
 		return nil, err
 	}
 	f.Publisher = r.PathValue("publisher")
-	if u.role == Publisher && u.publisher != f.Publisher {
-		return nil, fmt.Errorf("%w: statement of %q", errForbidden, f.Publisher)
+	if err := ownOnly(u, &f); err != nil {
+		return nil, err
 	}
 	lines, err := s.o.Fleet.Registry().Statement(r.Context(), f)
 	if err != nil || r.URL.Query().Get("format") != "csv" {

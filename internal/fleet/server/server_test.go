@@ -409,6 +409,7 @@ func TestFromAnEmptyDirectoryToAProofOfArrival(t *testing.T) {
 	if p := proofs[0]; p.Box != id || p.LAN != 100_000 || p.Origin != 60_000 || p.Kind != "arrived" || !p.Trusted {
 		t.Errorf("proof %+v", p)
 	}
+	publishersSeeTheirOwn(t, m)
 	eventually(t, "the box was told", func() bool { return b.mg.Status().Outbox == 0 })
 	var c struct{ Counts struct{ Included, Ready int } }
 	m.must(t, http.MethodGet, "/api/v1/campaigns/"+camp.ID, nil, &c)
@@ -472,6 +473,26 @@ func TestARestartForgetsNothing(t *testing.T) {
 	m.must(t, http.MethodGet, "/api/v1/assets", nil, &assets)
 	if len(assets) != 1 || assets[0].ID != film {
 		t.Errorf("assets after the restart: %v", assets)
+	}
+}
+
+// publishersSeeTheirOwn expects one proof, of the publisher "operator".
+func publishersSeeTheirOwn(t *testing.T, m *manager) {
+	t.Helper()
+	for publisher, want := range map[string]int{"operator": 1, "other": 0} {
+		var user struct{ Token string }
+		m.must(t, http.MethodPost, "/api/v1/users",
+			map[string]any{"name": "of-" + publisher, "role": "publisher", "publisher": publisher}, &user)
+		var proofs []registry.Proof
+		status := m.do(t, user.Token, http.MethodGet, "/api/v1/proofs", nil, &proofs)
+		if status != http.StatusOK || len(proofs) != want {
+			t.Errorf("%s sees %d proofs (status %d), want %d", publisher, len(proofs), status, want)
+		}
+		for _, path := range []string{"/api/v1/proofs?publisher=third", "/api/v1/publishers/third/statement"} {
+			if status := m.do(t, user.Token, http.MethodGet, path, nil, nil); status != http.StatusForbidden {
+				t.Errorf("%s: %s: status %d", publisher, path, status)
+			}
+		}
 	}
 }
 
