@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,8 +85,9 @@ func (s *Server) boxes() http.Handler {
 }
 
 const (
-	maxUpload  = 4 << 20 // bytes
-	maxUploads = 32      // documents kept for one box
+	maxUpload    = 4 << 20 // bytes
+	maxUploads   = 32      // documents kept for one box
+	maxUploadSum = 8 << 20 // bytes of them together
 )
 
 // upload takes a document that is too long for MQTT: the list of holdings or a command's result.
@@ -124,27 +127,39 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// keepUpload stores a document of a box and forgets its oldest beyond the bound.
+// keepUpload stores a document of a box and forgets its oldest beyond the bounds.
 func (s *Server) keepUpload(box, name string, body []byte) error {
 	dir := filepath.Join(s.o.Dir, dirUploads, box)
 	if err := writeFile(filepath.Join(dir, name+".json"), body, 0o600); err != nil {
 		return err
 	}
+	if err := forgetOldest(dir, maxUploads, maxUploadSum); err != nil {
+		return fmt.Errorf("forget upload of %s: %w", box, err)
+	}
+	return nil
+}
+
+// forgetOldest removes the oldest files of a directory until at most count of them, with at most sum bytes, are left.
+func forgetOldest(dir string, count int, sum int64) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("list uploads of %s: %w", box, err)
+		return err
 	}
-	for len(entries) > maxUploads {
-		oldest, at := 0, time.Now().Add(time.Hour)
-		for i, e := range entries {
-			if info, err := e.Info(); err == nil && info.ModTime().Before(at) {
-				oldest, at = i, info.ModTime()
-			}
+	var files []fs.FileInfo
+	var total int64
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil { // else another upload just forgot it
+			files = append(files, info)
+			total += info.Size()
 		}
-		if err := os.Remove(filepath.Join(dir, entries[oldest].Name())); err != nil {
-			return fmt.Errorf("forget upload of %s: %w", box, err)
+	}
+	slices.SortFunc(files, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for len(files) > count || total > sum {
+		if err := os.Remove(filepath.Join(dir, files[0].Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
-		entries = append(entries[:oldest], entries[oldest+1:]...)
+		total -= files[0].Size()
+		files = files[1:]
 	}
 	return nil
 }
