@@ -129,21 +129,48 @@ func (d *desired) store(target string, w *mqttwire.Desired, payload []byte) (boo
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	old, had := d.wishes[target]
-	if had && w.Version <= old.Version || !had && len(d.wishes) >= maxTargets {
+	if had && w.Version <= old.Version {
 		return false, nil
+	}
+	var left []string
+	if !had && len(d.wishes) >= maxTargets {
+		if left = d.leftGroups(); len(left) == 0 {
+			return false, nil
+		}
 	}
 	err := d.m.o.DB.Update(func(tx *bbolt.Tx) error {
 		b, err := bucket(tx, bucketDesired)
 		if err != nil {
 			return err
 		}
+		for _, t := range left {
+			if err := b.Delete([]byte(t)); err != nil {
+				return err
+			}
+		}
 		return b.Put([]byte(target), payload)
 	})
 	if err != nil {
 		return false, dbErr("store desired state", err)
 	}
+	for _, t := range left {
+		delete(d.wishes, t)
+	}
 	d.wishes[target] = w
 	return true, nil
+}
+
+// leftGroups names the targets of groups that the box has left. They are kept until their room is needed: a box that
+// comes back must still know an old wish from a new one.
+func (d *desired) leftGroups() []string {
+	groups := d.m.o.Groups()
+	var left []string
+	for target := range d.wishes {
+		if group, ok := strings.CutPrefix(target, "group:"); ok && !contains(groups, group) {
+			left = append(left, target)
+		}
+	}
+	return left
 }
 
 // apply hands the merged config to the box and rings the bell. A version counts as applied only after that.
