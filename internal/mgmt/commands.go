@@ -14,6 +14,11 @@ import (
 const (
 	maxCommands  = 512 // ids that are remembered; one is forgotten only after it expired
 	commandQueue = 16  // verified commands that wait for the worker
+
+	// An answer that is asked for again costs a write, and a broker may repeat what was signed as often as it likes: this
+	// many at once, then one in this time.
+	repeatBurst = 16
+	repeatEvery = 10 * time.Second
 )
 
 // commandRecord is what state.db remembers of a command id.
@@ -30,6 +35,9 @@ type commands struct {
 	queue chan Message
 	// accepted is told of each command that was taken, so that the session can say so; it may drop.
 	accepted chan mqttwire.CommandAck
+
+	// Owned by run: when the allowance of repeated answers is whole again.
+	repeats time.Time
 }
 
 func newCommands(m *Manager) *commands {
@@ -90,9 +98,51 @@ func (c *commands) handle(ctx context.Context, msg Message) error {
 	return c.finish(ctx, msg.ID, name, res)
 }
 
-// begin commits the id. It reports false for an id that was seen: one that has an answer is answered again.
+// look reads what is known of an id, and whether work is to be committed for it: a replay must not cost a write.
+func (c *commands) look(id string, now time.Time) (known, due bool, err error) {
+	err = c.m.o.DB.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte(bucketCommands))
+		if b == nil {
+			due = true
+			return nil
+		}
+		v := b.Get([]byte(id))
+		if v == nil {
+			n, old, err := expired(b, now)
+			due = n-len(old) < maxCommands
+			return err
+		}
+		known = true
+		var rec commandRecord
+		if json.Unmarshal(v, &rec) == nil && rec.Answer != nil {
+			ob := tx.Bucket([]byte(bucketOutbox))
+			due = ob == nil || ob.Get(key64(rec.Answer.Evt)) == nil
+		}
+		return nil
+	})
+	return known, due, err
+}
+
+// mayRepeat takes one from the allowance of repeated answers.
+func (c *commands) mayRepeat(now time.Time) bool {
+	if c.repeats.Before(now) {
+		c.repeats = now
+	}
+	if c.repeats.Sub(now) > (repeatBurst-1)*repeatEvery {
+		return false
+	}
+	c.repeats = c.repeats.Add(repeatEvery)
+	return true
+}
+
+// begin commits the id. It reports false for an id that was seen: one that has an answer is answered again, soon or, when
+// many are asked for, at a later repeat.
 func (c *commands) begin(msg Message, name string) (fresh bool, err error) {
 	now, _ := c.m.o.Now()
+	known, due, err := c.look(msg.ID, now)
+	if err != nil || !due || known && !c.mayRepeat(time.Now()) {
+		return false, dbErr("look for command", err)
+	}
 	again := false
 	err = c.m.o.DB.Update(func(tx *bbolt.Tx) error {
 		fresh, again = false, false
@@ -139,12 +189,9 @@ func (c *commands) requeue(tx *bbolt.Tx, b *bbolt.Bucket, id string, rec command
 	return true, b.Put([]byte(id), data)
 }
 
-// makeRoom forgets expired ids when there are many. An id that has not expired is never forgotten, since it could then
-// run twice: with 512 of those, new commands wait.
-func makeRoom(b *bbolt.Bucket, now time.Time) (bool, error) {
-	n := 0
-	var old [][]byte
-	err := b.ForEach(func(k, v []byte) error {
+// expired counts the ids and names those that may be forgotten.
+func expired(b *bbolt.Bucket, now time.Time) (n int, old [][]byte, err error) {
+	err = b.ForEach(func(k, v []byte) error {
 		n++
 		var rec commandRecord
 		if json.Unmarshal(v, &rec) != nil || rec.Answer != nil && now.After(rec.Expires.Add(time.Hour)) {
@@ -152,6 +199,13 @@ func makeRoom(b *bbolt.Bucket, now time.Time) (bool, error) {
 		}
 		return nil
 	})
+	return n, old, err
+}
+
+// makeRoom forgets expired ids when there are many. An id that has not expired is never forgotten, since it could then
+// run twice: with 512 of those, new commands wait.
+func makeRoom(b *bbolt.Bucket, now time.Time) (bool, error) {
+	n, old, err := expired(b, now)
 	if err != nil || n < maxCommands {
 		return err == nil, err
 	}
