@@ -66,7 +66,10 @@ func (m *Manager) session(ctx context.Context, broker string) (lasted time.Durat
 	}
 	began := time.Now()
 	defer s.client.Disconnect(0)
-	if err := s.subscribe(); err != nil {
+	if err := s.subscribe(ctx); err != nil {
+		if ctx.Err() != nil {
+			return 0, err // stopping is no refusal
+		}
 		m.o.Health.Raise(health.Warning{
 			Code: CodeRefused, Severity: health.Warn, Text: err.Error(), Action: "check the box's group and the broker's rules",
 		})
@@ -142,7 +145,7 @@ func (s *session) enqueue(_ mqtt.Client, msg mqtt.Message) {
 }
 
 // subscribe checks each return code of the SUBACK: 0x80 is a refusal that paho reports as success.
-func (s *session) subscribe() error {
+func (s *session) subscribe(ctx context.Context) error {
 	topics := map[string]byte{
 		mqttwire.BoxTopic(s.fleet, s.box, "desired"):   0,
 		mqttwire.BoxTopic(s.fleet, s.box, "cmd/+"):     0,
@@ -152,7 +155,7 @@ func (s *session) subscribe() error {
 		topics[mqttwire.GroupDesired(s.fleet, g)] = 0
 	}
 	t := s.client.SubscribeMultiple(topics, nil)
-	if err := waitToken(context.Background(), t); err != nil {
+	if err := waitToken(ctx, t); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 	st, ok := t.(*mqtt.SubscribeToken)
