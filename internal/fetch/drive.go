@@ -36,11 +36,11 @@ func (f *Fetcher) drive(it *item, mono time.Time) {
 	f.prioritise(it)
 }
 
-// switchWAN turns the access line on or off for an asset. A box that becomes courier first takes from the household what
+// switchWAN turns the access line on or off for an asset, as the plan says: it knows who carries it, and when a follower
+// must help itself. A box that becomes courier first takes from the household what
 // is there already: its bytes crossed the line once.
 func (f *Fetcher) switchWAN(it *item, mono time.Time) {
-	on := it.want.WAN && it.carries || it.want.WAN && it.playing()
-	if !on || it.complete() {
+	if !it.want.WAN || it.complete() {
 		it.wanOn = false
 		for r := range it.runs {
 			r.cancel()
@@ -50,7 +50,7 @@ func (f *Fetcher) switchWAN(it *item, mono time.Time) {
 	if it.wanOn {
 		return
 	}
-	if it.loaded && f.fromLAN(it) > 0 {
+	if it.carries && it.loaded && f.fromLAN(it) > 0 {
 		if it.lanProgress.IsZero() {
 			it.lanProgress = mono
 		}

@@ -51,6 +51,7 @@ type item struct {
 
 	courier     string
 	carries     bool // this box is the courier
+	seen        courierSeen
 	wanOn       bool
 	wanSince    time.Time
 	lanProgress time.Time // when LAN last brought something

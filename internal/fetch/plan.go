@@ -17,7 +17,7 @@ func (f *Fetcher) step(mono time.Time) {
 	f.sync()
 	f.observe(mono)
 	f.count(now)
-	f.sched = f.input(now, trusted)
+	f.sched = f.input(now, mono, trusted)
 	f.decide(now)
 	f.load(mono)
 	for _, it := range f.ordered() {
@@ -178,7 +178,7 @@ func (f *Fetcher) progress(it *item) {
 }
 
 // input tells the schedule what this box knows.
-func (f *Fetcher) input(now time.Time, trusted bool) schedule.Input {
+func (f *Fetcher) input(now, mono time.Time, trusted bool) schedule.Input {
 	limits, paused, _ := f.wishes()
 	snap := f.o.Catalog.Snapshot()
 	in := schedule.Input{
@@ -199,12 +199,12 @@ func (f *Fetcher) input(now time.Time, trusted bool) schedule.Input {
 		}
 	}
 	for _, it := range f.items {
-		in.Assets = append(in.Assets, f.describe(it, prefix[it.id]))
+		in.Assets = append(in.Assets, f.describe(it, prefix[it.id], now, mono))
 	}
 	return in
 }
 
-func (f *Fetcher) describe(it *item, prefix int64) schedule.Asset {
+func (f *Fetcher) describe(it *item, prefix int64, now, mono time.Time) schedule.Asset {
 	a := schedule.Asset{
 		ID: it.id.String(), Length: it.info.Length, Missing: it.missing(), Playing: it.playing(),
 		Started: it.wanSince, PeerRate: float64(it.rates.smooth.Peer), PeersKnown: it.ann.known,
@@ -227,6 +227,7 @@ func (f *Fetcher) describe(it *item, prefix int64) schedule.Asset {
 		box, self := f.o.LAN.Courier(it.id)
 		it.courier, it.carries = box, self
 		a.Follower = !self
+		a.CourierETA, a.CourierStuck = f.watchCourier(it, now, mono)
 	} else {
 		it.carries = true
 	}

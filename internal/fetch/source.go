@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
+	"slices"
 	"time"
 
 	"boxd/internal/fetch/engine"
@@ -123,7 +124,7 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 	case len(boxes) == 0 && elapsed > aloneAfter:
 		of = 0 // those that the tracker counts cannot be reached: nobody brings the rest
 	}
-	return schedule.OriginPieces(schedule.ShareInput{
+	pieces = schedule.OriginPieces(schedule.ShareInput{
 		BoxID: f.o.Identity.BoxID(), Asset: it.id.String(), Mode: mode, Pieces: end, Missing: missing,
 		Holders: func(i int) int {
 			if i < len(have) {
@@ -133,7 +134,11 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 		},
 		Peers: boxes, Index: index, Of: of,
 		Elapsed: time.Since(it.wanSince),
-	}), false
+	})
+	if !it.carries { // the courier begins at the other end
+		pieces = slices.Concat(pieces[len(pieces)/2:], pieces[:len(pieces)/2])
+	}
+	return pieces, false
 }
 
 // runOf makes one request of the best piece and those that follow it, as far as they are in the list too.

@@ -194,6 +194,7 @@ func (f *Fetcher) explain(it *item, a *AssetStatus) {
 	case it.store != nil && it.store.Unknown() > 0:
 		a.Why = fmt.Sprintf("Checking what is on the disk: %d pieces to go.", it.store.Unknown())
 	case !it.want.Fetch:
+	case a.Role == RoleFollower && it.wanOn: // the plan says why
 	case a.Role == RoleFollower && it.courier == "":
 		a.Why = "It comes from the other boxes of the home; who carries it over the access line is being decided."
 	case a.Role == RoleFollower:

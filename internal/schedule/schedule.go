@@ -93,12 +93,13 @@ type Asset struct {
 	PrefixMissing int64 // bytes of the campaign's prefix not verified yet
 	Playing       bool  // a player waits for it or reads it
 	Started       time.Time
-	PeerRate      float64 // bytes per second from WAN peers now
-	PeersKnown    bool    // the tracker has answered
-	Peers         int     // WAN peers that can be reached
-	Follower      bool    // another box of the household is its courier
-	CourierETA    time.Time
-	Rejected      string // why the cache refused it; empty when it did not
+	PeerRate      float64   // bytes per second from WAN peers now
+	PeersKnown    bool      // the tracker has answered
+	Peers         int       // WAN peers that can be reached
+	Follower      bool      // another box of the household is its courier
+	CourierETA    time.Time // when that box will have it; zero: not known
+	CourierStuck  bool      // that box has it no further than long ago
+	Rejected      string    // why the cache refused it; empty when it did not
 }
 
 // OriginMode says what may be asked of the origin.

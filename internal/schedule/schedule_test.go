@@ -318,6 +318,14 @@ func TestFollowerTurnsToTheLineOnlyWhenTheCourierCannotMakeIt(t *testing.T) {
 	if w := only(t, Decide(now, in)); !w.WAN {
 		t.Error("the courier is too late and the follower waits")
 	}
+	in.Assets[0].CourierETA = time.Time{}
+	if w := only(t, Decide(now, in)); w.WAN || !w.Danger {
+		t.Errorf("wan %v danger %v: nobody knows that the courier is late", w.WAN, w.Danger)
+	}
+	in.Assets[0].CourierStuck = true
+	if w := only(t, Decide(now, in)); !w.WAN {
+		t.Error("the courier does not move and the follower waits")
+	}
 }
 
 func TestSpreadStartsTheFleetEvenlyAndShrinksBeforeADeadline(t *testing.T) {

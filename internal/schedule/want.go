@@ -141,9 +141,10 @@ func neverOrigin(live []Campaign) bool {
 	return true
 }
 
-// courierTooLate lets a follower open the access line itself: the deadline is in danger and the courier cannot make it.
+// courierTooLate lets a follower open the access line itself: the deadline is in danger and the courier is known to miss
+// it. A deadline that is merely short opens no second line in the home.
 func (d *decider) courierTooLate(a Asset, w *Want) bool {
-	return w.Danger && !w.Deadline.IsZero() && (a.CourierETA.IsZero() || a.CourierETA.After(w.Deadline))
+	return w.Danger && !w.Deadline.IsZero() && (a.CourierStuck || a.CourierETA.After(w.Deadline))
 }
 
 // open finds the campaign whose window and start allow the WAN now, preferring the one with the highest rate.
