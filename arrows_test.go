@@ -48,11 +48,13 @@ var arrows = map[string][]string{
 	"cmd/boxd":              boxSide,
 
 	"internal/netlab": {},
-	"internal/fleet":  append([]string{"internal/identity", "internal/netlab", "internal/httpapi/page"}, shared...),
-	"cmd/fleetd":      append([]string{"internal/fleet", "internal/identity"}, shared...),
-	"cmd/demo":        {"internal/demo"},
-	"internal/demo":   {}, // runs the programs, and knows of them what a user knows
-	"build/gotest":    {},
+	// A real browser for tests of pages; nothing but tests imports it.
+	"internal/browsertest": {},
+	"internal/fleet":       append([]string{"internal/identity", "internal/netlab", "internal/httpapi/page"}, shared...),
+	"cmd/fleetd":           append([]string{"internal/fleet", "internal/identity"}, shared...),
+	"cmd/demo":             {"internal/demo"},
+	"internal/demo":        {}, // runs the programs, and knows of them what a user knows
+	"build/gotest":         {},
 }
 
 // shared is what both sides speak, so that they cannot drift apart.

@@ -28,6 +28,7 @@ type Options struct {
 	BulkBytes    int64         // of a generated file beside the film [256 MiB]; negative: none
 	WANRate      int64         // bytes per second that a box may take over the access line [32 MiB/s]
 	Deadline     time.Duration // how long the whole may take [5 min]
+	NoCampaign   bool          // start the fleet manager and the boxes, and leave publishing to whoever asks for this
 	Static       bool          // name the neighbours in the configuration even where mDNS could find them
 	// Brokers starts MQTT brokers in place of the fleet manager's own, and returns their addresses. [none]
 	Brokers func(*Fleet) ([]string, error)
@@ -93,6 +94,9 @@ func Start(ctx context.Context, o Options) (h *Home, err error) {
 	h.say("Starting %d boxes; each makes its key, enrols and looks for the others …", o.Boxes)
 	if err := h.startBoxes(ctx); err != nil {
 		return h, err
+	}
+	if o.NoCampaign {
+		return h, nil
 	}
 	if err := h.publish(ctx); err != nil {
 		return h, err
