@@ -44,6 +44,7 @@ arm_short_armv7 = asset cache durable ops state
 arm_short_arm64 = asset cache durable state
 test-arm-on-%:
 	@echo "$* under $(qemu_$*)"
-	@CGO_ENABLED=0 GOOS=linux $(goarch_$*) $(GOTEST) -timeout $(if $(SHORT),240s,1200s) -allow-skips -- \
+	@mkdir -p bin/tools && $(GO) build -o bin/tools/gotest ./build/gotest
+	@CGO_ENABLED=0 GOOS=linux $(goarch_$*) bin/tools/gotest -timeout $(if $(SHORT),240s,1200s) -allow-skips -- \
 		-short -p 2 -exec "$(qemu_$*)" \
 		$(if $(SHORT),$(filter $(addprefix boxd/internal/,$(arm_short_$*)),$(BOX_PKGS)),$(BOX_PKGS))
