@@ -37,7 +37,8 @@ func keysCmd(c *client) *cobra.Command {
 		Use: "sign DRAFT KEY", Short: "sign a draft of the catalog with a private key", Args: args(cobra.ExactArgs(2)),
 		RunE: func(_ *cobra.Command, a []string) error { return signDraft(a[0], a[1]) },
 	}
-	cmd.AddCommand(gen, sign, roleStatusCmd(c), rootDraftCmd(c), importCmd(c))
+	cmd.AddCommand(gen, sign, roleStatusCmd(c), rootDraftCmd(c), importCmd(c),
+		keysListCmd(c), keysSealCmd(c), keysOpenCmd(c), intermediateCmd(c))
 	return cmd
 }
 

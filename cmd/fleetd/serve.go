@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"boxd/internal/fleet/broker"
+	"boxd/internal/fleet/ceremony"
 	"boxd/internal/fleet/server"
 )
 
@@ -92,12 +93,15 @@ func initCmd(c *client) *cobra.Command {
 			if err := server.Init(o); err != nil {
 				return err
 			}
-			return c.show(cmd.OutOrStdout(), map[string]string{"dir": o.Dir, "fleet": o.Fleet}, func(w *tabWriter) {
-				fmt.Fprintf(w, "The fleet %q is in %s.\n\nTake away and keep apart, offline:\n", o.Fleet, o.Dir)
-				fmt.Fprintf(w, "  %s/ca/root.key\tneeded only to make new intermediates\n", o.Dir)
-				fmt.Fprintf(w, "  %s/keys/root-*.pem\tneeded only to change the catalog's keys\n", o.Dir)
-				fmt.Fprintf(w, "  %s/keys/targets.pem\tneeded only to add publishers and operations keys\n", o.Dir)
-				fmt.Fprintf(w, "  %s/keys/publisher-*.pem\tneeded to publish; may stay with the publisher\n", o.Dir)
+			keys, err := ceremony.Survey(o.Dir)
+			if err != nil {
+				return err
+			}
+			doc := map[string]any{"dir": o.Dir, "fleet": o.Fleet, "keys": keys}
+			return c.show(cmd.OutOrStdout(), doc, func(w *tabWriter) {
+				fmt.Fprintf(w, "The fleet %q is in %s. Its private keys:\n\n", o.Fleet, o.Dir)
+				surveyTable(w, keys)
+				fmt.Fprint(w, "\nTake those away that belong offline: fleetd keys seal --out DIR --shares 5 --needed 3\n")
 			})
 		},
 	}
