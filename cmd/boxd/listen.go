@@ -39,7 +39,8 @@ func listenTCP(ctx context.Context, key, addr string) (net.Listener, error) {
 // socketGroup is whose members may look at the box over the socket.
 const socketGroup = "boxd"
 
-// dyingGrace is how long a daemon that was killed may take to go: until the kernel has closed its files, its socket accepts.
+// dyingGrace is how long a daemon that was killed may take to go: until the kernel has closed its files, its socket
+// accepts.
 const dyingGrace = 2 * time.Second
 
 // goneWithin reports whether nobody listens on a socket, now or before the grace has passed.

@@ -135,7 +135,7 @@ func (c *commands) mayRepeat(now time.Time) bool {
 	return true
 }
 
-// begin commits the id. It reports false for an id that was seen: one that has an answer is answered again, soon or, when
+// begin commits the id. It reports false for an id that was seen: one that has an answer is answered again, now or, when
 // many are asked for, at a later repeat.
 func (c *commands) begin(msg Message, name string) (fresh bool, err error) {
 	now, _ := c.m.o.Now()
