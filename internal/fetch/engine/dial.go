@@ -91,6 +91,17 @@ func (e *Engine) admit(tc *tls.Conn, want string) (string, error) {
 	return box, nil
 }
 
+// maxNames bounds Engine.pseudo.
+const maxNames = 4096
+
+// nameLocked notes who is behind an address that the library knows. e.mu is held.
+func (e *Engine) nameLocked(a netip.Addr, name string) {
+	if len(e.pseudo) >= maxNames {
+		clear(e.pseudo) // bans in force are kept by name
+	}
+	e.pseudo[a] = name
+}
+
 // learnBox notes which box is behind an address that was made up before the box was known, so that a ban finds it.
 func (e *Engine) learnBox(r *remote) {
 	ap, err := netip.ParseAddrPort(r.key)
@@ -99,10 +110,7 @@ func (e *Engine) learnBox(r *remote) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.pseudo) > 4096 {
-		clear(e.pseudo) // bounded; bans in force are kept by name
-	}
-	e.pseudo[ap.Addr()] = r.box
+	e.nameLocked(ap.Addr(), r.box)
 	if t, ok := e.targets[r.key]; ok {
 		t.box = r.box
 	}

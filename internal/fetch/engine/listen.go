@@ -107,7 +107,7 @@ func (e *Engine) welcome(ctx context.Context, nc net.Conn) bool {
 		kind, name = "addr", r.addr.String()
 	}
 	a := madeUpAddr(kind, name, e.bans.gen[name])
-	e.pseudo[a] = name
+	e.nameLocked(a, name)
 	e.mu.Unlock()
 	port := uint16(1)
 	if r.swarm != nil {

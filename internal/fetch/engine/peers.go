@@ -30,6 +30,8 @@ type contact struct {
 	next  time.Time // not before
 	wait  time.Duration
 	named time.Time
+
+	target string // its entry in Engine.targets
 }
 
 // AddPeers tells of peers of a torrent. They are dialled now if they are new, and again whenever they are lost.
@@ -106,6 +108,7 @@ func (e *Engine) dueLocked(s *swarm, now time.Time) []torrent.PeerInfo {
 		switch {
 		case now.Sub(c.named) > contactLife:
 			delete(s.peers, key)
+			delete(e.targets, c.target)
 			continue
 		case addrs[c.peer.Addr] || c.peer.Box != "" && boxes[c.peer.Box]:
 			c.wait = firstRedial
@@ -133,10 +136,14 @@ func (e *Engine) targetLocked(s *swarm, c *contact) *remote {
 		kind, name = "addr", c.peer.Addr.String()
 	}
 	a := madeUpAddr(kind, name, e.bans.gen[name])
-	e.pseudo[a] = name
+	e.nameLocked(a, name)
 	r := &remote{
 		key: netip.AddrPortFrom(a, s.slot).String(), box: c.peer.Box, class: c.class, addr: c.peer.Addr, swarm: s,
 	}
+	if c.target != r.key {
+		delete(e.targets, c.target) // a ban that is over has given the box another address
+	}
+	c.target = r.key
 	e.targets[r.key] = r
 	return r
 }
