@@ -202,10 +202,3 @@ func (s *Source) keepResume(piece int, n int64) {
 	}
 	s.resume[piece] = n
 }
-
-// Forget drops what is known of a half-fetched piece: somebody else fetches it now.
-func (s *Source) Forget(piece int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.resume, piece)
-}

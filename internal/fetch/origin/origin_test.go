@@ -286,6 +286,55 @@ func TestResumeGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
+// TestAPieceLostHalfWayIsNotTheServersFault breaks off in a piece whose bytes are lost before the request that resumes it.
+func TestAPieceLostHalfWayIsNotTheServersFault(t *testing.T) {
+	st, data := publish(t, file{"", 4 * pieceLen})
+	asked := 0
+	u := serve(t, data, func(w http.ResponseWriter, _ *http.Request) bool {
+		if asked++; asked > 1 {
+			return false
+		}
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", len(data)-1, len(data)))
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		w.WriteHeader(http.StatusPartialContent)
+		_, _ = w.Write(data[:pieceLen+5000])
+		return true
+	})
+	s := New(st, []string{u}, Options{Client: Client(nil)})
+	if res := s.Fetch(t.Context(), 0, 4); res.Err == nil || res.Verified != 1 {
+		t.Fatalf("%+v", res)
+	}
+	s.cheer(0) // do not wait
+	if err := st.MarkMissing(1); err != nil {
+		t.Fatal(err)
+	}
+	clear(st.data[pieceLen : pieceLen+5000])
+	res := s.Fetch(t.Context(), 1, 4)
+	if res.Err != nil || res.Verified != 2 || res.Wasted != pieceLen-5000 || st.Have(1) {
+		t.Fatalf("%+v, the lost piece is here: %v", res, st.Have(1))
+	}
+	if res := s.Fetch(t.Context(), 1, 4); res.Err != nil || !st.complete() || res.Received != pieceLen {
+		t.Fatalf("%+v", res)
+	}
+}
+
+// TestWhatAStoreRefusedIsNotTheServersFault: a player is being sent the old bytes of a lost piece, so nothing is written.
+func TestWhatAStoreRefusedIsNotTheServersFault(t *testing.T) {
+	st, data := publish(t, file{"", 2 * pieceLen})
+	busy := errors.New("in use")
+	st.werr = busy
+	s := New(st, []string{serve(t, data, nil)}, Options{
+		Client: Client(nil), Taken: func(err error) bool { return errors.Is(err, busy) },
+	})
+	if res := s.Fetch(t.Context(), 0, 2); res.Err != nil || res.Verified != 0 || res.Wasted != 2*pieceLen {
+		t.Fatalf("%+v", res)
+	}
+	st.werr = nil
+	if res := s.Fetch(t.Context(), 0, 2); res.Err != nil || !st.complete() {
+		t.Fatalf("%+v", res)
+	}
+}
+
 func TestSlowServersAreGivenUp(t *testing.T) {
 	for name, drip := range map[string]func(*io.PipeWriter){
 		"silent": func(*io.PipeWriter) {},

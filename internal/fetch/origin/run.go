@@ -23,8 +23,8 @@ type run struct {
 	end  int
 	res  *Result
 
-	pos int64 // where in the asset the next byte goes
-	got int64 // bytes of the present piece that this run received
+	pos  int64 // where in the asset the next byte goes
+	kept int64 // bytes of the present piece that this run wrote
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
@@ -150,15 +150,16 @@ func (r *run) take(ctx context.Context, p []byte) error {
 			return fmt.Errorf("%w: %w", ErrStore, err)
 		}
 		r.res.Wasted += int64(len(p))
+	} else {
+		r.kept += int64(len(p))
 	}
 	r.pos += int64(len(p))
-	r.got += int64(len(p))
 	if r.pos < off+n {
 		return nil
 	}
 	err := r.verify(ctx)
 	r.next++
-	r.got = 0
+	r.kept = 0
 	return err
 }
 
@@ -175,9 +176,12 @@ func (r *run) verify(context.Context) error {
 		if st.Have(i) {
 			return nil
 		}
-		r.res.Wasted += r.got
+		r.res.Wasted += r.kept
 		if err := st.MarkMissing(i); err != nil {
 			return fmt.Errorf("%w: piece %d: %w", ErrStore, i, err)
+		}
+		if _, n := st.Info().PieceSpan(i); r.kept < n {
+			return nil // not all of it is this request's: written earlier, and perhaps lost since. Whole the next time
 		}
 		return fmt.Errorf("piece %d: %w", i, ErrWrongBytes)
 	}
