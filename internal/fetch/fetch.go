@@ -1,9 +1,10 @@
 // Package fetch makes the cache match the plan: it drives the swarm, the origin and the rates.
 //
 // Invariants: one goroutine, Run's, owns all state; others ask it. Space is reserved before the first byte. Only the
-// courier of an asset uses the tracker, WAN peers and the origin; one follower may when the courier will miss the deadline. An asset leaves the swarm before it leaves the cache.
-// Every byte that arrives is counted once, under the source it came from. A store that failed is dropped and tried again
-// later, never served. Every retry has a back-off with jitter.
+// courier of an asset uses the tracker, WAN peers and the origin; one follower may when the courier will miss the
+// deadline. An asset leaves the swarm before it leaves the cache. Every byte that arrives is counted once, under the
+// source it came from. A store that failed is dropped and tried again later, never served. Every retry has a back-off
+// with jitter.
 package fetch
 
 import (

@@ -52,6 +52,8 @@ type item struct {
 	courier     string
 	carries     bool // this box is the courier
 	seen        courierSeen
+	lastCourier string // the last one that was not ""
+	heir        bool   // this box carries it because the courier before it is gone
 	wanOn       bool
 	wanSince    time.Time
 	lanProgress time.Time // when LAN last brought something

@@ -225,6 +225,12 @@ func (f *Fetcher) describe(it *item, prefix int64, now, mono time.Time) schedule
 	}
 	if f.o.LAN != nil {
 		box, self := f.o.LAN.Courier(it.id)
+		if self && !it.carries {
+			it.heir = it.lastCourier != "" && it.lastCourier != box && !f.isNeighbour(it.lastCourier)
+		}
+		if box != "" {
+			it.lastCourier = box
+		}
 		it.courier, it.carries = box, self
 		a.Follower = !self
 		a.CourierETA, a.CourierStuck = f.watchCourier(it, now, mono)

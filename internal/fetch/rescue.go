@@ -69,3 +69,12 @@ func (f *Fetcher) watchCourier(it *item, now, mono time.Time) (eta time.Time, st
 	}
 	return it.seen.eta(*courier, it.info, now, mono), it.seen.stuck(mono)
 }
+
+func (f *Fetcher) isNeighbour(box string) bool {
+	for _, n := range f.o.LAN.Neighbours() {
+		if n.ID == box {
+			return true
+		}
+	}
+	return false
+}

@@ -97,3 +97,37 @@ func TestAFollowerWhosePlanSaysSoOpensTheLine(t *testing.T) {
 		t.Fatal("the line stays open")
 	}
 }
+
+func TestTheHeirOfADeadCourierDoesNotWaitToMeet(t *testing.T) {
+	for name, c := range map[string]struct {
+		courier string // before
+		stays   bool   // in the home
+		waits   bool
+	}{
+		"the courier died":        {courier: "you", waits: false},
+		"it handed over":          {courier: "you", stays: true, waits: true},
+		"there was none":          {courier: "", waits: true},
+		"it was this box already": {courier: "me", waits: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &fixedHome{courier: c.courier, neighbours: []lan.Neighbour{{ID: "you", WAN: true}}}
+			f, it := follower(t, h)
+			now := time.Now()
+			f.describe(it, 0, now, now)
+			if !c.stays {
+				h.neighbours = nil
+			}
+			for _, courier := range []string{"", "me", "me"} { // while the home settles there is none
+				h.courier = courier
+				f.describe(it, 0, now, now)
+			}
+			it.want.Origin, it.wanSince, it.ann.known = schedule.OriginSpare, now, true
+			if got := f.settles(it, now.Add(time.Second)); got != c.waits {
+				t.Errorf("waits to meet: %v, want %v", got, c.waits)
+			}
+			if f.settles(it, now.Add(meeting)) {
+				t.Error("waits for ever")
+			}
+		})
+	}
+}

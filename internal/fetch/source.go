@@ -32,8 +32,7 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 	if !it.wanOn || mode == schedule.OriginOff || mono.Before(it.srcRetry) {
 		return
 	}
-	if since := mono.Sub(it.wanSince); mode == schedule.OriginSpare && !it.playing() &&
-		(since < meeting || !it.ann.known && since < settling) {
+	if f.settles(it, mono) {
 		return
 	}
 	if !f.openSource(it) {
@@ -55,6 +54,14 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 		}
 		pieces = rest
 	}
+}
+
+// settles says that the swarm has just begun to meet, so that what nobody has is not known yet. The heir of a dead courier
+// does not wait to meet: the home has waited for it already.
+func (f *Fetcher) settles(it *item, mono time.Time) bool {
+	since := mono.Sub(it.wanSince)
+	return it.want.Origin == schedule.OriginSpare && !it.playing() &&
+		(since < meeting && !it.heir || !it.ann.known && since < settling)
 }
 
 func (f *Fetcher) allRuns() int {
