@@ -106,55 +106,6 @@ func boxTable(w *tabWriter, list []boxDoc) {
 	}
 }
 
-func watchCmd(c *client) *cobra.Command {
-	var every time.Duration
-	cmd := &cobra.Command{
-		Use: "watch", Short: "follow campaigns and alerts until interrupted", Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			tick := time.NewTicker(max(every, time.Second))
-			defer tick.Stop()
-			for {
-				var fleet struct {
-					ID            string
-					Boxes, Online int
-				}
-				var list []campaignDoc
-				if err := c.call(cmd.Context(), http.MethodGet, "/api/v1/fleet", nil, &fleet); err != nil {
-					return ignoreInterrupt(cmd, err)
-				}
-				if err := c.call(cmd.Context(), http.MethodGet, "/api/v1/campaigns", nil, &list); err != nil {
-					return ignoreInterrupt(cmd, err)
-				}
-				doc := map[string]any{"time": time.Now().UTC(), "boxes": fleet.Boxes, "online": fleet.Online, "campaigns": list}
-				err := c.show(cmd.OutOrStdout(), doc, func(w *tabWriter) {
-					if isTerminal(cmd.OutOrStdout()) {
-						fmt.Fprint(w, "\x1b[H\x1b[2J")
-					}
-					fmt.Fprintf(w, "%s  %s: %d of %d boxes online\n\n", time.Now().Format(time.TimeOnly), fleet.ID, fleet.Online, fleet.Boxes)
-					campaignTable(w, list)
-				})
-				if err != nil {
-					return err
-				}
-				select {
-				case <-cmd.Context().Done():
-					return nil
-				case <-tick.C:
-				}
-			}
-		},
-	}
-	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "period")
-	return cmd
-}
-
-func ignoreInterrupt(cmd *cobra.Command, err error) error {
-	if cmd.Context().Err() != nil {
-		return nil
-	}
-	return err
-}
-
 func enrollCmd(c *client) *cobra.Command {
 	cmd := &cobra.Command{Use: "enroll", Short: "tokens with which boxes join"}
 	var group, ttl, box, devices string
