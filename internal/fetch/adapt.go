@@ -51,7 +51,8 @@ func cacheAttr(a Attr) cache.Attr {
 	}
 }
 
-// taken recognises the cache's refusal of bytes that are here already, are being judged or are just being played.
+// taken recognises the cache's refusal of bytes that are here already, are being judged or are just being played. Whoever
+// sent them is not to blame when the piece is not whole then.
 func taken(err error) bool {
 	return errors.Is(err, cache.ErrVerified) || errors.Is(err, cache.ErrInUse)
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net/netip"
 	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"boxd/internal/asset"
 	"boxd/internal/fetch/pace"
@@ -109,6 +111,56 @@ func TestABadBoxIsBannedByNameAndTheFetchCompletes(t *testing.T) {
 	dst.wait(t, dst.info.NumPieces())
 	if !dst.equal(data) {
 		t.Fatal("wrong bytes")
+	}
+}
+
+// busyStore refuses the first blocks, as the cache does while a player is being sent the piece that they replace.
+type busyStore struct {
+	*memStore
+	refuse atomic.Int32
+}
+
+var errBusy = errors.New("in use")
+
+func (s *busyStore) WriteAt(p []byte, off int64) (int, error) {
+	if s.refuse.Add(-1) >= 0 {
+		return 0, errBusy
+	}
+	return s.memStore.WriteAt(p, off)
+}
+
+func TestABlockThatTheStoreRefusedIsNotThePeersFault(t *testing.T) {
+	f := newFleet(t)
+	data := content(1 << 20)
+	tor := makeTorrent(t, "film", data, 128<<10)
+	a := f.box(t, "box-a", nil)
+	if err := a.Load(newStore(t, tor, data), seed, nil); err != nil {
+		t.Fatal(err)
+	}
+	dst := &busyStore{memStore: newStore(t, tor, nil)}
+	dst.refuse.Store(5)
+	failed := make(chan error, 10)
+	b := f.box(t, "box-b", func(o *Options) {
+		o.Taken = func(err error) bool { return errors.Is(err, errBusy) }
+		o.OnFailure = func(_ asset.ID, err error) { failed <- err }
+	})
+	if err := b.Load(dst, leech, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.SetPriorities(dst.info.ID, all(Mine, dst.info.NumPieces()))
+	b.AddPeers(dst.info.ID, Peer{Box: "box-a", Addr: a.addr})
+	dst.wait(t, dst.info.NumPieces())
+	if !dst.equal(data) {
+		t.Error("wrong bytes")
+	}
+	b.learnBans(time.Now())
+	if list := b.Banned(); len(list) > 0 {
+		t.Errorf("banned %v", list)
+	}
+	select {
+	case err := <-failed:
+		t.Errorf("the store was given up: %v", err)
+	default:
 	}
 }
 

@@ -23,7 +23,10 @@ type Store interface {
 	Have(i int) bool
 }
 
-var errStoreClosed = errors.New("the torrent was dropped")
+var (
+	errStoreClosed = errors.New("the torrent was dropped")
+	errHoled       = errors.New("the store refused blocks of the piece")
+)
 
 // refuseStorage is the client's default: every torrent brings its own.
 type refuseStorage struct{}
@@ -41,8 +44,9 @@ type disk struct {
 
 	mu     sync.RWMutex // held for reading by every use of store, so that Close waits for them
 	closed bool
-	bad    error // guarded by badMu
 	badMu  sync.Mutex
+	bad    error        // guarded by badMu
+	holed  map[int]bool // guarded by badMu: pieces of which the store refused blocks, so that a wrong hash blames nobody
 }
 
 // OpenTorrent returns the storage of the one torrent it was made for.
@@ -76,6 +80,25 @@ func (d *disk) failure() error {
 	d.badMu.Lock()
 	defer d.badMu.Unlock()
 	return d.bad
+}
+
+// refused notes that a block of a piece was not written.
+func (d *disk) refused(piece int) {
+	d.badMu.Lock()
+	defer d.badMu.Unlock()
+	if d.holed == nil {
+		d.holed = map[int]bool{}
+	}
+	d.holed[piece] = true
+}
+
+// takeHole reports whether blocks of a piece were refused since the last call, and it is not here in spite of that.
+func (d *disk) takeHole(piece int) bool {
+	d.badMu.Lock()
+	holed := d.holed[piece]
+	delete(d.holed, piece)
+	d.badMu.Unlock()
+	return holed && !d.store.Have(piece)
 }
 
 // use runs f while the torrent is loaded and sound.
@@ -114,8 +137,13 @@ func (p diskPiece) ReadAt(b []byte, off int64) (n int, err error) {
 func (p diskPiece) WriteAt(b []byte, off int64) (n int, err error) {
 	err = p.d.use(func() (err error) {
 		n, err = p.d.store.WriteAt(b, p.offset()+off)
-		if err != nil && (p.d.store.Have(p.i) || p.d.taken(err)) {
+		switch {
+		case err == nil:
+		case p.d.store.Have(p.i):
 			n, err = len(b), nil // it came from another source meanwhile
+		case p.d.taken(err):
+			p.d.refused(p.i) // perhaps it is being judged, perhaps played: this block is not there
+			n, err = len(b), nil
 		}
 		return err
 	})
@@ -125,14 +153,18 @@ func (p diskPiece) WriteAt(b []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// SelfHash hashes what is there: the running hash if the blocks came in order.
+// SelfHash fails for a piece with refused blocks: for the library that is the storage's fault, and it asks for the piece
+// again; a wrong hash would have it ban the box that sent the blocks. Otherwise SelfHash hashes what is there: the running hash if the blocks came in order.
 func (p diskPiece) SelfHash() (sum metainfo.Hash, err error) {
 	err = p.d.use(func() error {
+		if p.d.takeHole(p.i) {
+			return errHoled
+		}
 		h, err := p.d.store.HashPiece(p.i)
 		sum = h
 		return err
 	})
-	if err != nil && !errors.Is(err, errStoreClosed) {
+	if err != nil && !errors.Is(err, errStoreClosed) && !errors.Is(err, errHoled) {
 		p.d.fail(err)
 	}
 	return sum, err
