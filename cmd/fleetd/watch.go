@@ -39,7 +39,7 @@ func watchCmd(c *client) *cobra.Command {
 
 func heightOf(w io.Writer) int {
 	if f, ok := w.(*os.File); ok {
-		if _, h, err := term.GetSize(int(f.Fd())); err == nil { //nolint:gosec // a file descriptor
+		if _, h, err := term.GetSize(int(f.Fd())); err == nil && h > 0 { //nolint:gosec // a file descriptor
 			return h
 		}
 	}
