@@ -1,176 +1,19 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"boxd/internal/browsertest"
 	"boxd/internal/catalog"
 	"boxd/internal/control"
 )
-
-const chromium = "/usr/bin/chromium"
-
-// browser is a real Chromium that notes what must not happen.
-type browser struct {
-	t   *testing.T
-	ctx context.Context //nolint:containedctx // chromedp keeps the browser in it
-
-	mu       sync.Mutex // guards the fields below
-	faults   []string
-	foreign  []string
-	requests int
-}
-
-func newBrowser(t *testing.T) *browser {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("needs Chromium and takes some seconds")
-	}
-	if _, err := os.Stat(chromium); err != nil {
-		if os.Getenv("BOXD_REQUIRE") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("no Chromium: ", err)
-	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox,
-		chromedp.Flag("autoplay-policy", "no-user-gesture-required"), chromedp.Flag("disable-dev-shm-usage", true),
-		chromedp.WSURLReadTimeout(60*time.Second))
-	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
-	t.Cleanup(stop)
-	ctx, cancel := chromedp.NewContext(alloc)
-	t.Cleanup(cancel)
-	b := &browser{t: t, ctx: ctx}
-	must(t, chromedp.Do(ctx, chromedp.Navigate("about:blank")))
-	console, sent := chromedp.Console(ctx), chromedp.Events(ctx, network.RequestWillBeSent)
-	go func() {
-		for m, err := range console {
-			if err != nil {
-				return
-			}
-			if m.IsException() || m.Type == "error" || m.Type == "warning" {
-				b.note(&b.faults, m.String()+" "+m.URL)
-			}
-		}
-	}()
-	go func() {
-		for e, err := range sent {
-			if err != nil {
-				return
-			}
-			b.mu.Lock()
-			b.requests++
-			b.mu.Unlock()
-			if u := e.Request.URL; !strings.HasPrefix(u, "http://127.0.0.1:") && !strings.HasPrefix(u, "data:") &&
-				u != "about:blank" {
-				b.note(&b.foreign, u)
-			}
-		}
-	}()
-	return b
-}
-
-func (b *browser) note(list *[]string, s string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	*list = append(*list, s)
-}
-
-func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 60*time.Second)
-	defer cancel()
-	if err := chromedp.Do(ctx, steps...); err != nil {
-		b.shot("failed")
-		b.t.Fatal(err)
-	}
-}
-
-func eval[T any](b *browser, js string) T {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 60*time.Second)
-	defer cancel()
-	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js, chromedp.EvalAwaitPromise))
-	if err != nil {
-		b.t.Fatalf("%s: %v", js, err)
-	}
-	return v
-}
-
-// until waits for a JavaScript expression to be true, also over a change of page.
-func (b *browser) until(js string) {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 45*time.Second)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		good, err := chromedp.Run(ctx, chromedp.Evaluate[bool](js))
-		if err == nil && good {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			b.shot("failed")
-			b.t.Fatalf("%s: %v", js, err)
-		case <-tick.C:
-		}
-	}
-}
-
-// shot keeps a picture as build output.
-func (b *browser) shot(name string) {
-	b.t.Helper()
-	dir := os.Getenv("BOXD_SHOTS")
-	if dir == "" {
-		dir = "../../out/screenshots"
-	}
-	ctx, cancel := context.WithTimeout(b.ctx, 60*time.Second)
-	defer cancel()
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-	if err != nil {
-		b.t.Error(err)
-		return
-	}
-	must(b.t, os.MkdirAll(dir, 0o755))
-	must(b.t, os.WriteFile(filepath.Join(dir, "box-"+name+".png"), png, 0o644))
-}
-
-func (b *browser) colours(scheme string) {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
-	defer cancel()
-	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
-	})
-	must(b.t, err)
-}
-
-// clean fails the test when the page complained or asked somebody else.
-func (b *browser) clean() {
-	b.t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.faults) > 0 {
-		b.t.Errorf("console: %s", strings.Join(b.faults, "\n"))
-	}
-	if len(b.foreign) > 0 {
-		b.t.Errorf("requests to others: %s", strings.Join(b.foreign, "\n"))
-	}
-	if b.requests == 0 {
-		b.t.Error("no request was seen: the check for foreign ones checks nothing")
-	}
-}
 
 // contrastJS lists texts whose contrast is below WCAG 2.1 AA (1.4.3): 4.5, or 3 for large ones. Text in SVG is judged
 // against the card that it is drawn on unless it is on a coloured tile.
@@ -209,7 +52,7 @@ const namesJS = `(function () {
 })()`
 
 func TestStatusPageInChromium(t *testing.T) {
-	b := newBrowser(t)
+	b := browsertest.New(t, "../../out/screenshots/box-")
 	f := newFleet(t)
 	pa, pb := freePort(t), freePort(t)
 	box := f.box("a",
@@ -226,23 +69,23 @@ func TestStatusPageInChromium(t *testing.T) {
 	})
 	big, _ := mediaFile(t, "series.bin", 48<<20)
 	series := f.publish(big, "Harbour Street, season 2", func(c *catalog.Campaign) { c.Deadline = now.Add(9 * time.Hour) })
-	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(s.Box.HTTP+"/"))
-	b.until(`document.querySelectorAll('#assets > li').length === 2`)
+	b.Do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(s.Box.HTTP+"/"))
+	b.Until(`document.querySelectorAll('#assets > li').length === 2`)
 	for _, x := range []*testBox{box, other} {
 		x.has(clip, 90*time.Second)
 		x.has(series, 90*time.Second)
 	}
-	b.until(`document.getElementById('state').textContent === 'All is well'`)
-	b.until(`document.querySelectorAll('#home svg circle').length === 2 && document.querySelectorAll('#disk .tile.ready').length === 2`)
+	b.Until(`document.getElementById('state').textContent === 'All is well'`)
+	b.Until(`document.querySelectorAll('#home svg circle').length === 2 && document.querySelectorAll('#disk .tile.ready').length === 2`)
 	looks(t, b)
 	playsInPage(t, b)
 	pairsAPhone(t, b)
-	b.clean()
+	b.Clean()
 	warns(t, b, box)
 }
 
 // looks checks every size and both colour schemes, and keeps pictures of them.
-func looks(t *testing.T, b *browser) {
+func looks(t *testing.T, b *browsertest.Browser) {
 	t.Helper()
 	for _, v := range []struct {
 		name string
@@ -254,28 +97,28 @@ func looks(t *testing.T, b *browser) {
 		{"tv", 1920, 1080, nil},
 	} {
 		for _, scheme := range []string{"dark", "light"} {
-			b.colours(scheme)
-			b.do(chromedp.EmulateViewport(v.w, v.h, v.opts...), chromedp.Sleep(300*time.Millisecond))
-			if bad := eval[string](b, contrastJS); bad != "" {
+			b.Colours(scheme)
+			b.Do(chromedp.EmulateViewport(v.w, v.h, v.opts...), chromedp.Sleep(300*time.Millisecond))
+			if bad := browsertest.Eval[string](b, contrastJS); bad != "" {
 				t.Errorf("%s %s: contrast:\n%s", v.name, scheme, bad)
 			}
-			if bad := eval[string](b, namesJS); bad != "" {
+			if bad := browsertest.Eval[string](b, namesJS); bad != "" {
 				t.Errorf("%s %s: %s", v.name, scheme, bad)
 			}
-			b.shot(v.name + "-" + scheme)
+			b.Shot(v.name + "-" + scheme)
 		}
 	}
-	b.colours("dark")
-	b.do(chromedp.EmulateViewport(1280, 900))
+	b.Colours("dark")
+	b.Do(chromedp.EmulateViewport(1280, 900))
 }
 
 // playsInPage uses the keyboard alone: to the play button, play, seek, close.
-func playsInPage(t *testing.T, b *browser) {
+func playsInPage(t *testing.T, b *browsertest.Browser) {
 	t.Helper()
 	reached := false
 	for range 12 {
-		b.do(chromedp.KeyEvent(kb.Tab))
-		if reached = eval[bool](b,
+		b.Do(chromedp.KeyEvent(kb.Tab))
+		if reached = browsertest.Eval[bool](b,
 			`(document.activeElement.getAttribute('aria-label') || '') === 'Play Tears of Light'`); reached {
 			break
 		}
@@ -283,61 +126,61 @@ func playsInPage(t *testing.T, b *browser) {
 	if !reached {
 		t.Fatal("the play button cannot be reached by keyboard")
 	}
-	if !eval[bool](b, `getComputedStyle(document.activeElement).outlineStyle !== 'none'`) {
+	if !browsertest.Eval[bool](b, `getComputedStyle(document.activeElement).outlineStyle !== 'none'`) {
 		t.Error("the focus is not shown")
 	}
-	b.do(chromedp.KeyEvent(kb.Enter))
-	b.until(`!document.getElementById('player').hidden && document.getElementById('video').currentTime > 0.3`)
-	first := eval[float64](b, `document.getElementById('video').currentTime`)
-	b.until(fmt.Sprintf(`document.getElementById('video').currentTime > %f`, first+0.5))
-	if w := eval[int](b, `document.getElementById('video').videoWidth`); w == 0 {
+	b.Do(chromedp.KeyEvent(kb.Enter))
+	b.Until(`!document.getElementById('player').hidden && document.getElementById('video').currentTime > 0.3`)
+	first := browsertest.Eval[float64](b, `document.getElementById('video').currentTime`)
+	b.Until(fmt.Sprintf(`document.getElementById('video').currentTime > %f`, first+0.5))
+	if w := browsertest.Eval[int](b, `document.getElementById('video').videoWidth`); w == 0 {
 		t.Error("there is no picture")
 	}
-	length := eval[float64](b, `document.getElementById('video').duration`)
-	eval[float64](b, fmt.Sprintf(`document.getElementById('video').currentTime = %f`, length*0.6))
-	b.until(fmt.Sprintf(`!document.getElementById('video').seeking && document.getElementById('video').currentTime > %f`, length*0.6+0.2))
-	b.shot("playing")
-	b.do(chromedp.KeyEvent(kb.Escape))
-	b.until(`document.getElementById('player').hidden`)
-	if !eval[bool](b, `document.activeElement.getAttribute('aria-label') === 'Play Tears of Light'`) {
+	length := browsertest.Eval[float64](b, `document.getElementById('video').duration`)
+	browsertest.Eval[float64](b, fmt.Sprintf(`document.getElementById('video').currentTime = %f`, length*0.6))
+	b.Until(fmt.Sprintf(`!document.getElementById('video').seeking && document.getElementById('video').currentTime > %f`, length*0.6+0.2))
+	b.Shot("playing")
+	b.Do(chromedp.KeyEvent(kb.Escape))
+	b.Until(`document.getElementById('player').hidden`)
+	if !browsertest.Eval[bool](b, `document.activeElement.getAttribute('aria-label') === 'Play Tears of Light'`) {
 		t.Error("closing the player does not give the focus back")
 	}
 }
 
 // pairsAPhone reads the code from the box's page and uses it on the page for the home.
-func pairsAPhone(t *testing.T, b *browser) {
+func pairsAPhone(t *testing.T, b *browsertest.Browser) {
 	t.Helper()
-	page := eval[string](b, `location.href`)
-	b.do(chromedp.Click("#pair"))
-	b.until(`!document.getElementById('pairing').hidden && document.getElementById('pairing-code').textContent.length === 7`)
-	b.shot("pairing")
-	code := strings.ReplaceAll(eval[string](b, `document.getElementById('pairing-code').textContent`), " ", "")
-	port := eval[int](b,
+	page := browsertest.Eval[string](b, `location.href`)
+	b.Do(chromedp.Click("#pair"))
+	b.Until(`!document.getElementById('pairing').hidden && document.getElementById('pairing-code').textContent.length === 7`)
+	b.Shot("pairing")
+	code := strings.ReplaceAll(browsertest.Eval[string](b, `document.getElementById('pairing-code').textContent`), " ", "")
+	port := browsertest.Eval[int](b,
 		`fetch('/api/v1/pairing').then(function (r) { return r.json(); }).then(function (p) { return p.port; })`)
 	lan := fmt.Sprintf("http://127.0.0.1:%d/", port)
-	b.do(chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile), chromedp.Navigate(lan))
-	b.until(`location.pathname === '/pair'`)
-	b.shot("pair-phone")
-	b.do(chromedp.SendKeys("#code", code), chromedp.Click("button[type=submit]"))
-	b.until(`location.pathname === '/' && document.querySelectorAll('#assets > li').length === 2`)
-	if eval[bool](b, `document.getElementById('pair').hidden === false`) {
+	b.Do(chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile), chromedp.Navigate(lan))
+	b.Until(`location.pathname === '/pair'`)
+	b.Shot("pair-phone")
+	b.Do(chromedp.SendKeys("#code", code), chromedp.Click("button[type=submit]"))
+	b.Until(`location.pathname === '/' && document.querySelectorAll('#assets > li').length === 2`)
+	if browsertest.Eval[bool](b, `document.getElementById('pair').hidden === false`) {
 		t.Error("a phone is offered to pair phones")
 	}
-	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(page))
+	b.Do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(page))
 }
 
 // warns shows what a fault looks like.
-func warns(t *testing.T, b *browser, box *testBox) {
+func warns(t *testing.T, b *browsertest.Browser, box *testBox) {
 	t.Helper()
 	must(t, os.Remove(box.dir+"/synced"))
 	if out, code := box.boxd("pause"); code != 0 {
 		t.Fatal(out)
 	}
-	b.until(`document.getElementById('state').textContent === 'Paused'`)
-	b.do(chromedp.EmulateViewport(1280, 900))
-	b.shot("paused")
+	b.Until(`document.getElementById('state').textContent === 'Paused'`)
+	b.Do(chromedp.EmulateViewport(1280, 900))
+	b.Shot("paused")
 	box.boxd("resume")
-	b.until(`document.getElementById('state').textContent !== 'Paused'`)
+	b.Until(`document.getElementById('state').textContent !== 'Paused'`)
 	box.end()
-	b.until(`document.getElementById('link').textContent.indexOf('not answer') > 0`)
+	b.Until(`document.getElementById('link').textContent.indexOf('not answer') > 0`)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 )
@@ -162,6 +163,26 @@ func (b *Browser) Shot(name string) {
 	if err := os.WriteFile(file, png, 0o644); err != nil { //nolint:gosec // build output
 		b.t.Fatal(err)
 	}
+}
+
+// Colours chooses the colour scheme that pages are asked for: dark or light.
+func (b *Browser) Colours(scheme string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, stepTime)
+	defer cancel()
+	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// Forgive forgets what the console has said so far: the browser itself notes an answer such as 401 that a test wants.
+func (b *Browser) Forgive() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.faults = nil
 }
 
 // Clean fails the test when a page complained or asked somebody else.

@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"boxd/internal/asset"
+	"boxd/internal/browsertest"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/mqttwire"
 )
@@ -114,39 +115,39 @@ func (s *scene) speak(in map[string]string, now time.Time) {
 func TestDashboardInChromium(t *testing.T) {
 	b := newBrowser(t)
 	s := newScene(t)
-	b.do(chromedp.EmulateViewport(1440, 900), chromedp.Navigate(s.url+"/"))
-	b.until(`document.querySelectorAll('#campaigns .rows > li').length === 3`)
-	b.until(`/of 240 boxes are online/.test(document.querySelector('h1').textContent)`)
+	b.Do(chromedp.EmulateViewport(1440, 900), chromedp.Navigate(s.url+"/"))
+	b.Until(`document.querySelectorAll('#campaigns .rows > li').length === 3`)
+	b.Until(`/of 240 boxes are online/.test(document.querySelector('h1').textContent)`)
 	b.looks("overview")
 
 	// Any box in two clicks.
-	b.do(chromedp.Click(`#nav a[href="#/boxes"]`))
-	b.until(`document.querySelectorAll('tbody tr').length === 50`)
+	b.Do(chromedp.Click(`#nav a[href="#/boxes"]`))
+	b.Until(`document.querySelectorAll('tbody tr').length === 50`)
 	b.looks("boxes")
-	b.do(chromedp.Click(`tbody tr:nth-child(15) a`))
-	b.until(`document.querySelector('h1').textContent === 'box-00014'`)
-	b.until(`!!document.querySelector('#disk svg') && !!document.querySelector('#day svg')`)
+	b.Do(chromedp.Click(`tbody tr:nth-child(15) a`))
+	b.Until(`document.querySelector('h1').textContent === 'box-00014'`)
+	b.Until(`!!document.querySelector('#disk svg') && !!document.querySelector('#day svg')`)
 	b.looks("box")
 
-	b.do(chromedp.Navigate(s.url + "/#/campaigns/" + s.night))
-	b.until(`document.querySelector('h1').textContent === 'Friday premiere' && !!document.querySelector('#curve path.line')`)
-	if eval[bool](b, `!!document.querySelector('[data-do=pause]')`) {
+	b.Do(chromedp.Navigate(s.url + "/#/campaigns/" + s.night))
+	b.Until(`document.querySelector('h1').textContent === 'Friday premiere' && !!document.querySelector('#curve path.line')`)
+	if browsertest.Eval[bool](b.Browser, `!!document.querySelector('[data-do=pause]')`) {
 		t.Error("somebody who has not signed in is offered to pause")
 	}
 	signInByKeyboard(t, b, s.token)
-	b.until(`!!document.querySelector('[data-do=pause]')`)
+	b.Until(`!!document.querySelector('[data-do=pause]')`)
 	b.looks("campaign")
 	publishFromThePage(t, b, s)
-	b.clean()
+	b.Clean()
 }
 
 // tabTo presses Tab until the JavaScript expression about the focused element holds.
 func tabTo(t *testing.T, b *browser, js string) {
 	t.Helper()
 	for range 40 {
-		b.do(chromedp.KeyEvent(kb.Tab))
-		if eval[bool](b, js) {
-			if !eval[bool](b, `getComputedStyle(document.activeElement).outlineStyle !== 'none'`) {
+		b.Do(chromedp.KeyEvent(kb.Tab))
+		if browsertest.Eval[bool](b.Browser, js) {
+			if !browsertest.Eval[bool](b.Browser, `getComputedStyle(document.activeElement).outlineStyle !== 'none'`) {
 				t.Errorf("%s: the focus is not shown", js)
 			}
 			return
@@ -157,20 +158,18 @@ func tabTo(t *testing.T, b *browser, js string) {
 
 func signInByKeyboard(t *testing.T, b *browser, token string) {
 	t.Helper()
-	b.do(chromedp.Focus("#main"))
-	eval[bool](b, `document.querySelector('.skip').focus(), true`)
+	b.Do(chromedp.Focus("#main"))
+	browsertest.Eval[bool](b.Browser, `document.querySelector('.skip').focus(), true`)
 	tabTo(t, b, `document.activeElement.id === 'sign'`)
-	b.do(chromedp.KeyEvent(kb.Enter))
-	b.until(`document.activeElement.id === 'token'`)
-	b.do(chromedp.KeyEvent("wrong"), chromedp.KeyEvent(kb.Enter))
-	b.until(`/not known/.test(document.querySelector('dialog [role=alert]').textContent)`)
-	b.mu.Lock()
-	b.faults = nil // the browser notes the refusal itself
-	b.mu.Unlock()
-	eval[bool](b, `document.getElementById('token').value = '', document.getElementById('token').focus(), true`)
-	b.do(chromedp.KeyEvent(token), chromedp.KeyEvent(kb.Enter))
-	b.until(`!document.getElementById('dialog').open && /sign out/.test(document.getElementById('sign').textContent)`)
-	if eval[bool](b, `document.cookie !== '' || Object.keys(localStorage).length + Object.keys(sessionStorage).length > 0`) {
+	b.Do(chromedp.KeyEvent(kb.Enter))
+	b.Until(`document.activeElement.id === 'token'`)
+	b.Do(chromedp.KeyEvent("wrong"), chromedp.KeyEvent(kb.Enter))
+	b.Until(`/not known/.test(document.querySelector('dialog [role=alert]').textContent)`)
+	b.Forgive() // the browser notes the refusal itself
+	browsertest.Eval[bool](b.Browser, `document.getElementById('token').value = '', document.getElementById('token').focus(), true`)
+	b.Do(chromedp.KeyEvent(token), chromedp.KeyEvent(kb.Enter))
+	b.Until(`!document.getElementById('dialog').open && /sign out/.test(document.getElementById('sign').textContent)`)
+	if browsertest.Eval[bool](b.Browser, `document.cookie !== '' || Object.keys(localStorage).length + Object.keys(sessionStorage).length > 0`) {
 		t.Error("a script can read the session")
 	}
 }
@@ -180,21 +179,21 @@ func publishFromThePage(t *testing.T, b *browser, s *scene) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "late-show.bin")
 	must(t, os.WriteFile(path, []byte(strings.Repeat("late show ", 30_000)), 0o600))
-	b.do(chromedp.Click(`#nav a[href="#/publish"]`))
-	b.until(`!!document.querySelector('#preview svg')`)
-	b.do(chromedp.SetUploadFiles("#file", []string{path}))
-	b.until(`document.getElementById('title').value === 'late-show' && document.getElementById('campaign').value === 'late-show'`)
-	b.do(chromedp.Click("#add-window"))
-	b.until(`document.querySelectorAll('fieldset.window').length === 1`)
-	b.until(`/may be used for/.test(document.getElementById('preview-words').textContent)`)
-	if !eval[bool](b, `document.getElementById('key-note').classList.contains('warn')`) {
+	b.Do(chromedp.Click(`#nav a[href="#/publish"]`))
+	b.Until(`!!document.querySelector('#preview svg')`)
+	b.Do(chromedp.SetUploadFiles("#file", []string{path}))
+	b.Until(`document.getElementById('title').value === 'late-show' && document.getElementById('campaign').value === 'late-show'`)
+	b.Do(chromedp.Click("#add-window"))
+	b.Until(`document.querySelectorAll('fieldset.window').length === 1`)
+	b.Until(`/may be used for/.test(document.getElementById('preview-words').textContent)`)
+	if !browsertest.Eval[bool](b.Browser, `document.getElementById('key-note').classList.contains('warn')`) {
 		t.Error("a key on the server is not shown as a warning")
 	}
-	eval[bool](b, `document.getElementById('group').value = 'pilot', true`)
+	browsertest.Eval[bool](b.Browser, `document.getElementById('group').value = 'pilot', true`)
 	b.looks("publish")
-	b.do(chromedp.Click("form.publish button[type=submit]"))
-	b.until(`document.querySelector('h1').textContent === 'late-show'`)
-	b.until(`/^0 of \d+ boxes$/.test(document.querySelector('.facts dd small').textContent)`)
+	b.Do(chromedp.Click("form.publish button[type=submit]"))
+	b.Until(`document.querySelector('h1').textContent === 'late-show'`)
+	b.Until(`/^0 of \d+ boxes$/.test(document.querySelector('.facts dd small').textContent)`)
 
 	page, err := s.reg.BoxPage(t.Context(), registry.BoxQuery{Group: "pilot", Limit: 200})
 	must(t, err)
@@ -220,35 +219,35 @@ func publishFromThePage(t *testing.T, b *browser, s *scene) {
 	arrive(0, half)
 	shows := func(n int) {
 		t.Helper()
-		b.until(fmt.Sprintf(`document.querySelector('.facts dd small').textContent === '%d of %d boxes'`, n, len(page.Boxes)))
+		b.Until(fmt.Sprintf(`document.querySelector('.facts dd small').textContent === '%d of %d boxes'`, n, len(page.Boxes)))
 	}
 	shows(half)
 
-	b.do(chromedp.Click("[data-do=pause]"))
-	b.until(`document.getElementById('dialog').open && document.activeElement.id === 'why'`)
-	b.shot("pause")
-	b.do(chromedp.KeyEvent(kb.Escape))
-	b.until(`!document.getElementById('dialog').open`)
-	b.do(chromedp.Click("[data-do=pause]"))
-	b.until(`document.getElementById('dialog').open`)
-	b.do(chromedp.KeyEvent("the caterer is late"), chromedp.KeyEvent(kb.Enter))
-	b.until(`document.querySelector('.headline .pill').textContent === 'paused'`)
-	b.until(`/caterer/.test(document.querySelector('.why').textContent)`)
-	b.do(chromedp.Click("[data-do=resume]"))
-	b.until(`document.getElementById('dialog').open`)
-	b.do(chromedp.KeyEvent(kb.Enter))
-	b.until(`document.querySelector('.headline .pill').textContent === 'running'`)
+	b.Do(chromedp.Click("[data-do=pause]"))
+	b.Until(`document.getElementById('dialog').open && document.activeElement.id === 'why'`)
+	b.Shot("pause")
+	b.Do(chromedp.KeyEvent(kb.Escape))
+	b.Until(`!document.getElementById('dialog').open`)
+	b.Do(chromedp.Click("[data-do=pause]"))
+	b.Until(`document.getElementById('dialog').open`)
+	b.Do(chromedp.KeyEvent("the caterer is late"), chromedp.KeyEvent(kb.Enter))
+	b.Until(`document.querySelector('.headline .pill').textContent === 'paused'`)
+	b.Until(`/caterer/.test(document.querySelector('.why').textContent)`)
+	b.Do(chromedp.Click("[data-do=resume]"))
+	b.Until(`document.getElementById('dialog').open`)
+	b.Do(chromedp.KeyEvent(kb.Enter))
+	b.Until(`document.querySelector('.headline .pill').textContent === 'running'`)
 	arrive(half, len(page.Boxes))
 	shows(len(page.Boxes))
-	b.until(`/Complete since/.test(document.getElementById('curve-words').textContent)`)
+	b.Until(`/Complete since/.test(document.getElementById('curve-words').textContent)`)
 
-	b.do(chromedp.Click("[data-do=abort]"))
-	b.until(`document.getElementById('dialog').open`)
-	b.do(chromedp.Click("dialog button[type=submit]"))
-	b.until(`/not the same/.test(document.querySelector('dialog [role=alert]').textContent)`)
-	b.shot("abort")
-	b.do(chromedp.SendKeys("#sure", "late-show"), chromedp.Click("dialog button[type=submit]"))
-	b.until(`document.querySelector('.headline .pill').textContent === 'aborted' && !document.querySelector('[data-do=pause]')`)
+	b.Do(chromedp.Click("[data-do=abort]"))
+	b.Until(`document.getElementById('dialog').open`)
+	b.Do(chromedp.Click("dialog button[type=submit]"))
+	b.Until(`/not the same/.test(document.querySelector('dialog [role=alert]').textContent)`)
+	b.Shot("abort")
+	b.Do(chromedp.SendKeys("#sure", "late-show"), chromedp.Click("dialog button[type=submit]"))
+	b.Until(`document.querySelector('.headline .pill').textContent === 'aborted' && !document.querySelector('[data-do=pause]')`)
 	audit, err := s.reg.AuditLog(context.Background(), 0, 10)
 	must(t, err)
 	if audit[0].Action != "campaign-aborted" || audit[0].Who != "admin" {
