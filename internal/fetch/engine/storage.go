@@ -153,8 +153,9 @@ func (p diskPiece) WriteAt(b []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// SelfHash fails for a piece with refused blocks: for the library that is the storage's fault, and it asks for the piece
-// again; a wrong hash would have it ban the box that sent the blocks. Otherwise SelfHash hashes what is there: the running hash if the blocks came in order.
+// SelfHash fails for a piece with refused blocks: for the library that is the storage's fault, and it asks for the
+// piece again; a wrong hash would have it ban the box that sent the blocks. Otherwise SelfHash hashes what is there:
+// the running hash if the blocks came in order.
 func (p diskPiece) SelfHash() (sum metainfo.Hash, err error) {
 	err = p.d.use(func() error {
 		if p.d.takeHole(p.i) {
