@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -102,19 +103,20 @@ func TestADeadOriginAndTrackerAreSurvived(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	info := w.publish("film", 4<<20, 256<<10)
-	down := true
+	var down atomic.Bool
+	down.Store(true)
 	w.origin.misbehave(func(rw http.ResponseWriter, _ *http.Request) bool {
-		if down {
+		if down.Load() {
 			rw.WriteHeader(http.StatusBadGateway)
 		}
-		return down
+		return down.Load()
 	})
 	b := w.box(newHousehold(1), "box-a", 1, "", func(o *fetch.Options, _ *cacheOptions) {
 		o.TrackerURL = "http://127.0.0.1:1/announce"
 	})
 	s := b.await(info.ID, "told of both", func(s fetch.AssetStatus) bool { return s.OriginErr != "" && s.TrackerErr != "" })
 	t.Log(s.Why)
-	down = false
+	down.Store(false)
 	b.ready(info.ID)
 }
 
