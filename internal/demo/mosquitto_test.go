@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -166,6 +168,20 @@ func (o *operator) ack(c mqtt.Client, box, epoch string, n uint64) {
 	c.Publish(mqttwire.BoxTopic(o.fleet, box, mqttwire.EventAckTail(n)), 1, false, payload)
 }
 
+// command sends a command until it is answered, as the fleet manager does: a box that has no catalog yet cannot know who
+// may command it. The answers may come in any order.
+func (o *operator) command(ctx context.Context, box, id string, msg []byte) {
+	o.t.Helper()
+	next := time.Now()
+	o.until(ctx, box+" obeying", func() bool {
+		if !time.Now().Before(next) {
+			next = time.Now().Add(2 * time.Second)
+			o.client.Publish(mqttwire.BoxTopic(o.fleet, box, mqttwire.CommandTail(id)), 1, false, msg)
+		}
+		return slices.Contains(o.acks[box+"/"+id], mqttwire.StatusDone)
+	})
+}
+
 // until waits until something holds of what the boxes said.
 func (o *operator) until(ctx context.Context, what string, holds func() bool) {
 	o.t.Helper()
@@ -180,6 +196,7 @@ func (o *operator) until(ctx context.Context, what string, holds func() bool) {
 		}
 		select {
 		case <-o.changed:
+		case <-time.After(500 * time.Millisecond): // for what is to be done again
 		case <-ctx.Done():
 			o.mu.Lock()
 			defer o.mu.Unlock()
@@ -209,7 +226,10 @@ func TestMosquittoInPlaceOfNATS(t *testing.T) {
 		t.Fatal(err)
 	}
 	op.until(t.Context(), "every box online", func() bool { return len(op.online) == len(h.Boxes) && all(op.online) })
-	for box := range op.online {
+	op.mu.Lock()
+	boxes := slices.Sorted(maps.Keys(op.online))
+	op.mu.Unlock()
+	for _, box := range boxes {
 		payload, err := json.Marshal(mqttwire.Command{V: mqttwire.Version, Name: "refresh"})
 		if err != nil {
 			t.Fatal(err)
@@ -221,16 +241,8 @@ func TestMosquittoInPlaceOfNATS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		op.client.Publish(mqttwire.BoxTopic(op.fleet, box, mqttwire.CommandTail("refresh-"+box)), 1, false, msg)
+		op.command(t.Context(), box, "refresh-"+box, msg)
 	}
-	op.until(t.Context(), "every box obeying", func() bool {
-		for box := range op.online {
-			if s := op.acks[box+"/refresh-"+box]; len(s) < 2 || s[0] != mqttwire.StatusAccepted || s[1] != mqttwire.StatusDone {
-				return false
-			}
-		}
-		return true
-	})
 	r, err := h.Wait(t.Context())
 	if err != nil {
 		t.Fatal(err)
