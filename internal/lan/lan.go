@@ -53,6 +53,7 @@ const (
 	holderVetoFor = 10 * time.Minute // how long one against a box that holds the asset and does not give it
 	longPowered   = 10 * time.Minute // a box that was on for so long will probably stay on
 	slowAfter     = 10 * time.Second // a courier that is half as fast as another box for so long yields
+	fasterNow     = 3                // times faster at the same moment, on the same line
 	tick          = 500 * time.Millisecond
 )
 
@@ -96,7 +97,8 @@ type Want struct {
 	Have     int   // verified pieces
 	NoWAN    bool  // its plan does not let it use the WAN for this asset now: it cannot be the courier
 	WANBytes int64 // bytes of it that came over the WAN: how others see that a courier moves
-	WANRate  int64 // bytes/s over the WAN lately when only the line limits it; 0 unknown or paced
+	WANRate  int64 // bytes/s over the WAN lately
+	Paced    bool  // that is not what its way to the WAN gives, but what a limit or the swarm allows
 	Stalled  bool  // the WAN gives this box nothing: another should be the courier
 	Acting   bool  // set by this package in what neighbours told: it acts as the courier
 }

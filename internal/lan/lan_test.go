@@ -283,6 +283,9 @@ func TestCourierThatStallsOrIsSlowHandsOver(t *testing.T) {
 			others: func(s *Self) { s.WANRate = 900_000 }, within: slowAfter + 3*time.Second,
 		},
 		"lost the WAN": {change: func(s *Self) { s.WAN = false }, within: time.Second},
+		"says that it has more than it gives": {
+			change: func(s *Self) { s.Wants[0].Have = 7 }, within: stallAfter + 3*time.Second,
+		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -312,6 +315,60 @@ func TestCourierThatStallsOrIsSlowHandsOver(t *testing.T) {
 				time.Sleep(time.Second)
 				if who := couriers(boxes, id); len(who) != 1 {
 					t.Fatalf("couriers %v after the hand-over", who)
+				}
+			})
+		})
+	}
+}
+
+// TestACourierThatIsHeldBackStays: neither a limit nor a line that others use, too, makes a courier hand over.
+func TestACourierThatIsHeldBackStays(t *testing.T) {
+	ca := newCA(t, "acme")
+	for name, held := range map[string]struct {
+		courier func(s *Self)
+		others  func(s *Self)
+	}{
+		"by a limit": {
+			func(s *Self) { s.Wants[0].WANRate, s.Wants[0].Paced = 100_000, true }, func(s *Self) { s.WANRate = 900_000 },
+		},
+		"by another courier of the home": {
+			func(s *Self) { s.Wants[0].WANRate = 300_000 },
+			func(s *Self) {
+				s.WANRate = 900_000
+				s.Wants = append(s.Wants, Want{ID: testID(8), WANBytes: 1, WANRate: 600_000})
+			},
+		},
+		"by another asset of its own": {
+			func(s *Self) {
+				s.Wants[0].WANRate = 400_000
+				s.Wants = append(s.Wants, Want{ID: testID(7), WANBytes: 1, WANRate: 500_000})
+			},
+			func(s *Self) { s.WANRate = 900_000 },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				boxes := household(t, newSimNet(), ca, 3)
+				defer stopAll(boxes)
+				id := testID(9)
+				for _, b := range boxes {
+					b.SetSelf(wants(id))
+				}
+				time.Sleep(time.Second)
+				first := couriers(boxes, id)[0]
+				for i, b := range boxes {
+					s := wants(id)
+					if i == first {
+						held.courier(&s)
+					} else {
+						held.others(&s)
+					}
+					s.Wants[0].WANBytes = int64(i)
+					b.SetSelf(s)
+				}
+				time.Sleep(slowAfter + 3*time.Second)
+				if who := couriers(boxes, id); !slices.Equal(who, []int{first}) {
+					t.Errorf("couriers %v, was %d", who, first)
 				}
 			})
 		})
