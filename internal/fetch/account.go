@@ -48,6 +48,8 @@ type totals struct {
 	Month    string  `json:"month"`    // "2026-01", local
 	MonthWAN int64   `json:"monthWAN"` // bytes over the access line in that month, both ways
 	LineRate float64 `json:"lineRate"` // bytes per second that the line gave when it was asked for all
+	// Home is what torrents that have left the swarm exchanged with boxes of the household.
+	Home map[string]given `json:"home,omitempty"`
 
 	seenIn, seenOut Sources // sums over the assets at the last look
 	seenWasted      int64
@@ -147,7 +149,9 @@ func (f *Fetcher) save(now time.Time, force bool) {
 		return
 	}
 	f.lastSave, f.totals.dirty, f.totals.V = now, false, 1
-	b, err := json.Marshal(&f.totals)
+	t := f.totals
+	t.Home, _ = f.boxes()
+	b, err := json.Marshal(&t)
 	if err == nil {
 		err = f.o.State.Put(bucketTotals, []byte("v1"), b)
 	}

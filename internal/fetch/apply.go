@@ -165,7 +165,10 @@ func (f *Fetcher) tellLAN() {
 	if f.o.LAN == nil {
 		return
 	}
-	self := lan.Self{Class: f.o.Class, WAN: f.reach.ok(time.Now()), WANRate: int64(f.measured.best)}
+	self := lan.Self{WAN: f.reach.ok(time.Now()), WANRate: int64(f.measured.best)}
+	if f.o.Class != nil {
+		self.Class = f.o.Class()
+	}
 	home := map[string]bool{}
 	for _, n := range f.o.LAN.Neighbours() {
 		home[n.ID] = true
@@ -182,7 +185,7 @@ func (f *Fetcher) tellLAN() {
 		}
 		self.Wants = append(self.Wants, lan.Want{
 			ID: it.id, InFlight: it.store.HaveCount() > 0, Have: it.store.HaveCount(), NoWAN: !it.alone.WAN,
-			WANBytes: it.bytes().WAN(), WANRate: it.rates.smooth.WAN(), Stalled: f.stalled(it),
+			WANBytes: it.bytes().WAN(), WANRate: it.rates.smooth.WAN(), Paced: f.paced(it), Stalled: f.stalled(it),
 		})
 		for _, d := range it.demand {
 			self.Demand = append(self.Demand, lan.Demand{ID: it.id, First: d.First, Last: d.End - 1})
@@ -209,6 +212,13 @@ func (f *Fetcher) closeGone(home map[string]bool) {
 func (f *Fetcher) stalled(it *item) bool {
 	return it.carries && it.wanOn && it.want.Origin != schedule.OriginOff && it.srcErr != nil &&
 		it.rates.smooth.WAN() == 0 && time.Since(it.wanSince) > 20*time.Second
+}
+
+// paced says that this box could take the asset faster over its way to the WAN: a limit, a player here or what peers have
+// to give holds it back.
+func (f *Fetcher) paced(it *item) bool {
+	limits, _, playback := f.wishes()
+	return it.want.Rate.Set || limits.WANDown.Set || playback || len(it.runs) == 0
 }
 
 // applyRates sets the buckets of the access line, from the limits, from what keeps its queue empty, and from what players
@@ -240,16 +250,10 @@ const playbackFloor = 128 << 10
 func (f *Fetcher) finish() {
 	now, _ := f.o.Identity.Now()
 	for _, it := range f.items {
-		if it.loaded {
-			if st, ok := f.swarm.Stats(it.id); ok {
-				it.live = st
-			}
-		}
-	}
-	f.count(now)
-	for _, it := range f.items {
 		f.unload(it)
 	}
+	f.count(now)
 	f.totals.dirty = true
 	f.save(now, true)
+	f.publish(now)
 }

@@ -98,7 +98,7 @@ type Swarm interface {
 	Ready() <-chan struct{}
 	Changed() <-chan struct{}
 	Load(store engine.Store, p engine.Policy, down *pace.Bucket) error
-	Drop(id asset.ID)
+	Drop(id asset.ID) (last engine.Stats, ok bool)
 	SetPolicy(id asset.ID, p engine.Policy)
 	SetPriorities(id asset.ID, want []engine.Priority)
 	Refresh(id asset.ID, pieces ...int)
@@ -140,7 +140,7 @@ type Options struct {
 	Port            int      // where the swarm listens
 	// ExternalPort is where it is reached from outside, if a router maps it; nil: Port. See package portmap.
 	ExternalPort func() int
-	Class        int // 0 to 2, see lan.Self
+	Class        func() int // how good a courier this box would be, 0 to 2, see lan.Self; nil: 0
 	Location     *time.Location
 	Limits       Limits
 	Probe        Probe
@@ -201,6 +201,7 @@ type Fetcher struct {
 	// Owned by Run's goroutine:
 	items    map[asset.ID]*item
 	totals   totals
+	wanBoxes map[string]given // of torrents that have left the swarm
 	reach    reach
 	next     time.Time // of the plan
 	running  sync.WaitGroup
@@ -233,7 +234,7 @@ func New(o Options) (*Fetcher, error) {
 	f := &Fetcher{
 		o: o, log: o.Log, peerID: newPeerID(), limits: o.Limits,
 		calls: make(chan func(time.Time)), poke: make(chan struct{}, 1), stopped: make(chan struct{}),
-		items: map[asset.ID]*item{}, holds: holds{
+		items: map[asset.ID]*item{}, wanBoxes: map[string]given{}, holds: holds{
 			free: map[asset.ID]func(){}, last: map[asset.ID]engine.Stats{}, taken: map[asset.ID]bool{},
 		},
 	}

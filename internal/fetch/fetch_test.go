@@ -25,6 +25,30 @@ func TestThreeBoxesOfAHomeTakeOneCopy(t *testing.T) {
 		}
 		wan, lan = wan+a.Bytes.WAN(), lan+a.Bytes.LAN
 	}
+	for _, b := range boxes {
+		b.kill()
+	}
+	gave := map[[2]string][2]int64{} // as the giver and as the taker counts it
+	for _, b := range boxes {
+		var in int64
+		for _, x := range b.Status().Boxes {
+			out, inn := gave[[2]string{b.name, x.Box}], gave[[2]string{x.Box, b.name}]
+			out[0], inn[1] = out[0]+x.Out, inn[1]+x.In
+			gave[[2]string{b.name, x.Box}], gave[[2]string{x.Box, b.name}] = out, inn
+			in += x.In
+			if !x.LAN {
+				t.Errorf("%s counts %+v as outside", b.name, x)
+			}
+		}
+		if got := b.Status().Bytes.LAN; in != got {
+			t.Errorf("%s: %d bytes by box, %d over the LAN", b.name, in, got)
+		}
+	}
+	for pair, n := range gave {
+		if n[0] != n[1] {
+			t.Errorf("%s says that it gave %s %d bytes, which took %d", pair[0], pair[1], n[0], n[1])
+		}
+	}
 	if sent := w.origin.sent.Load(); float64(sent) > 1.02*float64(info.Length) || wan != sent {
 		t.Errorf("the origin sent %d bytes, the boxes counted %d, for an asset of %d", sent, wan, info.Length)
 	}

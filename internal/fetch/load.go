@@ -77,6 +77,7 @@ func (f *Fetcher) unloaded(it *item) {
 		delete(f.holds.last, it.id)
 	}
 	f.holds.mu.Unlock()
+	f.settleBoxes(it.live.Boxes)
 	it.fold()
 	it.loaded, it.wanOn = false, false
 	it.stopWatch()
@@ -99,8 +100,7 @@ func (h *holds) put(id asset.ID, free func()) {
 
 // release drops a torrent from the swarm and lets go of its files. Any goroutine may call it.
 func (f *Fetcher) release(id asset.ID) {
-	st, ok := f.swarm.Stats(id)
-	f.swarm.Drop(id)
+	st, ok := f.swarm.Drop(id)
 	f.holds.mu.Lock()
 	free := f.holds.free[id]
 	delete(f.holds.free, id)

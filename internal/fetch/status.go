@@ -16,6 +16,7 @@ type Status struct {
 	Paused, Playback bool
 	Assets           []AssetStatus // most urgent first
 	Peers            []PeerStatus  // at most maxPeers
+	Boxes            []BoxStatus   // those of the home first; their In adds up to Bytes.LAN and, of this run, Bytes.Peer
 	Banned           []string      // boxes that sent wrong bytes
 	Rates, SentRates Sources       // bytes per second
 	Bytes, Sent      Sources       // since the state file was made
@@ -113,7 +114,7 @@ func (f *Fetcher) publish(now time.Time) {
 	s := &Status{
 		Paused: paused, Playback: playback, Limits: limits, Next: f.next, Bytes: f.totals.Bytes, Sent: f.totals.Sent,
 		Wasted: f.totals.Wasted, Month: f.totals.Month, MonthWAN: f.totals.MonthWAN, LineRate: f.measured.best,
-		Banned: f.swarm.Banned(),
+		Banned: f.swarm.Banned(), Boxes: f.boxStatus(),
 	}
 	for _, it := range f.ordered() {
 		a := f.describeStatus(it)

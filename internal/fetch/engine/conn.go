@@ -22,6 +22,9 @@ type conn struct {
 
 	debt int // bytes read and not yet paid for; only the reader uses it
 
+	meter blockMeter // used by who writes, one at a time
+	gave  *tally     // of the box at the other end; nil while the torrent is not known
+
 	in, sent atomic.Int64 // bytes on the connection, all protocols included
 }
 
@@ -94,6 +97,9 @@ func (c *conn) Write(p []byte) (int, error) {
 		if s := c.remote.swarm; s != nil {
 			s.sent[c.remote.class].Add(int64(w))
 		}
+		if blocks := c.meter.written(p[sent-w : sent]); c.gave != nil && blocks > 0 {
+			c.gave.out.Add(blocks)
+		}
 		if err != nil || sent == len(p) {
 			return sent, err
 		}
@@ -165,7 +171,11 @@ func (e *Engine) CloseBox(box string) {
 }
 
 func (e *Engine) newConn(nc net.Conn, r *remote, out bool) *conn {
-	return &conn{Conn: nc, e: e, remote: r, out: out, since: time.Now(), done: make(chan struct{})}
+	c := &conn{Conn: nc, e: e, remote: r, out: out, since: time.Now(), done: make(chan struct{})}
+	if r.swarm != nil {
+		c.gave = r.swarm.boxes.of(e.nameOf(r), r.class)
+	}
+	return c
 }
 
 // quiet drops what the library logs below warnings: it logs every connection that ends, and peers come and go.

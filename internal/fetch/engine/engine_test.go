@@ -49,6 +49,19 @@ func TestTransferOverMutualTLSCountsEveryByte(t *testing.T) {
 	if st.Useful[WAN] != dst.info.Length || st.Received[WAN] < st.Useful[WAN] || st.Received[LAN] != 0 {
 		t.Fatalf("counted %+v for %d bytes", st, dst.info.Length)
 	}
+	if len(st.Boxes) != 1 || st.Boxes[0].Box != "box-a" || st.Boxes[0].In != st.Received[WAN] || st.Boxes[0].Out != 0 {
+		t.Errorf("from %+v, in all %+v", st.Boxes, st.Received)
+	}
+	for late := time.Now().Add(10 * time.Second); ; { // the last block is counted after the other end has it
+		at, ok := a.Stats(dst.info.ID)
+		if ok && len(at.Boxes) == 1 && at.Boxes[0] == (BoxBytes{"box-b", WAN, 0, st.Received[WAN]}) {
+			break
+		}
+		runtime.Gosched()
+		if time.Now().After(late) {
+			t.Fatalf("box-a says that it gave %+v", at.Boxes)
+		}
+	}
 }
 
 func TestAPeerThatIsNotOfTheFleetIsRefused(t *testing.T) {

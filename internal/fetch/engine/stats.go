@@ -14,6 +14,7 @@ type Stats struct {
 	Received [2]int64 // bytes of blocks by class
 	Useful   [2]int64 // of them, those that were not here already
 	Sent     [2]int64 // bytes sent by class
+	Boxes    []BoxBytes // what each box gave and got, over all its connections
 	Peers    []PeerStats
 	Known    int // peers that could be dialled
 	Failure  error
@@ -36,13 +37,7 @@ func (e *Engine) Stats(id asset.ID) (Stats, bool) {
 	if !ok {
 		return Stats{}, false
 	}
-	var st Stats
-	for c := range numClasses {
-		st.Received[c] = s.received[c].Load()
-		st.Useful[c] = s.useful[c].Load()
-		st.Sent[c] = s.sent[c].Load()
-	}
-	st.Failure = s.disk.failure()
+	st := s.counters()
 	e.mu.Lock()
 	st.Known = len(s.peers)
 	e.mu.Unlock()
@@ -63,6 +58,17 @@ func (e *Engine) Stats(id asset.ID) (Stats, bool) {
 		})
 	}
 	return st, true
+}
+
+// counters is what the torrent has done, without what it is doing.
+func (s *swarm) counters() Stats {
+	st := Stats{Boxes: s.boxes.list(), Failure: s.disk.failure()}
+	for c := range numClasses {
+		st.Received[c] = s.received[c].Load()
+		st.Useful[c] = s.useful[c].Load()
+		st.Sent[c] = s.sent[c].Load()
+	}
+	return st
 }
 
 // Availability counts, for each piece, the connected peers of a class that have it.
@@ -89,7 +95,7 @@ func (e *Engine) Availability(id asset.ID, class Class) []int {
 
 func swarmOf(p *torrent.Peer) (*swarm, Class, bool) {
 	r, ok := p.RemoteAddr.(*remote)
-	if !ok || r.swarm == nil {
+	if !ok {
 		return nil, 0, false
 	}
 	return r.swarm, r.class, true
@@ -100,29 +106,17 @@ func (e *Engine) onMessage(pc *torrent.PeerConn, m *pp.Message) {
 	if m.Type != pp.Piece || m.Keepalive {
 		return
 	}
-	if s, class, ok := e.locate(&pc.Peer); ok {
+	if s, class, ok := swarmOf(&pc.Peer); ok {
 		s.received[class].Add(int64(len(m.Piece)))
+		s.boxes.of(e.nameOf(pc.RemoteAddr.(*remote)), class).in.Add(int64(len(m.Piece)))
 	}
 }
 
 // onUseful counts the blocks that were needed. The library's lock is held.
 func (e *Engine) onUseful(ev torrent.ReceivedUsefulDataEvent) {
-	if s, class, ok := e.locate(ev.Peer); ok {
+	if s, class, ok := swarmOf(ev.Peer); ok {
 		s.useful[class].Add(int64(len(ev.Message.Piece)))
 	}
-}
-
-// locate finds the swarm of a peer; an incoming plain connection is known only by its torrent.
-func (e *Engine) locate(p *torrent.Peer) (*swarm, Class, bool) {
-	if s, class, ok := swarmOf(p); ok {
-		return s, class, true
-	}
-	r, ok := p.RemoteAddr.(*remote)
-	if !ok || p.Torrent() == nil {
-		return nil, 0, false
-	}
-	s, ok := e.swarm(asset.ID(p.Torrent().InfoHash()))
-	return s, r.class, ok
 }
 
 // onAdded closes a connection that names another torrent than it did when it was admitted. The library's lock is held.

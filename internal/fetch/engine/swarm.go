@@ -50,6 +50,7 @@ type swarm struct {
 	received [numClasses]atomic.Int64 // bytes of blocks
 	useful   [numClasses]atomic.Int64 // of them, those that were not here already
 	sent     [numClasses]atomic.Int64 // bytes on the connections, nearly all of them blocks
+	boxes    tallies
 
 	prio []Priority // what was set last; used only by SetPriorities, under the caller's discipline
 
@@ -134,12 +135,12 @@ func (e *Engine) unreserve(s *swarm) {
 	e.wakeLocked()
 }
 
-// Drop takes a torrent out of the swarm. When it returns the store is used no more. Dropping what is not loaded does
-// nothing.
-func (e *Engine) Drop(id asset.ID) {
+// Drop takes a torrent out of the swarm and returns what it had done, to the last byte. When it returns the store is used
+// no more. Dropping what is not loaded does nothing.
+func (e *Engine) Drop(id asset.ID) (last Stats, ok bool) {
 	s, ok := e.swarm(id)
 	if !ok {
-		return
+		return Stats{}, false
 	}
 	e.unreserve(s)
 	e.closeConns(func(c *conn) bool { return c.remote.swarm == s })
@@ -147,6 +148,7 @@ func (e *Engine) Drop(id asset.ID) {
 		t.Drop()
 	}
 	_ = s.disk.close() // waits for whoever still uses the store
+	return s.counters(), true
 }
 
 // Loaded reports whether the torrent is in the swarm.
