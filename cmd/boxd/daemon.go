@@ -264,6 +264,7 @@ func (d *daemon) openFetch(context.Context) (err error) {
 		}),
 		Origin: originClient(d.id), Tracker: d.id.HTTPClient(trackerTimeout),
 		TrackerURL: d.url(d.cfg.Fleet.Tracker, "/announce"), Port: d.swarmPort(), Location: d.cfg.Location(),
+		Class:  func() int { return spaceClass(d.cache.Usage()) },
 		Limits: fetchLimits(d.cfg), Health: d.health, Log: d.named("fetch"),
 	})
 	return err
