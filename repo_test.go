@@ -237,7 +237,7 @@ func TestNothingLocalIsNamed(t *testing.T) {
 	})
 }
 
-// TestEveryHealthCodeIsExplained: each code that the source raises has a section in docs/operating.md, and each section
+// TestEveryHealthCodeIsExplained: each code that the source raises has one section in docs/operating.md, and each section
 // there belongs to a code.
 func TestEveryHealthCodeIsExplained(t *testing.T) {
 	doc, err := os.ReadFile("docs/operating.md")
@@ -246,6 +246,9 @@ func TestEveryHealthCodeIsExplained(t *testing.T) {
 	}
 	explained := map[string]bool{}
 	for _, m := range regexp.MustCompile("(?m)^### `([a-z0-9-]+)`").FindAllStringSubmatch(string(doc), -1) {
+		if explained[m[1]] {
+			t.Errorf("docs/operating.md explains %q twice", m[1])
+		}
 		explained[m[1]] = true
 	}
 	raised := healthCodes(t)
