@@ -22,6 +22,7 @@ var arrows = map[string][]string{
 	"internal/mqttwire": {},
 	"internal/ops":      {},
 	"internal/config":   {},
+	"internal/cli":      {"internal/durable"},
 	"internal/state":    {"internal/durable"},
 	"internal/cache":    {"internal/durable", "internal/state"},
 	"internal/identity": {"internal/durable", "internal/state", "internal/ops"},
@@ -60,13 +61,14 @@ var arrows = map[string][]string{
 // shared is what both sides speak, so that they cannot drift apart.
 var shared = []string{
 	"internal/durable", "internal/ops", "internal/mqttwire", "internal/catalog", "internal/config", "internal/state",
+	"internal/cli",
 }
 
 // boxSide is everything that is linked into the box; the operator's side is not in it.
 var boxSide = []string{
 	"internal/durable", "internal/state", "internal/cache", "internal/identity", "internal/ops", "internal/catalog",
 	"internal/lan", "internal/schedule", "internal/fetch", "internal/control", "internal/mgmt", "internal/mqttwire",
-	"internal/httpapi", "internal/config", "internal/firmware",
+	"internal/httpapi", "internal/config", "internal/firmware", "internal/cli",
 }
 
 const module = "boxd/"

@@ -2,17 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"boxd/internal/cli"
 	"boxd/internal/control"
 )
 
-func (c *cli) addChange(root *cobra.Command) {
+func (c *command) addChange(root *cobra.Command) {
 	for _, a := range []struct{ name, short, long string }{
 		{"pin", "Keep an asset whatever the policy says", "Keep an asset: it is not evicted until it is unpinned."},
 		{"unpin", "Let policy decide about an asset again", "Let policy decide about an asset again."},
@@ -26,7 +26,7 @@ func (c *cli) addChange(root *cobra.Command) {
 		},
 	} {
 		root.AddCommand(&cobra.Command{
-			Use: a.name + " ASSET", Short: a.short, GroupID: "change", Args: exactArgs(1, "one asset"),
+			Use: a.name + " ASSET", Short: a.short, GroupID: "change", Args: cli.Args(1, "one asset"),
 			Long: a.long + " ASSET is its id, its name or the beginning of one.", ValidArgsFunction: c.completeAssets,
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return c.command(cmd, a.name, control.AssetArgs{Asset: args[0]})
@@ -37,16 +37,16 @@ func (c *cli) addChange(root *cobra.Command) {
 		"pause": "Stop fetching until told to go on", "resume": "Fetch again", "refresh": "Look at the catalog now",
 	} {
 		root.AddCommand(&cobra.Command{
-			Use: name, Short: short, GroupID: "change", Args: noArgs,
+			Use: name, Short: short, GroupID: "change", Args: cli.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.command(cmd, name, nil) },
 		})
 	}
 }
 
 // command runs one command and prints its answer; what takes long shows that it is at work.
-func (c *cli) command(cmd *cobra.Command, name string, args any) error {
+func (c *command) command(cmd *cobra.Command, name string, args any) error {
 	out := cmd.OutOrStdout()
-	stop := working(cmd.Context(), cmd.ErrOrStderr(), name)
+	stop := c.working(cmd.Context(), cmd.ErrOrStderr(), name, args)
 	res, err := c.client().run(cmd.Context(), name, args)
 	stop()
 	if err != nil {
@@ -59,37 +59,52 @@ func (c *cli) command(cmd *cobra.Command, name string, args any) error {
 	}
 	if res.Status != control.Done {
 		if c.json {
-			return errors.New("")
+			return cli.ErrSilent
 		}
-		return fmt.Errorf("%s: %s (%s)", name, plain(res.Text), res.Code)
+		return fmt.Errorf("%s: %s (%s)", name, cli.Plain(res.Text), res.Code)
 	}
 	if !c.json {
-		_, err = fmt.Fprintln(out, plain(res.Text))
+		_, err = fmt.Fprintln(out, cli.Plain(res.Text))
 	}
 	return err
 }
 
-// working shows the seconds that a command has taken so far, on a terminal, from the second one on.
-func working(ctx context.Context, w io.Writer, what string) (stop func()) {
-	if !isTerminal(w) {
+// working shows on a terminal that a command goes on: how far a verify is, else the seconds that it has taken.
+func (c *command) working(ctx context.Context, w io.Writer, name string, args any) (stop func()) {
+	if !cli.IsTerminal(w) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		start := time.Now()
-		tick := time.NewTicker(time.Second)
+		p := cli.NewProgress(w, name)
+		defer p.Close()
+		of, _ := args.(control.AssetArgs)
+		tick := time.NewTicker(250 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
-				_, _ = io.WriteString(w, "\r\x1b[K") // see page
 				return
 			case <-tick.C:
-				_, _ = fmt.Fprintf(w, "\r%s … %s\x1b[K", what, humanDuration(time.Since(start))) // see page
+				done, total := c.readBack(ctx, name, of.Asset)
+				p.Set(done, total)
 			}
 		}
 	}()
 	return func() { cancel(); <-ended }
+}
+
+// readBack asks how far a verify of an asset is; total is 0 when that is not known.
+func (c *command) readBack(ctx context.Context, name, ref string) (done, total int64) {
+	if name != "verify" {
+		return 0, 0
+	}
+	s, err := c.client().status(ctx)
+	if err != nil {
+		return 0, 0
+	}
+	a, _ := s.Asset(ref)
+	return a.ReadBack, a.Verified
 }

@@ -25,7 +25,7 @@ type client struct {
 	http   *http.Client
 }
 
-func (c *cli) client() *client {
+func (c *command) client() *client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", c.socket)
 	}

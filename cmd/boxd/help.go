@@ -11,21 +11,22 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"boxd/internal/cli"
 	"boxd/internal/config"
 	"boxd/internal/control"
 )
 
-func (c *cli) addHelp(root *cobra.Command) {
+func (c *command) addHelp(root *cobra.Command) {
 	doctor := &cobra.Command{
-		Use: "doctor", Short: "Find the usual faults, and what to do about them", GroupID: "help", Args: noArgs,
+		Use: "doctor", Short: "Find the usual faults, and what to do about them", GroupID: "help", Args: cli.NoArgs,
 		Long: `Find the usual faults (clock, disk, certificate, DNS, fleet manager, broker, multicast, NAT) and what to do about
 them. When the daemon does not run, the checks are made here, with the configuration file. Exits with 1 when a check fails.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.doctor(cmd.Context(), cmd.OutOrStdout()) },
 	}
-	doctor.Flags().StringVar(&c.config, "config", envOr("BOXD_CONFIG", defaultConfig), "configuration file (BOXD_CONFIG)")
+	doctor.Flags().StringVar(&c.config, "config", cli.EnvOr("BOXD_CONFIG", defaultConfig), "configuration file (BOXD_CONFIG)")
 	var out string
 	bugreport := &cobra.Command{
-		Use: "bugreport", Short: "Collect what an engineer needs to see, without secrets", GroupID: "help", Args: noArgs,
+		Use: "bugreport", Short: "Collect what an engineer needs to see, without secrets", GroupID: "help", Args: cli.NoArgs,
 		Long: `Collect status, history, checks, metrics, configuration, goroutines and the last lines of the log into one archive.
 Keys, certificates' keys and tokens are left out.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.bugReport(cmd.Context(), cmd.OutOrStdout(), out) },
@@ -34,7 +35,7 @@ Keys, certificates' keys and tokens are left out.`,
 		"file to write; - is standard output (default boxd-bugreport-<time>.tar.gz)")
 	var lines int
 	logs := &cobra.Command{
-		Use: "log", Short: "The last lines of the daemon's log", GroupID: "help", Args: noArgs,
+		Use: "log", Short: "The last lines of the daemon's log", GroupID: "help", Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.logTail(cmd.Context(), cmd.OutOrStdout(), lines) },
 	}
 	logs.Flags().IntVarP(&lines, "lines", "n", 50, "how many")
@@ -47,7 +48,7 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-func (c *cli) doctor(ctx context.Context, w io.Writer) error {
+func (c *command) doctor(ctx context.Context, w io.Writer) error {
 	var checks []control.Check
 	res, err := c.client().run(ctx, "diagnose", nil)
 	var down notRunning
@@ -75,7 +76,7 @@ func (c *cli) doctor(ctx context.Context, w io.Writer) error {
 	}
 	for _, k := range checks {
 		if k.Status == control.CheckFailed {
-			return errors.New("")
+			return cli.ErrSilent
 		}
 	}
 	return nil
@@ -95,28 +96,28 @@ func offline(ctx context.Context, file string) []control.Check {
 }
 
 func printChecks(w io.Writer, checks []control.Check) {
-	var p page
+	var p cli.Page
 	marks := map[control.CheckStatus]string{
 		control.CheckOK: "ok  ", control.CheckWarn: "WARN",
 		control.CheckFailed: "FAIL",
 	}
 	bad := 0
 	for _, k := range checks {
-		p.line("%s  %-14s %s", marks[k.Status], k.Name, plain(k.Text))
+		p.Line("%s  %-14s %s", marks[k.Status], k.Name, cli.Plain(k.Text))
 		if k.Status != control.CheckOK {
 			bad++
 			if k.Action != "" {
-				p.line("      %-14s → %s", "", plain(k.Action))
+				p.Line("      %-14s → %s", "", cli.Plain(k.Action))
 			}
 		}
 	}
 	if bad == 0 {
-		p.line("\nNothing is wrong that the doctor knows of.")
+		p.Line("\nNothing is wrong that the doctor knows of.")
 	}
-	_, _ = io.WriteString(w, p.String()) // see page
+	_, _ = io.WriteString(w, p.String()) // see cli.Page
 }
 
-func (c *cli) bugReport(ctx context.Context, w io.Writer, name string) error {
+func (c *command) bugReport(ctx context.Context, w io.Writer, name string) error {
 	b, err := c.client().read(ctx, "/api/v1/bugreport")
 	if err != nil {
 		return err
@@ -133,11 +134,11 @@ func (c *cli) bugReport(ctx context.Context, w io.Writer, name string) error {
 	}
 	_, err = fmt.Fprintf(w,
 		"%s (%s). It has no keys and no tokens; names of assets and addresses of boxes are in it.\n", name,
-		humanBytes(int64(len(b))))
+		cli.Bytes(int64(len(b))))
 	return err
 }
 
-func (c *cli) logTail(ctx context.Context, w io.Writer, n int) error {
+func (c *command) logTail(ctx context.Context, w io.Writer, n int) error {
 	res, err := c.client().run(ctx, "log-tail", control.LogArgs{Lines: n})
 	if err != nil {
 		return err
@@ -149,7 +150,7 @@ func (c *cli) logTail(ctx context.Context, w io.Writer, n int) error {
 		return fmt.Errorf("read the log: %w", err)
 	}
 	for _, l := range tail.Lines {
-		if _, err := fmt.Fprintln(w, plain(l)); err != nil {
+		if _, err := fmt.Fprintln(w, cli.Plain(l)); err != nil {
 			return err
 		}
 	}

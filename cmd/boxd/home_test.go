@@ -113,7 +113,7 @@ type testBox struct {
 	log     *syncBuffer
 	stop    context.CancelFunc
 	ended   chan error
-	command *cli
+	command *command
 }
 
 type syncBuffer struct {
@@ -177,7 +177,7 @@ static = %[5]s
 		extra += "\n[http]\nlisten = \"127.0.0.1:0\"\n"
 	}
 	must(f.t, os.WriteFile(b.file, []byte(text+extra), 0o600))
-	b.command = &cli{config: b.file, socket: dir + "/sock"}
+	b.command = &command{config: b.file, socket: dir + "/sock"}
 	return b
 }
 

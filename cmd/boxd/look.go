@@ -1,23 +1,24 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"boxd/internal/cli"
 	"boxd/internal/control"
 )
 
-func (c *cli) addLook(root *cobra.Command) {
+func (c *command) addLook(root *cobra.Command) {
 	var watch bool
 	status := &cobra.Command{
-		Use: "status", Short: "What this box is doing, in one screen", GroupID: "look", Args: noArgs,
+		Use: "status", Short: "What this box is doing, in one screen", GroupID: "look", Args: cli.NoArgs,
 		Example: "  boxd status --watch\n  boxd status --json | jq .assets[].state",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
@@ -28,11 +29,11 @@ func (c *cli) addLook(root *cobra.Command) {
 	}
 	status.Flags().BoolVar(&watch, "watch", false, "stay and show changes as they happen")
 	assets := &cobra.Command{
-		Use: "assets", Short: "What is here and what is coming", GroupID: "look", Args: noArgs,
+		Use: "assets", Short: "What is here and what is coming", GroupID: "look", Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.show(cmd, "/api/v1/status", printAssets) },
 	}
 	why := &cobra.Command{
-		Use: "why ASSET", Short: "Why an asset is, or is not, being fetched", GroupID: "look", Args: exactArgs(1,
+		Use: "why ASSET", Short: "Why an asset is, or is not, being fetched", GroupID: "look", Args: cli.Args(1,
 			"one asset"),
 		Long:    "Why an asset is, or is not, being fetched. ASSET is its id, its name or the beginning of one.",
 		Example: "  boxd why film.mp4\n  boxd why 3fa9",
@@ -42,18 +43,18 @@ func (c *cli) addLook(root *cobra.Command) {
 		ValidArgsFunction: c.completeAssets,
 	}
 	peers := &cobra.Command{
-		Use: "peers", Short: "The boxes of this home, and those that bytes are exchanged with", GroupID: "look", Args: noArgs,
+		Use: "peers", Short: "The boxes of this home, and those that bytes are exchanged with", GroupID: "look", Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.show(cmd, "/api/v1/status", printPeers) },
 	}
 	schedule := &cobra.Command{
-		Use: "schedule", Short: "What the coming day will bring", GroupID: "look", Args: noArgs,
+		Use: "schedule", Short: "What the coming day will bring", GroupID: "look", Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.schedule(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	root.AddCommand(status, assets, why, peers, schedule)
 }
 
 // show prints what the daemon answered, or the snapshot in it.
-func (c *cli) show(cmd *cobra.Command, path string, print func(io.Writer, *control.Snapshot)) error {
+func (c *command) show(cmd *cobra.Command, path string, print func(io.Writer, *control.Snapshot)) error {
 	cl := c.client()
 	if c.json {
 		b, err := cl.read(cmd.Context(), path)
@@ -71,59 +72,104 @@ func (c *cli) show(cmd *cobra.Command, path string, print func(io.Writer, *contr
 	return nil
 }
 
-// page collects lines; its only fault can be a reader that has gone, and that ends the program by itself.
-type page struct{ strings.Builder }
-
-func (p *page) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
+// wide is where nothing need be left out: what is not a terminal takes lines of any length.
+const wide = 1000
 
 func printStatus(w io.Writer, s *control.Snapshot) {
-	var p page
-	statusHead(&p, s)
-	p.line("")
-	assetLines(&p, s, 12)
-	healthLines(&p, s)
-	_, _ = io.WriteString(w, p.String()) // see page
+	columns := wide
+	if cli.IsTerminal(w) {
+		columns, _ = cli.Size(w)
+	}
+	_, _ = io.WriteString(w, statusText(s, columns, 12)) // see cli.Page
 }
 
-func statusHead(p *page, s *control.Snapshot) {
-	id := s.Box.ID
-	if id == "" {
-		id = "not enrolled"
+// statusText is the box in one screen: so many columns, so many assets.
+func statusText(s *control.Snapshot, columns, assets int) string {
+	var p cli.Page
+	statusHead(&p, s, columns)
+	p.Line("")
+	assetLines(&p, s, columns, assets)
+	healthLines(&p, s, columns)
+	return p.String()
+}
+
+func statusHead(p *cli.Page, s *control.Snapshot, columns int) {
+	p.Line("%s  ·  %s", cli.Plain(cmp.Or(s.Box.ID, "not enrolled")), s.State)
+	for _, l := range cli.Wrap(cli.Plain(s.Summary), columns) {
+		p.Line("%s", l)
 	}
-	p.line("%s  ·  %s  ·  %s", plain(id), s.State, plain(s.Summary))
+	p.Line("")
 	fleet := "not connected to the fleet manager"
 	if s.Broker.Connected {
-		fleet = "connected to " + plain(s.Broker.Address)
+		fleet = "connected to " + cli.Plain(s.Broker.Address)
 	}
-	p.line("fleet   %s, group %s, %s", orDash(plain(s.Box.Fleet)), orDash(plain(s.Box.Group)), fleet)
+	p.Line("fleet    %s, group %s, %s", cli.OrDash(cli.Plain(s.Box.Fleet)), cli.OrDash(cli.Plain(s.Box.Group)), fleet)
 	catalog := "none yet"
 	if s.Catalog.Version > 0 {
-		catalog = fmt.Sprintf("version %d, %s", s.Catalog.Version, count(s.Catalog.Assets, "asset", "assets"))
+		catalog = fmt.Sprintf("version %d, %s", s.Catalog.Version, cli.Count(s.Catalog.Assets, "asset", "assets"))
 		if !s.Catalog.Fresh {
 			catalog += ", EXPIRED"
 		}
 	}
-	p.line("catalog %s", catalog)
-	p.line("cache   %s of %s  %s", humanBytes(s.Cache.Reserved), humanBytes(s.Cache.Quota), bar(s.Cache.Reserved,
-		s.Cache.Quota, 20))
+	p.Line("catalog  %s", catalog)
+	quota := cmp.Or(s.Cache.Effective, s.Cache.Quota)
+	p.Line("cache    %s  %s of %s", cli.Bar(s.Cache.Reserved, quota, 20), cli.Bytes(s.Cache.Reserved), cli.Bytes(quota))
 	r, b := s.Fetch.Rates, s.Fetch.Bytes
-	p.line("in      lan %s (%s)   peers %s (%s)   origin %s (%s)", humanRate(r.LAN), humanBytes(b.LAN),
-		humanRate(r.Peer), humanBytes(b.Peer), humanRate(r.Origin), humanBytes(b.Origin))
-	p.line("out     %s (%s)", humanRate(s.Fetch.SentRate.Total()), humanBytes(s.Fetch.Sent.Total()))
-	p.line("home    %s   memory %s   up %s", count(len(s.Home), "other box", "other boxes"), humanBytes(s.Process.RSS),
-		humanDuration(time.Duration(s.Uptime*float64(time.Second))))
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "–"
+	p.Line("in       home %s (%s), peers %s (%s), origin %s (%s)", cli.Rate(r.LAN), cli.Bytes(b.LAN),
+		cli.Rate(r.Peer), cli.Bytes(b.Peer), cli.Rate(r.Origin), cli.Bytes(b.Origin))
+	p.Line("out      home %s (%s), peers %s (%s)", cli.Rate(s.Fetch.SentRate.LAN), cli.Bytes(s.Fetch.Sent.LAN),
+		cli.Rate(s.Fetch.SentRate.Peer), cli.Bytes(s.Fetch.Sent.Peer))
+	watching := ""
+	if s.Fetch.Playback {
+		watching = ", somebody is watching"
 	}
-	return s
+	p.Line("home     %s%s, memory %s, up %s", cli.Count(len(s.Home), "other box", "other boxes"), watching,
+		cli.Bytes(s.Process.RSS), cli.Span(time.Duration(s.Uptime*float64(time.Second))))
 }
 
-func assetLines(p *page, s *control.Snapshot, limit int) {
+// assetTable is the table of the status: a narrow terminal gets only the columns that matter most.
+func assetTable(columns int) (head []string, cells func(a control.Asset, now time.Time) []string) {
+	all := []struct {
+		head string
+		need int // columns from which on it is shown
+		cell func(a control.Asset, now time.Time) string
+	}{
+		{"ASSET", 0, func(a control.Asset, _ time.Time) string {
+			n := 28
+			if columns < 100 {
+				n = 24
+			}
+			return cli.Shorten(cli.Plain(a.Name), n)
+		}},
+		{"STATE", 0, func(a control.Asset, _ time.Time) string { return string(a.State) }},
+		{"PROGRESS", 0, func(a control.Asset, _ time.Time) string {
+			return cli.Bar(a.Verified, a.Length, 10) + fmt.Sprintf(" %3d%%", int(cli.Percent(a.Verified, a.Length)))
+		}},
+		{">SIZE", 90, func(a control.Asset, _ time.Time) string { return cli.Bytes(a.Length) }},
+		{">RATE", 0, func(a control.Asset, _ time.Time) string { return cli.Rate(a.Rate) }},
+		{"ROLE", 100, func(a control.Asset, _ time.Time) string { return cli.OrDash(a.Role) }},
+		{"DUE", 0, due},
+		{"READY BY", 120, func(a control.Asset, now time.Time) string { return cli.Clock(a.ETA, now) }},
+	}
+	for _, c := range all {
+		if columns >= c.need {
+			head = append(head, c.head)
+		}
+	}
+	return head, func(a control.Asset, now time.Time) []string {
+		var list []string
+		for _, c := range all {
+			if columns >= c.need {
+				list = append(list, c.cell(a, now))
+			}
+		}
+		return list
+	}
+}
+
+func assetLines(p *cli.Page, s *control.Snapshot, columns, limit int) {
 	if len(s.Assets) == 0 {
-		p.line("No assets: no campaign asks for any.")
+		p.Line("No assets: no campaign asks for any.")
 		return
 	}
 	ready := 0
@@ -132,23 +178,22 @@ func assetLines(p *page, s *control.Snapshot, limit int) {
 			ready++
 		}
 	}
-	t := table{head: []string{"ASSET", "STATE", "PROGRESS", ">SIZE", ">RATE", "ROLE", "DUE", "READY BY"}}
-	for i, a := range s.Assets {
-		if i == limit {
-			break
-		}
-		t.add(shorten(plain(a.Name), 28), string(a.State), bar(a.Verified, a.Length, 10)+fmt.Sprintf(" %3.0f%%",
-			percent(a.Verified, a.Length)),
-			humanBytes(a.Length), humanRate(a.Rate), orDash(a.Role), due(a, s.Time), clock(a.ETA, s.Time))
+	if len(s.Assets) <= limit+1 {
+		limit = len(s.Assets) // "and 1 more" would take as much room
 	}
-	t.print(p)
-	if len(s.Assets) > limit {
-		p.line("… and %d more; boxd assets lists all. %d of %d are ready.", len(s.Assets)-limit, ready, len(s.Assets))
+	head, cells := assetTable(columns)
+	t := cli.Table{Head: head}
+	for _, a := range s.Assets[:min(limit, len(s.Assets))] {
+		t.Add(cells(a, s.Time)...)
+	}
+	t.Print(p)
+	if more := len(s.Assets) - limit; more > 0 {
+		p.Line("… and %d more; boxd assets lists all. %d of %d are ready.", more, ready, len(s.Assets))
 	}
 }
 
 func due(a control.Asset, now time.Time) string {
-	switch text := clock(a.Deadline, now); {
+	switch text := cli.Clock(a.Deadline, now); {
 	case a.Late:
 		return text + " (late)"
 	case a.Danger:
@@ -158,17 +203,20 @@ func due(a control.Asset, now time.Time) string {
 	}
 }
 
-func healthLines(p *page, s *control.Snapshot) {
+func healthLines(p *cli.Page, s *control.Snapshot, columns int) {
 	for _, h := range s.Health {
-		p.line("\n%s: %s", strings.ToUpper(string(h.Severity)), plain(h.Text))
+		p.Line("")
+		for _, l := range cli.Wrap(strings.ToUpper(string(h.Severity))+": "+cli.Plain(h.Text), columns) {
+			p.Line("%s", l)
+		}
 		if h.Action != "" {
-			p.line("  → %s", plain(h.Action))
+			p.Line("  → %s", strings.Join(cli.Wrap(cli.Plain(h.Action), columns-4), "\n    "))
 		}
 	}
 }
 
 func printAssets(w io.Writer, s *control.Snapshot) {
-	t := table{head: []string{
+	t := cli.Table{Head: []string{
 		"ID", "NAME", "VERSION", "STATE", ">VERIFIED", ">SIZE", ">LAN", ">PEERS", ">ORIGIN",
 		"KEPT UNTIL", "",
 	}}
@@ -177,38 +225,38 @@ func printAssets(w io.Writer, s *control.Snapshot) {
 		if a.Pinned {
 			note = strings.TrimSpace("pinned " + note)
 		}
-		t.add(a.ID.Short(), shorten(plain(a.Name), 32), orDash(plain(a.Version)), string(a.State), fmt.Sprintf("%.1f%%",
-			percent(a.Verified, a.Length)),
-			humanBytes(a.Length), humanBytes(a.Bytes.LAN), humanBytes(a.Bytes.Peer), humanBytes(a.Bytes.Origin),
-			clock(a.KeepUntil, s.Time), note)
+		t.Add(a.ID.Short(), cli.Shorten(cli.Plain(a.Name), 32), cli.OrDash(cli.Plain(a.Version)), string(a.State), fmt.Sprintf("%.1f%%",
+			cli.Percent(a.Verified, a.Length)),
+			cli.Bytes(a.Length), cli.Bytes(a.Bytes.LAN), cli.Bytes(a.Bytes.Peer), cli.Bytes(a.Bytes.Origin),
+			cli.Clock(a.KeepUntil, s.Time), note)
 	}
-	t.print(w)
+	t.Print(w)
 }
 
 func printPeers(w io.Writer, s *control.Snapshot) {
-	var p page
-	p.line("In this home:")
-	home := table{head: []string{"BOX", "ADDRESS", "CLASS", "WAN", ">HOLDS", ">WANTS", ">RTT", ">FROM IT", ">TO IT"}}
+	var p cli.Page
+	p.Line("In this home:")
+	home := cli.Table{Head: []string{"BOX", "ADDRESS", "CLASS", "WAN", ">HOLDS", ">WANTS", ">RTT", ">FROM IT", ">TO IT"}}
 	for _, n := range s.Home {
 		wan := "no"
 		if n.WAN {
 			wan = "yes"
 		}
-		home.add(plain(n.ID), n.Address, fmt.Sprint(n.Class), wan, fmt.Sprint(n.Holds), fmt.Sprint(n.Wants),
-			fmt.Sprintf("%.1f ms", n.RTT*1000), humanBytes(n.Received), humanBytes(n.Sent))
+		home.Add(cli.Plain(n.ID), n.Address, fmt.Sprint(n.Class), wan, fmt.Sprint(n.Holds), fmt.Sprint(n.Wants),
+			fmt.Sprintf("%.1f ms", n.RTT*1000), cli.Bytes(n.Received), cli.Bytes(n.Sent))
 	}
-	home.print(&p)
-	p.line("\nConnections:")
-	peers := table{head: []string{"BOX", "ADDRESS", "LINK", "ASSET", ">IN", ">OUT", ">RECEIVED", ">SENT"}}
+	home.Print(&p)
+	p.Line("\nConnections:")
+	peers := cli.Table{Head: []string{"BOX", "ADDRESS", "LINK", "ASSET", ">IN", ">OUT", ">RECEIVED", ">SENT"}}
 	for _, x := range s.Peers {
-		peers.add(plain(x.ID), x.Address, x.Link, shorten(x.Asset, 8), humanRate(x.RateIn), humanRate(x.RateOut),
-			humanBytes(x.Received), humanBytes(x.Sent))
+		peers.Add(cli.Plain(x.ID), x.Address, x.Link, cli.Shorten(x.Asset, 8), cli.Rate(x.RateIn), cli.Rate(x.RateOut),
+			cli.Bytes(x.Received), cli.Bytes(x.Sent))
 	}
-	peers.print(&p)
-	_, _ = io.WriteString(w, p.String()) // see page
+	peers.Print(&p)
+	_, _ = io.WriteString(w, p.String()) // see cli.Page
 }
 
-func (c *cli) why(ctx context.Context, w io.Writer, ref string) error {
+func (c *command) why(ctx context.Context, w io.Writer, ref string) error {
 	cl := c.client()
 	s, err := cl.status(ctx)
 	if err != nil {
@@ -226,32 +274,32 @@ func (c *cli) why(ctx context.Context, w io.Writer, ref string) error {
 		_, err = w.Write(b)
 		return err
 	}
-	var p page
-	p.line("%s  %s", plain(a.Name), a.ID)
-	p.line("  state     %s %s", a.State, a.Code)
-	p.line("  why       %s", plain(a.Why))
-	p.line("  verified  %s of %s  %s %.1f%%", humanBytes(a.Verified), humanBytes(a.Length), bar(a.Verified, a.Length,
-		20), percent(a.Verified, a.Length))
-	p.line("  came from lan %s, peers %s, origin %s", humanBytes(a.Bytes.LAN), humanBytes(a.Bytes.Peer),
-		humanBytes(a.Bytes.Origin))
+	var p cli.Page
+	p.Line("%s  %s", cli.Plain(a.Name), a.ID)
+	p.Line("  state     %s %s", a.State, a.Code)
+	p.Line("  why       %s", cli.Plain(a.Why))
+	p.Line("  verified  %s of %s  %s %.1f%%", cli.Bytes(a.Verified), cli.Bytes(a.Length), cli.Bar(a.Verified, a.Length,
+		20), cli.Percent(a.Verified, a.Length))
+	p.Line("  came from lan %s, peers %s, origin %s", cli.Bytes(a.Bytes.LAN), cli.Bytes(a.Bytes.Peer),
+		cli.Bytes(a.Bytes.Origin))
 	switch {
 	case a.Role == "follower" && a.Courier != "":
-		p.line("  role      follower: %s brings it into the home", plain(a.Courier))
+		p.Line("  role      follower: %s brings it into the home", cli.Plain(a.Courier))
 	case a.Role != "":
-		p.line("  role      %s", a.Role)
+		p.Line("  role      %s", a.Role)
 	}
-	p.line("  campaign  %s, due %s, kept until %s", orDash(plain(a.Campaign)), due(a, s.Time), clock(a.KeepUntil, s.Time))
+	p.Line("  campaign  %s, due %s, kept until %s", cli.OrDash(cli.Plain(a.Campaign)), due(a, s.Time), cli.Clock(a.KeepUntil, s.Time))
 	if !a.ETA.IsZero() {
-		p.line("  ready by  %s, in %s", clock(a.ETA, s.Time), humanDuration(a.ETA.Sub(s.Time)))
+		p.Line("  ready by  %s, in %s", cli.Clock(a.ETA, s.Time), cli.Span(a.ETA.Sub(s.Time)))
 	}
 	for _, f := range a.Files {
-		p.line("  plays at  %s%s", s.Box.HTTP, f.URL)
+		p.Line("  plays at  %s%s", s.Box.HTTP, f.URL)
 	}
 	_, err = io.WriteString(w, p.String())
 	return err
 }
 
-func (c *cli) schedule(ctx context.Context, w io.Writer) error {
+func (c *command) schedule(ctx context.Context, w io.Writer) error {
 	cl := c.client()
 	if c.json {
 		b, err := cl.read(ctx, "/api/v1/schedule")
@@ -271,36 +319,36 @@ func (c *cli) schedule(ctx context.Context, w io.Writer) error {
 	}
 	names := map[string]string{}
 	for _, a := range s.Assets {
-		names[a.ID.String()] = plain(a.Name)
+		names[a.ID.String()] = cli.Plain(a.Name)
 	}
-	t := table{head: []string{"FROM", "TO", "OVER THE ACCESS LINE", "READY AT THE END"}}
+	t := cli.Table{Head: []string{"FROM", "TO", "OVER THE ACCESS LINE", "READY AT THE END"}}
 	for _, slot := range day.Slots {
 		active := named(slot.Active, names)
 		if active == "" {
-			active = "– " + orElse(plain(slot.Reason), "nothing")
+			active = "– " + orElse(cli.Plain(slot.Reason), "nothing")
 		}
-		t.add(clock(slot.From, day.From), clock(slot.To, day.From), active, named(slot.Done, names))
+		t.Add(cli.Clock(slot.From, day.From), cli.Clock(slot.To, day.From), active, named(slot.Done, names))
 	}
 	if len(day.Slots) == 0 {
-		t.add(clock(day.From, day.From), clock(day.To, day.From), "– nothing is planned", "")
+		t.Add(cli.Clock(day.From, day.From), cli.Clock(day.To, day.From), "– nothing is planned", "")
 	}
-	t.print(w)
+	t.Print(w)
 	return nil
 }
 
 func named(ids []string, names map[string]string) string {
 	list := make([]string, len(ids))
 	for i, id := range ids {
-		list[i] = shorten(names[id], 28)
+		list[i] = cli.Shorten(names[id], 28)
 		if list[i] == "" {
-			list[i] = shorten(id, 9)
+			list[i] = cli.Shorten(id, 9)
 		}
 	}
 	return strings.Join(list, ", ")
 }
 
 // completeAssets is the shell's completion of an asset's name.
-func (c *cli) completeAssets(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+func (c *command) completeAssets(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 	defer cancel()
 	s, err := c.client().status(ctx)
@@ -310,24 +358,23 @@ func (c *cli) completeAssets(cmd *cobra.Command, _ []string, prefix string) ([]s
 	var list []string
 	for _, a := range s.Assets {
 		if strings.HasPrefix(a.Name, prefix) {
-			list = append(list, plain(a.Name))
+			list = append(list, cli.Plain(a.Name))
 		}
 	}
 	return list, cobra.ShellCompDirectiveNoFileComp
 }
 
-// watch redraws the status once a second until interrupted.
-func (c *cli) watch(ctx context.Context, w io.Writer) error {
-	cl := c.client()
-	live := isTerminal(w)
-	if live {
-		_, _ = io.WriteString(w, "\x1b[?1049h\x1b[?25l") // another screen, no cursor
-		defer io.WriteString(w, "\x1b[?25h\x1b[?1049l")  //nolint:errcheck // see page
+// watch shows the status in place on a terminal, and else one after the other, once a second until interrupted.
+func (c *command) watch(ctx context.Context, w io.Writer) (err error) {
+	v := &watcher{c: c, cl: c.client(), out: w}
+	if cli.IsTerminal(w) && !c.json {
+		v.screen = cli.NewScreen(w)
+		defer func() { err = errors.Join(err, v.screen.Close(v.last)) }()
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		if err := c.frame(ctx, cl, w, live); err != nil {
+		if err := v.frame(ctx); err != nil {
 			return err
 		}
 		select {
@@ -338,40 +385,40 @@ func (c *cli) watch(ctx context.Context, w io.Writer) error {
 	}
 }
 
-func (c *cli) frame(ctx context.Context, cl *client, w io.Writer, live bool) error {
-	var p page
-	s, err := cl.status(ctx)
+// watcher follows the status.
+type watcher struct {
+	c      *command
+	cl     *client
+	out    io.Writer
+	screen *cli.Screen // nil: not a terminal
+	last   string      // the latest whole view
+}
+
+// frame shows the status once. On a screen a daemon that does not answer may be starting again, and is waited for.
+func (v *watcher) frame(ctx context.Context) error {
+	if v.c.json {
+		b, err := v.cl.read(ctx, "/api/v1/status")
+		if ctx.Err() == nil && err == nil {
+			_, err = v.out.Write(b)
+		}
+		return err
+	}
+	s, err := v.cl.status(ctx)
 	var down notRunning
 	switch {
 	case ctx.Err() != nil:
 		return nil
-	case errors.As(err, &down) && live:
-		p.line("%s", down.text)
+	case errors.As(err, &down) && v.screen != nil:
+		return v.screen.Draw(down.text + "\n\n" + v.last)
 	case err != nil:
 		return err
-	case c.json:
-		b, err := cl.read(ctx, "/api/v1/status")
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
+	case v.screen == nil:
+		_, err = io.WriteString(v.out, statusText(s, wide, 12)+"\n")
 		return err
-	default:
-		printStatus(&p, s)
 	}
-	text := p.String()
-	if live { // each line cleared to its end, then all below: no flicker
-		text = "\x1b[H" + strings.ReplaceAll(text, "\n", "\x1b[K\n") + "\x1b[J"
-	}
-	_, err = io.WriteString(w, text)
-	return err
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	st, err := f.Stat()
-	return err == nil && st.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
+	columns, lines := v.screen.Size()
+	// What is urgent stands below the assets and must be on the screen, so they get what is left.
+	rest := strings.Count(statusText(s, columns, 0), "\n")
+	v.last = statusText(s, columns, max(lines-rest-2, 3))
+	return v.screen.Draw(v.last)
 }

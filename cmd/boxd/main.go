@@ -8,13 +8,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"boxd/internal/cli"
 	"boxd/internal/config"
 )
 
@@ -24,20 +24,7 @@ var (
 	buildEpoch = "" // Unix seconds of the commit
 )
 
-// The exit codes.
-const (
-	exitDone  = 0
-	exitFault = 1
-	exitUsage = 2
-)
-
 const defaultConfig = "/etc/boxd/boxd.toml"
-
-// usageError is a fault of how the program was called.
-type usageError struct{ err error }
-
-func (e usageError) Error() string { return e.err.Error() }
-func (e usageError) Unwrap() error { return e.err }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -47,31 +34,21 @@ func main() {
 }
 
 func execute(ctx context.Context, root *cobra.Command, args []string) int {
-	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitDone
-	}
-	if msg := err.Error(); msg != "" {
-		_, _ = fmt.Fprintln(root.ErrOrStderr(), "boxd: "+msg) // nowhere else to say it
-	}
-	var usage usageError
-	var faults config.Faults
-	if errors.As(err, &usage) || errors.As(err, &faults) {
-		return exitUsage
-	}
-	return exitFault
+	return cli.Execute(ctx, root, args, func(err error) bool {
+		var faults config.Faults
+		return errors.As(err, &faults)
+	})
 }
 
-// cli is what the commands share.
-type cli struct {
+// command is what the commands share.
+type command struct {
 	socket string
 	config string
 	json   bool
 }
 
 func newRoot() *cobra.Command {
-	c := &cli{}
+	c := &command{}
 	root := &cobra.Command{
 		Use:   "boxd",
 		Short: "Prefetch, share and play out media on a set-top box",
@@ -83,16 +60,10 @@ The daemon is "boxd run". All other commands ask the daemon over its socket.`,
   boxd status --watch    the same, live
   boxd why film.mp4      why an asset is, or is not, being fetched
   boxd doctor            find out what is wrong, and what to do about it`,
-		Version:       version,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          noArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version: version,
 	}
-	root.SetVersionTemplate("boxd {{.Version}}\n")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
-	f.StringVar(&c.socket, "socket", envOr("BOXD_SOCKET", config.Default().Paths.Socket),
+	f.StringVar(&c.socket, "socket", cli.EnvOr("BOXD_SOCKET", config.Default().Paths.Socket),
 		"the daemon's unix socket (BOXD_SOCKET)")
 	f.BoolVar(&c.json, "json", false, "print JSON instead of text")
 	root.AddGroup(&cobra.Group{ID: "look", Title: "See what the box does:"},
@@ -103,29 +74,10 @@ The daemon is "boxd run". All other commands ask the daemon over its socket.`,
 	c.addChange(root)
 	c.addHelp(root)
 	c.addRun(root)
-	c.addManual(root)
+	root.AddCommand(cli.ManualCommand(
+		[2]string{defaultConfig, "the configuration"}, [2]string{config.Default().Paths.Socket, "the daemon's socket"}))
+	root.SetCompletionCommandGroupID("run")
+	root.SetHelpCommandGroupID("run")
+	cli.Prepare(root)
 	return root
-}
-
-func envOr(name, def string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return def
-}
-
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("%s: unknown argument %q; see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())}
-	}
-	return nil
-}
-
-func exactArgs(n int, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != n {
-			return usageError{fmt.Errorf("%s: want %s; see %s --help", cmd.CommandPath(), what, cmd.CommandPath())}
-		}
-		return nil
-	}
 }

@@ -14,47 +14,48 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"boxd/internal/cli"
 	"boxd/internal/config"
 	"boxd/internal/control"
 )
 
-func (c *cli) addRun(root *cobra.Command) {
+func (c *command) addRun(root *cobra.Command) {
 	run := &cobra.Command{
-		Use: "run", Short: "The daemon", GroupID: "run", Args: noArgs,
+		Use: "run", Short: "The daemon", GroupID: "run", Args: cli.NoArgs,
 		Long: `Run the daemon in the foreground. SIGHUP reads the configuration again (limits, log level and web origins change at
 once; what else has changed is logged and needs a restart), SIGTERM and SIGINT end it.`,
 		Example: "  boxd run --config /etc/boxd/boxd.toml",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), cmd.ErrOrStderr()) },
 	}
-	run.Flags().StringVar(&c.config, "config", envOr("BOXD_CONFIG", defaultConfig), "configuration file (BOXD_CONFIG)")
+	run.Flags().StringVar(&c.config, "config", cli.EnvOr("BOXD_CONFIG", defaultConfig), "configuration file (BOXD_CONFIG)")
 	check := &cobra.Command{
 		Use: "check-config [FILE]", Short: "Report all faults of a configuration file", GroupID: "run",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return noArgs(cmd, args[1:])
+				return cli.NoArgs(cmd, args[1:])
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file := envOr("BOXD_CONFIG", defaultConfig)
+			file := cli.EnvOr("BOXD_CONFIG", defaultConfig)
 			if len(args) == 1 {
 				file = args[0]
 			}
 			if _, err := config.Load(file, os.Environ()); err != nil {
-				return usageError{err}
+				return cli.UsageError{Err: err}
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is valid.\n", file)
 			return err
 		},
 	}
 	version := &cobra.Command{
-		Use: "version", Short: "The version of this program", GroupID: "run", Args: noArgs,
+		Use: "version", Short: "The version of this program", GroupID: "run", Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.printVersion(cmd.OutOrStdout()) },
 	}
 	root.AddCommand(run, check, version)
 }
 
-func (c *cli) printVersion(w io.Writer) error {
+func (c *command) printVersion(w io.Writer) error {
 	v := map[string]string{"version": version}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		v["go"] = info.GoVersion
@@ -99,10 +100,10 @@ func setLevel(level *slog.LevelVar, name string) {
 	}
 }
 
-func (c *cli) run(ctx context.Context, stderr io.Writer) error {
+func (c *command) run(ctx context.Context, stderr io.Writer) error {
 	cfg, err := config.Load(c.config, os.Environ())
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	var level slog.LevelVar
 	setLevel(&level, cfg.Log.Level)
@@ -139,7 +140,7 @@ func (c *cli) run(ctx context.Context, stderr io.Writer) error {
 }
 
 // reload follows SIGHUP.
-func (c *cli) reload(ctx context.Context, d *daemon, level *slog.LevelVar) error {
+func (c *command) reload(ctx context.Context, d *daemon, level *slog.LevelVar) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

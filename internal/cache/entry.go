@@ -44,6 +44,7 @@ type entry struct {
 	created  time.Time
 	lastUse  time.Time
 	scrubbed time.Time
+	checked  int64 // read back by the Verify that is running
 	file     durable.File
 	fileRefs int
 	handle   weak.Pointer[Asset]
@@ -88,7 +89,7 @@ func (e *entry) status() Status {
 		ID: e.id, Attr: e.attr, Length: e.length, Reserved: e.alloc, Bytes: e.bytesOf(&e.have), Pieces: e.n,
 		Have: e.have.ones, PieceLength: e.pieceLen, Complete: e.have.full(), Durable: len(e.pending) == 0 && !e.stale,
 		Pinned: e.c.pinned(e.id), Readers: len(e.readers), Held: e.holds > 0, Unknown: e.unknown.ones,
-		Created: e.created, LastUse: e.lastUse, Scrubbed: e.scrubbed,
+		Created: e.created, LastUse: e.lastUse, Scrubbed: e.scrubbed, Checked: e.checked,
 	}
 }
 

@@ -28,6 +28,7 @@ func (c *Cache) Verify(ctx context.Context, id asset.ID) (VerifyResult, error) {
 	if !ok {
 		return res, fmt.Errorf("verify %s: %w", id.Short(), ErrNotFound)
 	}
+	defer a.e.setChecked(0)
 	for i := 0; i < a.e.n; i++ {
 		if err := ctx.Err(); err != nil {
 			return res, err
@@ -41,6 +42,7 @@ func (c *Cache) Verify(ctx context.Context, id asset.ID) (VerifyResult, error) {
 		}
 		res.Pieces++
 		res.Bytes += n
+		a.e.setChecked(res.Bytes)
 		if !good {
 			res.Bad = append(res.Bad, i)
 		}
@@ -51,6 +53,13 @@ func (c *Cache) Verify(ctx context.Context, id asset.ID) (VerifyResult, error) {
 	c.mark(a.e)
 	c.poke(c.arm)
 	return res, nil
+}
+
+// setChecked tells how far a Verify is.
+func (e *entry) setChecked(n int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.checked = n
 }
 
 // recheck hashes one verified piece from the disk. n is 0 when there is nothing to check. A piece that is wrong, or

@@ -24,6 +24,7 @@ type Status struct {
 	Created      time.Time `json:"created"`
 	LastUse      time.Time `json:"last_use"`
 	Scrubbed     time.Time `json:"scrubbed"` // when the last scrub of the whole asset ended
+	Checked      int64     `json:"checked"`  // bytes that a Verify that is running has read back; 0 when none runs
 }
 
 // Assets lists all assets by ID.

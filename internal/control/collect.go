@@ -174,7 +174,7 @@ func fromCache(a *Asset, st cache.Status) {
 	a.Name, a.Version = cmp.Or(a.Name, st.Attr.Name), cmp.Or(a.Version, st.Attr.Version)
 	a.Publisher = cmp.Or(a.Publisher, st.Attr.Publisher)
 	a.Length, a.Verified, a.Pieces, a.HavePieces = st.Length, st.Bytes, st.Pieces, st.Have
-	a.Pinned, a.Readers = st.Pinned, st.Readers
+	a.Pinned, a.Readers, a.ReadBack = st.Pinned, st.Readers, st.Checked
 	a.Priority, a.Deadline, a.KeepUntil = st.Attr.Priority, st.Attr.Deadline, st.Attr.KeepUntil
 	switch {
 	case st.Complete && st.Durable:

@@ -178,6 +178,7 @@ type Asset struct {
 	Completed  time.Time  `json:"completed,omitzero"`
 	Pinned     bool       `json:"pinned"`
 	Readers    int        `json:"readers"`
+	ReadBack   int64      `json:"read_back"` // bytes that a verify that is running has read back; 0 when none runs
 	Files      []File     `json:"files"` // at most MaxFiles
 	FileCount  int        `json:"file_count"`
 }
