@@ -5,10 +5,11 @@ E2E_PKGS += ./cmd/boxd
 E2E_TIMEOUT_cmd_boxd := 300
 
 .PHONY: man completions screenshots
-man: ## manual pages of boxd, in out/man
-	@$(GO) run ./cmd/boxd man out/man && ls out/man
-completions: ## shell completions of boxd, in out/completions
+man: ## manual pages of boxd and fleetd, in out/man
+	@for p in boxd fleetd; do $(GO) run ./cmd/$$p man out/man || exit 1; done; ls out/man
+completions: ## shell completions of boxd and fleetd, in out/completions
 	@mkdir -p out/completions
-	@for s in bash zsh fish; do $(GO) run ./cmd/boxd completion $$s >out/completions/boxd.$$s || exit 1; done; ls out/completions
+	@for p in boxd fleetd; do for s in bash zsh fish; do \
+		$(GO) run ./cmd/$$p completion $$s >out/completions/$$p.$$s || exit 1; done; done; ls out/completions
 screenshots: ## pictures of the box's status page, in out/screenshots
 	@$(GO) test -count=1 -timeout 240s -run TestStatusPage ./cmd/boxd && ls out/screenshots

@@ -33,7 +33,7 @@ func boxesCmd(c *client) *cobra.Command {
 	var group, code, asset, lacking string
 	var limit int
 	cmd := &cobra.Command{
-		Use: "boxes [BOX]", Short: "list boxes, or show one", Args: args(cobra.MaximumNArgs(1)),
+		Use: "boxes [BOX]", Short: "List boxes, or show one", Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if len(a) == 1 {
 				return c.print(cmd, "/api/v1/boxes/"+a[0])
@@ -62,19 +62,19 @@ func boxesCmd(c *client) *cobra.Command {
 	f.StringVar(&lacking, "lacking", "", "only boxes that do not hold this asset")
 	f.IntVar(&limit, "limit", 1000, "at most so many")
 	history := &cobra.Command{
-		Use: "history BOX", Short: "what happened with a box", Args: args(cobra.ExactArgs(1)),
+		Use: "history BOX", Short: "What happened with a box", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error { return c.print(cmd, "/api/v1/boxes/"+a[0]+"/history") },
 	}
 	var reason string
 	revoke := &cobra.Command{
-		Use: "revoke BOX", Short: "end a box's membership and close its connections", Args: args(cobra.ExactArgs(1)),
+		Use: "revoke BOX", Short: "End a box's membership and close its connections", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.call(cmd.Context(), http.MethodPost, "/api/v1/boxes/"+a[0]+"/revoke", map[string]string{"reason": reason}, nil)
 		},
 	}
 	revoke.Flags().StringVar(&reason, "why", "", "the reason")
 	move := &cobra.Command{
-		Use: "move BOX GROUP", Short: "move a box to another group; it renews its certificate", Args: args(cobra.ExactArgs(2)),
+		Use: "move BOX GROUP", Short: "Move a box to another group; it renews its certificate", Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.call(cmd.Context(), http.MethodPost, "/api/v1/boxes/"+a[0]+"/group", map[string]string{"group": a[1]}, nil)
 		},
@@ -107,12 +107,12 @@ func boxTable(w *tabWriter, list []boxDoc) {
 }
 
 func enrollCmd(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "enroll", Short: "tokens with which boxes join"}
+	cmd := &cobra.Command{Use: "enroll", Short: "Tokens with which boxes join"}
 	var group, ttl, box, devices string
 	var uses int
 	var replace bool
 	token := &cobra.Command{
-		Use: "token", Short: "make an enrolment token; it is shown once", Args: args(cobra.NoArgs),
+		Use: "token", Short: "Make an enrolment token; it is shown once", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in := map[string]any{"group": group, "uses": uses, "box": box, "replace": replace}
 			if ttl != "" {
@@ -145,11 +145,11 @@ func enrollCmd(c *client) *cobra.Command {
 		"file with the hardware serial numbers that it admits, one a line, each with an id if you want",
 	)
 	list := &cobra.Command{
-		Use: "list", Short: "list tokens, without their secrets", Args: args(cobra.NoArgs),
+		Use: "list", Short: "List tokens, without their secrets", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/tokens") },
 	}
 	revoke := &cobra.Command{
-		Use: "revoke ID", Short: "make a token worthless", Args: args(cobra.ExactArgs(1)),
+		Use: "revoke ID", Short: "Make a token worthless", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.call(cmd.Context(), http.MethodDelete, "/api/v1/tokens/"+a[0], nil, nil)
 		},
@@ -182,7 +182,7 @@ func readDevices(file string) (map[string]string, error) {
 func commandCmd(c *client) *cobra.Command {
 	var life, arg string
 	cmd := &cobra.Command{
-		Use: "command TARGET NAME | command show ID | command list", Short: "order a box, or group:<name>, to do something",
+		Use: "command TARGET NAME | command show ID | command list", Short: "Order a box, or group:<name>, to do something",
 		Args: args(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			switch {
@@ -191,7 +191,7 @@ func commandCmd(c *client) *cobra.Command {
 			case len(a) == 2 && a[0] == "show":
 				return c.print(cmd, "/api/v1/commands/"+a[1])
 			case len(a) != 2:
-				return usageError{errors.New("want a target and a command")}
+				return usageError{Err: errors.New("want a target and a command")}
 			}
 			in := map[string]any{"target": a[0], "name": a[1]}
 			if arg != "" {
@@ -215,7 +215,7 @@ func commandCmd(c *client) *cobra.Command {
 func configCmd(c *client) *cobra.Command {
 	var set string
 	cmd := &cobra.Command{
-		Use: "config TARGET", Short: "remote config of a box or group:<name>; it can only narrow", Args: args(cobra.ExactArgs(1)),
+		Use: "config TARGET", Short: "Remote config of a box or group:<name>; it can only narrow", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			path := "/api/v1/config/" + url.PathEscape(a[0])
 			if set == "" {
@@ -252,7 +252,7 @@ func exportFlags(cmd *cobra.Command, q url.Values, names ...string) func() strin
 }
 
 func proofsCmd(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "proofs", Short: "export proofs of arrival and erasure", Args: args(cobra.NoArgs)}
+	cmd := &cobra.Command{Use: "proofs", Short: "Export proofs of arrival and erasure", Args: args(cobra.NoArgs)}
 	query := exportFlags(cmd, url.Values{}, "box", "asset", "publisher", "campaign", "kind")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/proofs?"+query()) }
 	return cmd
@@ -261,7 +261,7 @@ func proofsCmd(c *client) *cobra.Command {
 func statementCmd(c *client) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "statement PUBLISHER",
-		Short: "what was delivered where, from which source",
+		Short: "What was delivered where, from which source",
 		Args:  args(cobra.ExactArgs(1)),
 	}
 	query := exportFlags(cmd, url.Values{}, "campaign", "asset")
@@ -273,23 +273,23 @@ func statementCmd(c *client) *cobra.Command {
 
 func alertsCmd(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use: "alerts", Short: "what an operator should look at", Args: args(cobra.NoArgs),
+		Use: "alerts", Short: "What an operator should look at", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/alerts") },
 	}
 }
 
 func auditCmd(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use: "audit", Short: "who did what", Args: args(cobra.NoArgs),
+		Use: "audit", Short: "Who did what", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/audit") },
 	}
 }
 
 func userCmd(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "user", Short: "who may use the API"}
+	cmd := &cobra.Command{Use: "user", Short: "Who may use the API"}
 	var role, publisher string
 	add := &cobra.Command{
-		Use: "add NAME", Short: "make a user; the token is shown once", Args: args(cobra.ExactArgs(1)),
+		Use: "add NAME", Short: "Make a user; the token is shown once", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			in := map[string]any{"name": a[0], "role": role}
 			if publisher != "" {
@@ -305,11 +305,11 @@ func userCmd(c *client) *cobra.Command {
 	add.Flags().StringVar(&role, "role", "viewer", "viewer, publisher, operator or admin")
 	add.Flags().StringVar(&publisher, "publisher", "", "whose assets a user of the role publisher may publish")
 	list := &cobra.Command{
-		Use: "list", Short: "list users", Args: args(cobra.NoArgs),
+		Use: "list", Short: "List users", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/users") },
 	}
 	del := &cobra.Command{
-		Use: "delete NAME", Short: "delete a user", Args: args(cobra.ExactArgs(1)),
+		Use: "delete NAME", Short: "Delete a user", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.call(cmd.Context(), http.MethodDelete, "/api/v1/users/"+a[0], nil, nil)
 		},

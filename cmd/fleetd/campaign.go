@@ -24,9 +24,9 @@ type campaignDoc struct {
 }
 
 func campaignCmd(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "campaign", Short: "wishes: these assets on these boxes by then"}
+	cmd := &cobra.Command{Use: "campaign", Short: "Wishes: these assets on these boxes by then"}
 	list := &cobra.Command{
-		Use: "list", Short: "list campaigns and how they stand", Args: args(cobra.NoArgs),
+		Use: "list", Short: "List campaigns and how they stand", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if c.json {
 				return c.print(cmd, "/api/v1/campaigns")
@@ -39,20 +39,24 @@ func campaignCmd(c *client) *cobra.Command {
 		},
 	}
 	show := &cobra.Command{
-		Use: "show ID", Short: "one campaign with its counts", Args: args(cobra.ExactArgs(1)),
+		Use: "show ID", Short: "One campaign with its counts", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error { return c.print(cmd, "/api/v1/campaigns/"+a[0]) },
 	}
 	cmd.AddCommand(campaignCreateCmd(c), list, show)
-	for verb, state := range map[string]string{"pause": "paused", "resume": "running", "abort": "aborted"} {
+	for _, x := range []struct{ verb, state, short string }{
+		{"pause", "paused", "Boxes keep what they have and fetch nothing more until it is resumed"},
+		{"resume", "running", "Boxes go on from where they stopped"},
+		{"abort", "aborted", "Take a campaign out of the catalog for good; boxes may delete what they have of it"},
+	} {
 		var why string
 		sub := &cobra.Command{
-			Use: verb + " ID", Short: verb + " a campaign", Args: args(cobra.ExactArgs(1)),
+			Use: x.verb + " ID", Short: x.short, Args: args(cobra.ExactArgs(1)),
 			RunE: func(cmd *cobra.Command, a []string) error {
 				return c.call(
 					cmd.Context(),
 					http.MethodPost,
 					"/api/v1/campaigns/"+a[0]+"/state",
-					map[string]string{"state": state, "why": why},
+					map[string]string{"state": x.state, "why": why},
 					nil,
 				)
 			},
@@ -84,7 +88,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	var originFloor int64
 	var success, maxErrors float64
 	cmd := &cobra.Command{
-		Use: "create", Short: "schedule assets on a group of boxes", Args: args(cobra.NoArgs),
+		Use: "create", Short: "Schedule assets on a group of boxes", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in := map[string]any{
 				"v":            1,
@@ -105,18 +109,18 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				}
 				at, err := parseTime(v)
 				if err != nil {
-					return usageError{fmt.Errorf("--%s: %w", strings.ReplaceAll(k, "_", "-"), err)}
+					return usageError{Err: fmt.Errorf("--%s: %w", strings.ReplaceAll(k, "_", "-"), err)}
 				}
 				in[k] = at
 			}
 			if len(assets) == 0 {
-				return usageError{errors.New("a campaign needs at least one --asset")}
+				return usageError{Err: errors.New("a campaign needs at least one --asset")}
 			}
 			var ws []any
 			for _, w := range windows {
 				parsed, err := parseWindow(w)
 				if err != nil {
-					return usageError{fmt.Errorf("--window %q: %w", w, err)}
+					return usageError{Err: fmt.Errorf("--window %q: %w", w, err)}
 				}
 				ws = append(ws, parsed)
 			}
@@ -129,7 +133,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 			if len(stages) > 0 {
 				staged, err := parseStages(stages)
 				if err != nil {
-					return usageError{err}
+					return usageError{Err: err}
 				}
 				in["staged"] = map[string]any{"stages": staged, "cohorts": cohorts, "success": success, "max_errors": maxErrors}
 			}

@@ -19,14 +19,14 @@ import (
 // openRepo opens the catalog in the fleet's directory; a manager that runs on the same directory is kept out by its lock.
 func openRepo(c *client) (*repo.Repo, error) {
 	if c.dir == "" {
-		return nil, usageError{errors.New("this needs --dir, the fleet's directory")}
+		return nil, usageError{Err: errors.New("this needs --dir, the fleet's directory")}
 	}
 	return repo.Open(repo.Options{Dir: filepath.Join(c.dir, "tuf"), Keys: filepath.Join(c.dir, "keys")})
 }
 
 func roleStatusCmd(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "who signs what in the catalog, until when, and which keys are here", Args: args(cobra.NoArgs),
+		Use: "status", Short: "Who signs what in the catalog, until when, and which keys are here", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := openRepo(c)
 			if err != nil {
@@ -55,7 +55,7 @@ func rootDraftCmd(c *client) *cobra.Command {
 	var threshold int
 	files := map[string]*[]string{"root": {}, "targets": {}, "snapshot": {}, "timestamp": {}}
 	cmd := &cobra.Command{
-		Use: "root", Short: "draft the catalog's next root: renew it, or give roles new keys", Args: args(cobra.NoArgs),
+		Use: "root", Short: "Draft the catalog's next root: renew it, or give roles new keys", Args: args(cobra.NoArgs),
 		Long: "Drafts the next root.json. Without key options it only renews the root.\n" +
 			"Sign the draft (fleetd keys sign) with a threshold of the old root keys and of the new ones, then import it.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -117,7 +117,7 @@ func readPublicKey(name string) (ed25519.PublicKey, error) {
 
 func importCmd(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use: "import DRAFT", Short: "check a signed draft and publish it in the catalog", Args: args(cobra.ExactArgs(1)),
+		Use: "import DRAFT", Short: "Check a signed draft and publish it in the catalog", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			data, err := os.ReadFile(a[0])
 			if err != nil {

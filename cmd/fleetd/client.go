@@ -38,7 +38,7 @@ func (c *client) token() string {
 func (c *client) request(ctx context.Context, method, path string, in io.Reader, kind string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(c.api, "/")+path, in)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, usageError{Err: err}
 	}
 	if kind != "" {
 		req.Header.Set("Content-Type", kind)

@@ -14,9 +14,9 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
+
+	"boxd/internal/cli"
 )
 
 type tabWriter = tabwriter.Writer
@@ -35,7 +35,7 @@ func publishCmd(c *client) *cobra.Command {
 	var name, ver, publisher, kind, replaces string
 	var upload bool
 	cmd := &cobra.Command{
-		Use: "publish FILE|DIRECTORY|URL", Short: "hash, sign and offer an asset", Args: args(cobra.ExactArgs(1)),
+		Use: "publish FILE|DIRECTORY|URL", Short: "Hash, sign and offer an asset", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			in := map[string]any{"name": name, "version": ver, "publisher": publisher, "type": kind, "replaces": replaces}
 			for k, v := range in {
@@ -43,17 +43,20 @@ func publishCmd(c *client) *cobra.Command {
 					delete(in, k)
 				}
 			}
-			resp, err := c.sendAsset(cmd.Context(), a[0], upload, in)
+			p := cli.NewProgress(cmd.ErrOrStderr(), "publish")
+			resp, err := c.sendAsset(cmd.Context(), a[0], upload, in, p)
 			if err != nil {
+				p.Close()
 				return err
 			}
 			defer func() { _ = resp.Body.Close() }()
-			doc, err := followPublish(resp.Body, cmd.ErrOrStderr())
+			doc, err := followPublish(resp.Body, p)
+			p.Close()
 			if err != nil {
 				return err
 			}
 			return c.show(cmd.OutOrStdout(), doc, func(w *tabWriter) {
-				fmt.Fprintf(w, "%s\t%s\t%d bytes\n", doc.ID, doc.Name, doc.Length)
+				fmt.Fprintf(w, "%s\t%s\t%s\n", doc.ID, doc.Name, cli.Bytes(doc.Length))
 			})
 		},
 	}
@@ -67,7 +70,7 @@ func publishCmd(c *client) *cobra.Command {
 	return cmd
 }
 
-func (c *client) sendAsset(ctx context.Context, src string, upload bool, in map[string]any) (*http.Response, error) {
+func (c *client) sendAsset(ctx context.Context, src string, upload bool, in map[string]any, p *cli.Progress) (*http.Response, error) {
 	if strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://") {
 		in["url"] = src
 	} else {
@@ -79,7 +82,7 @@ func (c *client) sendAsset(ctx context.Context, src string, upload bool, in map[
 			return nil, err
 		}
 		if upload {
-			return c.uploadAsset(ctx, path, in)
+			return c.uploadAsset(ctx, path, in, p)
 		}
 		in["path"] = path
 	}
@@ -90,22 +93,29 @@ func (c *client) sendAsset(ctx context.Context, src string, upload bool, in map[
 	return c.request(ctx, http.MethodPost, "/api/v1/assets", strings.NewReader(string(data)), "application/json")
 }
 
-func (c *client) uploadAsset(ctx context.Context, path string, in map[string]any) (*http.Response, error) {
+func (c *client) uploadAsset(ctx context.Context, path string, in map[string]any, p *cli.Progress) (*http.Response, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.IsDir() {
+		return nil, fmt.Errorf("%s is a directory, and --upload sends one file; publish it on the manager's machine", path)
+	}
+	p.Step("send")
 	q := url.Values{"file": {filepath.Base(path)}}
 	for k, v := range in {
 		q.Set(k, fmt.Sprint(v))
 	}
-	return c.request(ctx, http.MethodPut, "/api/v1/assets/upload?"+q.Encode(), f, "application/octet-stream")
+	return c.request(ctx, http.MethodPut, "/api/v1/assets/upload?"+q.Encode(), p.Reader(f, st.Size()), "application/octet-stream")
 }
 
 // followPublish shows the progress that the manager reports and returns the asset of the last line.
-func followPublish(r io.Reader, to io.Writer) (assetDoc, error) {
-	var bar *progressbar.ProgressBar
+func followPublish(r io.Reader, p *cli.Progress) (assetDoc, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -121,29 +131,18 @@ func followPublish(r io.Reader, to io.Writer) (assetDoc, error) {
 		case line.Error != "":
 			return assetDoc{}, errors.New(line.Error)
 		case line.Asset != nil:
-			if bar != nil {
-				_ = bar.Finish() // only decoration
-			}
 			return *line.Asset, nil
-		case isTerminal(to) && line.Total > 0:
-			if bar == nil {
-				bar = progressbar.NewOptions64(line.Total, progressbar.OptionSetWriter(to), progressbar.OptionShowBytes(true),
-					progressbar.OptionSetDescription("publish"), progressbar.OptionClearOnFinish())
-			}
-			_ = bar.Set64(line.Done)
+		default:
+			p.Step("hash")
+			p.Set(line.Done, line.Total)
 		}
 	}
 	return assetDoc{}, errors.Join(errors.New("the manager stopped before it was done"), lines.Err())
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor
-}
-
 func assetsCmd(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use: "assets", Short: "list the catalog's assets", Args: args(cobra.NoArgs),
+		Use: "assets", Short: "List the catalog's assets", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var list []assetDoc
 			if err := c.call(cmd.Context(), http.MethodGet, "/api/v1/assets", nil, &list); err != nil {
@@ -163,13 +162,13 @@ func withdrawCmd(c *client) *cobra.Command {
 	var undo, remove bool
 	cmd := &cobra.Command{
 		Use:   "withdraw ASSET",
-		Short: "stop an asset everywhere: boxes stop playing it and erase it, with proof",
+		Short: "Stop an asset everywhere: boxes stop playing it and erase it, with proof",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			method, path := http.MethodPost, "/api/v1/assets/"+a[0]+"/withdraw"
 			switch {
 			case undo && remove:
-				return usageError{errors.New("--undo and --remove exclude each other")}
+				return usageError{Err: errors.New("--undo and --remove exclude each other")}
 			case undo:
 				path = "/api/v1/assets/" + a[0] + "/readmit"
 			case remove:
@@ -184,11 +183,11 @@ func withdrawCmd(c *client) *cobra.Command {
 }
 
 func publisherCmd(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "publisher", Short: "who may publish"}
+	cmd := &cobra.Command{Use: "publisher", Short: "Who may publish"}
 	var quota int64
 	var key string
 	add := &cobra.Command{
-		Use: "add NAME", Short: "delegate assets/NAME/… to a key", Args: args(cobra.ExactArgs(1)),
+		Use: "add NAME", Short: "Delegate assets/NAME/… to a key", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			in := map[string]any{"name": a[0], "quota": quota}
 			if key != "" {
@@ -205,7 +204,7 @@ func publisherCmd(c *client) *cobra.Command {
 	add.Flags().
 		StringVar(&key, "public-key", "", "PEM file of the publisher's public key; without it a key is made on the manager's machine")
 	list := &cobra.Command{
-		Use: "list", Short: "list publishers", Args: args(cobra.NoArgs),
+		Use: "list", Short: "List publishers", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/publishers") },
 	}
 	cmd.AddCommand(add, list)

@@ -18,7 +18,7 @@ const maxPEM = 64 << 10
 // intermediateCmd is the three steps to a new intermediate; no private key travels.
 func intermediateCmd(c *client) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "intermediate", Short: "replace an intermediate certificate (boxes or servers) under the offline root",
+		Use: "intermediate", Short: "Replace an intermediate certificate (boxes or servers) under the offline root",
 		Long: "On the fleet manager:    fleetd keys intermediate request boxes --dir D -o boxes.csr\n" +
 			"Where the root key is:   fleetd keys intermediate sign boxes boxes.csr --root root.pem --key root.key -o boxes.crt\n" +
 			"On the fleet manager:    fleetd keys intermediate install boxes boxes.crt --dir D, then restart it.\n" +
@@ -32,13 +32,13 @@ func roleOf(name string) (pki.Role, error) {
 	if role := pki.Role(name); role == pki.Boxes || role == pki.Servers {
 		return role, nil
 	}
-	return "", usageError{fmt.Errorf("%q: want boxes or servers", name)}
+	return "", usageError{Err: fmt.Errorf("%q: want boxes or servers", name)}
 }
 
 // caDir is where the certificate authority lives in the fleet's directory.
 func caDir(c *client) (string, error) {
 	if c.dir == "" {
-		return "", usageError{errors.New("this needs --dir, the fleet's directory")}
+		return "", usageError{Err: errors.New("this needs --dir, the fleet's directory")}
 	}
 	return filepath.Join(c.dir, "ca"), nil
 }
@@ -56,7 +56,7 @@ func (c *client) made(cmd *cobra.Command, file string, data []byte, next string)
 func requestCmd(c *client) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
-		Use: "request boxes|servers", Short: "make the next key, which stays here, and a request to sign", Args: args(cobra.ExactArgs(1)),
+		Use: "request boxes|servers", Short: "Make the next key, which stays here, and a request to sign", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			role, err := roleOf(a[0])
 			if err != nil {
@@ -86,14 +86,14 @@ func requestCmd(c *client) *cobra.Command {
 func signIntermediateCmd(c *client) *cobra.Command {
 	var out, root, key, pass string
 	cmd := &cobra.Command{
-		Use: "sign boxes|servers REQUEST", Short: "sign a request with the root's key, on any machine", Args: args(cobra.ExactArgs(2)),
+		Use: "sign boxes|servers REQUEST", Short: "Sign a request with the root's key, on any machine", Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			role, err := roleOf(a[0])
 			if err != nil {
 				return err
 			}
 			if root == "" || key == "" {
-				return usageError{errors.New("sign needs --root, the root certificate, and --key, its key")}
+				return usageError{Err: errors.New("sign needs --root, the root certificate, and --key, its key")}
 			}
 			if out == "" {
 				out = a[0] + ".crt"
@@ -132,7 +132,7 @@ func trimNewline(b []byte) []byte {
 
 func installCmd(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use: "install boxes|servers CERTIFICATE", Short: "take a signed intermediate into use at the manager's next start",
+		Use: "install boxes|servers CERTIFICATE", Short: "Take a signed intermediate into use at the manager's next start",
 		Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			role, err := roleOf(a[0])

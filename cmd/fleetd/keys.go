@@ -15,12 +15,12 @@ import (
 
 // keysCmd is the key ceremony: it works on files, on any machine, without a manager.
 func keysCmd(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "keys", Short: "make and use signing keys, on any machine"}
+	cmd := &cobra.Command{Use: "keys", Short: "Make and use signing keys, on any machine"}
 	gen := &cobra.Command{
-		Use: "new NAME", Short: "make NAME.pem and NAME.pub.pem in --dir", Args: args(cobra.ExactArgs(1)),
+		Use: "new NAME", Short: "Make NAME.pem and NAME.pub.pem in --dir", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if c.dir == "" {
-				return usageError{errors.New("keys new needs --dir")}
+				return usageError{Err: errors.New("keys new needs --dir")}
 			}
 			key, err := repo.GenerateKey(durable.OS(), c.dir, a[0])
 			if err != nil {
@@ -34,7 +34,7 @@ func keysCmd(c *client) *cobra.Command {
 		},
 	}
 	sign := &cobra.Command{
-		Use: "sign DRAFT KEY", Short: "sign a draft of the catalog with a private key", Args: args(cobra.ExactArgs(2)),
+		Use: "sign DRAFT KEY", Short: "Sign a draft of the catalog with a private key", Args: args(cobra.ExactArgs(2)),
 		RunE: func(_ *cobra.Command, a []string) error { return signDraft(a[0], a[1]) },
 	}
 	cmd.AddCommand(gen, sign, roleStatusCmd(c), rootDraftCmd(c), importCmd(c),

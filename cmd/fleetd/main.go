@@ -8,71 +8,82 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"boxd/internal/cli"
 )
 
 // version is set by the linker.
 var version = "dev"
 
 // usageError marks faults of the command line.
-type usageError struct{ error }
+type usageError = cli.UsageError
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := root().ExecuteContext(ctx)
+	code := cli.Execute(ctx, root(), os.Args[1:], nil)
 	stop()
-	var bad usageError
-	switch {
-	case err == nil:
-		return
-	case errors.As(err, &bad):
-		fmt.Fprintln(os.Stderr, "fleetd:", err)
-		os.Exit(2)
-	default:
-		fmt.Fprintln(os.Stderr, "fleetd:", err)
-		os.Exit(1)
-	}
+	os.Exit(code)
 }
 
 func root() *cobra.Command {
 	c := &client{}
 	cmd := &cobra.Command{
-		Use:           "fleetd",
-		Short:         "the operator's side of a fleet of boxd boxes",
-		Version:       version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.PersistentFlags().StringVar(&c.api, "api", envOr("BOXD_FLEET_API", "http://127.0.0.1:8088"), "the manager's API")
-	cmd.PersistentFlags().StringVar(&c.dir, "dir", envOr("BOXD_FLEET_DIR", ""), "the fleet's directory")
-	cmd.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
-	cmd.AddCommand(
-		serveCmd(c), initCmd(c), restoreCmd(c), publishCmd(c), withdrawCmd(c), assetsCmd(c), campaignCmd(c), boxesCmd(c), watchCmd(c),
-		enrollCmd(c), backupCmd(c), commandCmd(c), configCmd(c), proofsCmd(c), statementCmd(c), alertsCmd(c), auditCmd(c),
-		publisherCmd(c), userCmd(c), keysCmd(c), brokerCmd(c), brokerRunCmd(),
-	)
-	return cmd
-}
+		Use:   "fleetd",
+		Short: "The operator's side of a fleet of boxd boxes",
+		Long: `fleetd is the operator's side of a fleet of boxd boxes: it publishes, schedules and watches.
 
-func envOr(name, def string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
+"fleetd serve" is the manager; an empty directory is all that it needs. The other commands talk to it over its HTTP API,
+which is also where its dashboard is. What changes something needs a token: --dir of the fleet on the manager's machine,
+or BOXD_FLEET_TOKEN elsewhere ("fleetd user add" makes one).`,
+		Example: `  fleetd serve --dir fleet --host fleet.example     run the manager; then open http://127.0.0.1:8088
+  export BOXD_FLEET_DIR=fleet
+  fleetd enroll token --group north --uses 100      let a hundred boxes join
+  fleetd publish film.mp4                           hash, sign and offer a film
+  fleetd campaign create --name Friday --group north --asset <id> --deadline 8h
+  fleetd watch                                      see it arrive`,
+		Version: version,
 	}
-	return def
+	f := cmd.PersistentFlags()
+	f.StringVar(&c.api, "api", cli.EnvOr("BOXD_FLEET_API", "http://127.0.0.1:8088"), "the manager's API (BOXD_FLEET_API)")
+	f.StringVar(&c.dir, "dir", cli.EnvOr("BOXD_FLEET_DIR", ""), "the fleet's directory (BOXD_FLEET_DIR)")
+	f.BoolVar(&c.json, "json", false, "print JSON instead of text")
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"work", "Publish and schedule:", []*cobra.Command{publishCmd(c), assetsCmd(c), withdrawCmd(c), campaignCmd(c), publisherCmd(c)}},
+		{"look", "See what the fleet does:", []*cobra.Command{
+			watchCmd(c), boxesCmd(c), alertsCmd(c), proofsCmd(c), statementCmd(c), auditCmd(c),
+		}},
+		{"boxes", "Boxes and people:", []*cobra.Command{enrollCmd(c), commandCmd(c), configCmd(c), userCmd(c)}},
+		{"run", "Run the manager:", []*cobra.Command{
+			serveCmd(c), initCmd(c), backupCmd(c), restoreCmd(c), keysCmd(c), brokerCmd(c), brokerRunCmd(),
+		}},
+	} {
+		cmd.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, sub := range g.commands {
+			sub.GroupID = g.id
+		}
+		cmd.AddCommand(g.commands...)
+	}
+	cmd.SetHelpCommandGroupID("run")
+	cmd.SetCompletionCommandGroupID("run")
+	cmd.AddCommand(cli.ManualCommand([2]string{"DIR/api-token", "the administrator's token"},
+		[2]string{"DIR/firmware", "what a firmware image needs to join the fleet"}))
+	cli.Prepare(cmd)
+	return cmd
 }
 
 // args wraps cobra's checks so that a wrong number of arguments is bad usage.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, a []string) error {
 		if err := check(cmd, a); err != nil {
-			return usageError{err}
+			return cli.Usagef("%s: %w; see %[1]s --help", cmd.CommandPath(), err)
 		}
 		return nil
 	}

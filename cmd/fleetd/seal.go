@@ -22,10 +22,10 @@ func surveyTable(w io.Writer, keys []ceremony.Key) {
 
 func keysListCmd(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "which private keys are in --dir, where they belong, what a thief could do", Args: args(cobra.NoArgs),
+		Use: "list", Short: "Which private keys are in --dir, where they belong, what a thief could do", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if c.dir == "" {
-				return usageError{errors.New("keys list needs --dir, the fleet's directory")}
+				return usageError{Err: errors.New("keys list needs --dir, the fleet's directory")}
 			}
 			keys, err := ceremony.Survey(c.dir)
 			if err != nil {
@@ -51,15 +51,15 @@ type sealed struct {
 func keysSealCmd(c *client) *cobra.Command {
 	var o ceremony.Options
 	cmd := &cobra.Command{
-		Use: "seal [KEY...]", Short: "take the offline keys away: an encrypted bundle whose passphrase custodians share",
+		Use: "seal [KEY...]", Short: "Take the offline keys away: an encrypted bundle whose passphrase custodians share",
 		Long: "Encrypts keys (as \"keys list\" names them; default: all that belong offline) into a bundle, reads it back and\n" +
 			"removes them from the fleet's directory. Prints one share for each custodian, once.",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if c.dir == "" || o.Out == "" {
-				return usageError{errors.New("keys seal needs --dir, the fleet's directory, and --out, the bundle")}
+				return usageError{Err: errors.New("keys seal needs --dir, the fleet's directory, and --out, the bundle")}
 			}
 			if o.Shares < 1 || o.Needed < 0 || o.Needed > o.Shares {
-				return usageError{errors.New("keys seal needs 1 or more --shares and at most as many --needed")}
+				return usageError{Err: errors.New("keys seal needs 1 or more --shares and at most as many --needed")}
 			}
 			o.Dir, o.Files = c.dir, a
 			b, err := ceremony.Seal(o)
@@ -88,12 +88,12 @@ func keysSealCmd(c *client) *cobra.Command {
 func keysOpenCmd(c *client) *cobra.Command {
 	var bundle, out string
 	cmd := &cobra.Command{
-		Use: "open", Short: "open a bundle: reads shares from standard input, one a line, until an empty line",
+		Use: "open", Short: "Open a bundle: reads shares from standard input, one a line, until an empty line",
 		Args: args(cobra.NoArgs),
 		Long: "Writes the keys of a bundle, readable, under --out. Do it on a machine without a network, into memory.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if bundle == "" || out == "" {
-				return usageError{errors.New("keys open needs --bundle and --out")}
+				return usageError{Err: errors.New("keys open needs --bundle and --out")}
 			}
 			fmt.Fprintln(cmd.ErrOrStderr(), "Shares, one a line, then an empty line:")
 			shares, err := readShares(cmd.InOrStdin())

@@ -29,7 +29,7 @@ func serveFlags(cmd *cobra.Command, o *server.Options) {
 func logger(level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, usageError{fmt.Errorf("--log-level: %w", err)}
+		return nil, usageError{Err: fmt.Errorf("--log-level: %w", err)}
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
 }
@@ -38,14 +38,14 @@ func serveCmd(c *client) *cobra.Command {
 	var o server.Options
 	var level string
 	cmd := &cobra.Command{
-		Use: "serve", Short: "run the manager; an empty directory becomes a new fleet", Args: args(cobra.NoArgs),
+		Use: "serve", Short: "Run the manager; an empty directory becomes a new fleet", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := logger(level)
 			if err != nil {
 				return err
 			}
 			if c.dir == "" {
-				return usageError{errors.New("serve needs --dir")}
+				return usageError{Err: errors.New("serve needs --dir")}
 			}
 			o.Dir, o.Log = c.dir, log
 			// --api is where the other subcommands find the API; for serve it is where it listens.
@@ -84,10 +84,10 @@ func trimScheme(addr string) string {
 func initCmd(c *client) *cobra.Command {
 	var o server.Options
 	cmd := &cobra.Command{
-		Use: "init", Short: "make a fleet without starting it: certificate authority, catalog, keys", Args: args(cobra.NoArgs),
+		Use: "init", Short: "Make a fleet without starting it: certificate authority, catalog, keys", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if c.dir == "" {
-				return usageError{errors.New("init needs --dir")}
+				return usageError{Err: errors.New("init needs --dir")}
 			}
 			o.Dir = c.dir
 			if err := server.Init(o); err != nil {
@@ -111,10 +111,10 @@ func initCmd(c *client) *cobra.Command {
 
 func restoreCmd(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use: "restore FILE", Short: "unpack a backup into an empty directory (- for standard input)", Args: args(cobra.ExactArgs(1)),
+		Use: "restore FILE", Short: "Unpack a backup into an empty directory (- for standard input)", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if c.dir == "" {
-				return usageError{errors.New("restore needs --dir")}
+				return usageError{Err: errors.New("restore needs --dir")}
 			}
 			in := cmd.InOrStdin()
 			if a[0] != "-" {
@@ -133,7 +133,7 @@ func restoreCmd(c *client) *cobra.Command {
 func backupCmd(c *client) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
-		Use: "backup", Short: "write all that cannot be made again to a tar archive", Args: args(cobra.NoArgs),
+		Use: "backup", Short: "Write all that cannot be made again to a tar archive", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "-" {
 				return c.copyTo(cmd.Context(), cmd.OutOrStdout(), "/api/v1/backup")
@@ -157,11 +157,11 @@ func brokerCmd(c *client) *cobra.Command {
 	var name, store, mqtt, client, cluster, cert string
 	var routes, hosts []string
 	cmd := &cobra.Command{
-		Use: "broker-config", Short: "print the configuration of one nats-server of a cluster that serves this fleet",
+		Use: "broker-config", Short: "Print the configuration of one nats-server of a cluster that serves this fleet",
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if c.dir == "" {
-				return usageError{errors.New("broker-config needs --dir")}
+				return usageError{Err: errors.New("broker-config needs --dir")}
 			}
 			conf, err := server.BrokerConfig(cmd.Context(), server.ClusterNode{
 				Dir: c.dir, Name: name, Store: store, MQTT: mqtt, Out: cert, Routes: routes, Hosts: hosts, Client: client,
@@ -190,7 +190,7 @@ func brokerRunCmd() *cobra.Command {
 	var level string
 	cmd := &cobra.Command{
 		Use:   "broker CONFIG",
-		Short: "run one NATS server of a cluster, with a configuration that broker-config wrote",
+		Short: "Run one NATS server of a cluster, with a configuration that broker-config wrote",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			log, err := logger(level)

@@ -7,16 +7,14 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"boxd/internal/cli"
 	"boxd/internal/fleet/web"
 )
 
@@ -24,10 +22,13 @@ import (
 func watchCmd(c *client) *cobra.Command {
 	var every time.Duration
 	cmd := &cobra.Command{
-		Use: "watch", Short: "follow campaigns and alerts until interrupted", Args: args(cobra.NoArgs),
+		Use: "watch", Short: "Follow campaigns and alerts until interrupted", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
-			w := &watcher{c: c, out: out, live: isTerminal(out) && !c.json, height: func() int { return heightOf(out) }, now: time.Now}
+			w := &watcher{c: c, out: out, now: time.Now}
+			if cli.IsTerminal(out) && !c.json {
+				w.screen = cli.NewScreen(out)
+			}
 			tick := time.NewTicker(max(every, time.Second))
 			defer tick.Stop()
 			return w.run(cmd.Context(), tick.C)
@@ -37,39 +38,22 @@ func watchCmd(c *client) *cobra.Command {
 	return cmd
 }
 
-func heightOf(w io.Writer) int {
-	if f, ok := w.(*os.File); ok {
-		if _, h, err := term.GetSize(int(f.Fd())); err == nil && h > 0 { //nolint:gosec // a file descriptor
-			return h
-		}
-	}
-	return 24
-}
-
-const (
-	enterScreen = "\x1b[?1049h\x1b[?25l\x1b[?7l" // another screen, no cursor, lines are cut and not wrapped
-	leaveScreen = "\x1b[?7h\x1b[?25h\x1b[?1049l"
-)
-
 // watcher draws the fleet: in place on a terminal, else a line for each thing that changed.
 type watcher struct {
 	c      *client
 	out    io.Writer
-	live   bool
-	height func() int
+	screen *cli.Screen // nil: not a terminal
 	now    func() time.Time
 
 	o     *web.Overview     // the latest; nil before the first
 	fault string            // why there is no newer one
-	drawn string            // what is on the screen
 	said  map[string]string // by what it is about
 }
 
 func (w *watcher) run(ctx context.Context, tick <-chan time.Time) error {
 	err := w.follow(ctx, tick)
-	if w.live && w.drawn != "" { // the last view stays when the screen is given back
-		_, end := io.WriteString(w.out, leaveScreen+frame(w.o, w.fault, w.now()))
-		err = errors.Join(err, end)
+	if w.screen != nil && w.o != nil { // the last view stays when the screen is given back
+		err = errors.Join(err, w.screen.Close(frame(w.o, w.fault, w.now(), 1000)))
 	}
 	return err
 }
@@ -104,7 +88,7 @@ func (w *watcher) ask(ctx context.Context) error {
 	case w.o == nil:
 		return err
 	default:
-		w.fault = plain(err.Error())
+		w.fault = cli.Plain(err.Error())
 	}
 	return nil
 }
@@ -118,21 +102,11 @@ func (w *watcher) draw() error {
 			"time": w.now().UTC(), "counted": w.o.At, "boxes": w.o.Boxes, "online": w.o.Online,
 			"campaigns": w.o.Campaigns, "alerts": w.o.Alerts,
 		}, nil)
-	case !w.live:
+	case w.screen == nil:
 		return w.log()
 	}
-	lines := strings.SplitAfter(frame(w.o, w.fault, w.now()), "\n")
-	text := strings.Join(lines[:min(len(lines), max(w.height()-1, 1))], "")
-	if text == w.drawn {
-		return nil
-	}
-	start := ""
-	if w.drawn == "" {
-		start = enterScreen
-	}
-	w.drawn = text
-	_, err := io.WriteString(w.out, start+"\x1b[H"+strings.ReplaceAll(text, "\n", "\x1b[K\n")+"\x1b[J")
-	return err
+	_, lines := w.screen.Size()
+	return w.screen.Draw(frame(w.o, w.fault, w.now(), lines-1))
 }
 
 // log writes a line for each thing that is not as it was.
@@ -147,13 +121,17 @@ func (w *watcher) log() error {
 		is = maps.Clone(w.said) // nothing else is known
 		say("fault", "no answer: "+w.fault)
 	} else {
-		say("fleet", fmt.Sprintf("%s: %d of %d boxes online", plain(w.o.Fleet), w.o.Online, w.o.Boxes))
+		say("fleet", fmt.Sprintf("%s: %d of %d boxes online", cli.Plain(w.o.Fleet), w.o.Online, w.o.Boxes))
 		for i := range w.o.Campaigns {
 			c := &w.o.Campaigns[i]
-			say("campaign "+plain(c.Name)+" "+c.ID, fmt.Sprintf("%s: %s, %s", plain(c.Name), c.State, standing(c)))
+			stage := ""
+			if c.Stages > 0 {
+				stage = fmt.Sprintf(", stage %d of %d", c.Stage, c.Stages)
+			}
+			say("campaign "+cli.Plain(c.Name)+" "+c.ID, fmt.Sprintf("%s: %s%s, %s", cli.Plain(c.Name), c.State, stage, standing(c)))
 		}
 		for _, a := range w.o.Alerts {
-			say("alert "+plain(a.Code), fmt.Sprintf("%s: %s on %d", a.Severity, plain(a.Code), a.Boxes))
+			say("alert "+cli.Plain(a.Code), fmt.Sprintf("%s: %s on %d", a.Severity, cli.Plain(a.Code), a.Boxes))
 		}
 	}
 	var b strings.Builder
@@ -173,46 +151,69 @@ func (w *watcher) log() error {
 	return err
 }
 
-// frame is the whole view as text.
-func frame(o *web.Overview, fault string, now time.Time) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %d of %d boxes online, counted %s\n", plain(o.Fleet), o.Online, o.Boxes, o.At.Local().Format(time.TimeOnly))
+const (
+	barWidth  = 20
+	maxAlerts = 6
+)
+
+// frame is the whole view as text of at most so many lines: what needs attention comes first, campaigns get what is left.
+func frame(o *web.Overview, fault string, now time.Time, lines int) string {
+	var p cli.Page
+	p.Line("%s: %d of %d boxes online, counted %s", cli.Plain(o.Fleet), o.Online, o.Boxes, o.At.Local().Format(time.TimeOnly))
 	if fault != "" {
-		fmt.Fprintf(&b, "No answer now: %s\n", fault)
+		p.Line("No answer now: %s", fault)
 	}
-	b.WriteString("\n")
-	t := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
-	for i := range o.Campaigns {
-		c := &o.Campaigns[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", plain(c.Name), plain(c.Group), c.State, arrived(c), standing(c), due(c.Deadline, now))
-	}
-	if len(o.Campaigns) == 0 {
-		fmt.Fprintln(t, "No campaign goes on.")
-	}
-	if o.MoreCampaigns > 0 {
-		fmt.Fprintf(t, "and %d more: fleetd campaign list\n", o.MoreCampaigns)
-	}
-	fmt.Fprintln(t)
-	for _, a := range o.Alerts {
-		fmt.Fprintf(t, "%s\t%s\ton %d\tfor %s\n", a.Severity, plain(a.Code), a.Boxes, span(now.Sub(a.Since)))
+	d := &o.Day
+	p.Line("Arrived in 24 hours: %s from home, %s from peers, %s from the origin", cli.Bytes(d.LAN), cli.Bytes(d.Peer),
+		cli.Bytes(d.Origin))
+	p.Line("")
+	t := cli.Table{Head: []string{"NEEDS ATTENTION", "", ">BOXES", "FOR"}}
+	for _, a := range o.Alerts[:min(len(o.Alerts), maxAlerts)] {
+		t.Add(cli.Plain(a.Code), string(a.Severity), strconv.Itoa(a.Boxes), span(now.Sub(a.Since)))
 	}
 	if len(o.Alerts) == 0 {
-		fmt.Fprintln(t, "No alerts.")
+		p.Line("No alerts.")
+	} else {
+		t.Print(&p)
 	}
-	_ = t.Flush() // a strings.Builder takes everything
-	d := &o.Day
-	fmt.Fprintf(&b, "\nArrived in 24 hours: %s from home, %s from peers, %s from the origin\n", size(d.LAN), size(d.Peer), size(d.Origin))
-	return b.String()
+	if n := len(o.Alerts) - maxAlerts; n > 0 {
+		p.Line("and %d more: fleetd alerts", n)
+	}
+	p.Line("")
+	if len(o.Campaigns) == 0 {
+		p.Line("No campaign goes on.")
+		return p.String()
+	}
+	room := max((lines-strings.Count(p.String(), "\n"))/3, 1)
+	if n := len(o.Campaigns) + o.MoreCampaigns; n > room {
+		room = max((lines-strings.Count(p.String(), "\n")-1)/3, 1)
+	}
+	shown := min(room, len(o.Campaigns))
+	for i := range o.Campaigns[:shown] {
+		campaignLines(&p, &o.Campaigns[i], now)
+	}
+	if n := len(o.Campaigns) - shown + o.MoreCampaigns; n > 0 {
+		p.Line("and %s: fleetd campaign list", cli.Count(n, "more campaign", "more campaigns"))
+	}
+	return p.String()
 }
 
-const barWidth = 16
-
-func arrived(c *web.CampaignLine) string {
-	n := 0
-	if c.Counts != nil && c.Counts.Included > 0 {
-		n = min(barWidth*c.Counts.Ready/c.Counts.Included, barWidth)
+// campaignLines takes three lines of a view: what it is, how far it is, nothing.
+func campaignLines(p *cli.Page, c *web.CampaignLine, now time.Time) {
+	head := []string{cli.Plain(c.Name), "group " + cli.Plain(c.Group), c.State}
+	if c.Stages > 0 {
+		head = append(head, fmt.Sprintf("stage %d of %d", c.Stage, c.Stages))
 	}
-	return strings.Repeat("█", n) + strings.Repeat("░", barWidth-n)
+	if d := due(c.Deadline, now); d != "" {
+		head = append(head, d)
+	}
+	p.Line("%s", strings.Join(head, "  ·  "))
+	var have, all int64
+	if n := c.Counts; n != nil {
+		have, all = int64(n.Ready), int64(n.Included)
+	}
+	p.Line("  %s %3d %%  %s", cli.Bar(have, all, barWidth), int(cli.Percent(have, all)), standing(c))
+	p.Line("")
 }
 
 // standing says how far a campaign is, without what is nought.
@@ -230,11 +231,8 @@ func standing(c *web.CampaignLine) string {
 			text += fmt.Sprintf(", %d %s", x.n, x.what)
 		}
 	}
-	if c.Stages > 0 {
-		text += fmt.Sprintf(", stage %d of %d", c.Stage, c.Stages)
-	}
 	if c.Why != "" {
-		text += ": " + plain(c.Why)
+		text += ": " + cli.Plain(c.Why)
 	}
 	return text
 }
@@ -261,25 +259,4 @@ func span(d time.Duration) string {
 	default:
 		return fmt.Sprintf("%d days", m/60/24)
 	}
-}
-
-func size(n int64) string {
-	f, unit := float64(n), 0
-	for ; f >= 1024 && unit < 4; unit++ {
-		f /= 1024
-	}
-	if unit == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", f, []string{"", "KiB", "MiB", "GiB", "TiB"}[unit])
-}
-
-// plain keeps text of others from steering the terminal.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError {
-			return '?'
-		}
-		return r
-	}, s)
 }

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"boxd/internal/cli"
 	"boxd/internal/fleet/operate"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/web"
@@ -48,8 +51,13 @@ func newWatched(t *testing.T) *watched {
 		}
 	}))
 	t.Cleanup(s.Close)
-	x.watcher = &watcher{c: &client{api: s.URL}, out: &x.out, height: func() int { return 24 }, now: func() time.Time { return evening }}
+	x.watcher = &watcher{c: &client{api: s.URL}, out: &x.out, now: func() time.Time { return evening }}
 	return x
+}
+
+// onScreen lets it draw on a terminal of so many lines.
+func (x *watched) onScreen(lines int) {
+	x.screen = &cli.Screen{Out: &x.out, Size: func() (int, int) { return 80, lines }}
 }
 
 // step asks and draws once, and returns what was written for it.
@@ -76,9 +84,9 @@ func has(t *testing.T, text string, want ...string) {
 
 func TestWatchDrawsInPlaceAndOnlyWhatChanged(t *testing.T) {
 	x := newWatched(t)
-	x.live = true
+	x.onScreen(24)
 	first := x.step()
-	has(t, first, enterScreen+"\x1b[H", "200 of 240 boxes online", "████████░░░░░░░░", "50 of 100 arrived, 49 on the way, 1 failed", "due in 7 h")
+	has(t, first, "\x1b[?1049h", "200 of 240 boxes online", "██████████░░░░░░░░░░  50 %", "50 of 100 arrived, 49 on the way, 1 failed", "due in 7 h")
 	if strings.Contains(first, "\x1b[2J") {
 		t.Error("the screen is cleared, by us or by the name of a campaign")
 	}
@@ -91,15 +99,36 @@ func TestWatchDrawsInPlaceAndOnlyWhatChanged(t *testing.T) {
 	if !strings.HasPrefix(second, "\x1b[H") || strings.Count(second, "\x1b[K\n") != strings.Count(second, "\n") {
 		t.Errorf("it is not drawn over what was there: %q", second)
 	}
-	x.height = func() int { return 3 }
+	x.onScreen(3)
 	if low := x.step(); strings.Count(low, "\n") != 2 {
 		t.Errorf("a terminal of three lines would scroll: %q", low)
 	}
 }
 
+func TestWatchFitsATerminalOf80By24(t *testing.T) {
+	x := newWatched(t)
+	x.onScreen(24)
+	for i := range 30 {
+		c := x.view.Campaigns[0]
+		c.Name = fmt.Sprintf("Campaign %d", i)
+		x.view.Campaigns = append(x.view.Campaigns, c)
+		x.view.Alerts = append(x.view.Alerts, registry.AlertCount{Code: fmt.Sprintf("code-%d", i), Severity: "warning", Boxes: i})
+	}
+	text := x.step()
+	has(t, text, "code-5", "and 24 more: fleetd alerts", "Campaign 1", "more campaigns: fleetd campaign list")
+	if n := strings.Count(text, "\n"); n > 23 || strings.Contains(text, "too low") {
+		t.Errorf("%d lines:\n%s", n, text)
+	}
+	for _, l := range strings.Split(frame(x.o, "", evening, 23), "\n") {
+		if n := utf8.RuneCountInString(l); n > 80 {
+			t.Errorf("%d columns: %s", n, l)
+		}
+	}
+}
+
 func TestWatchOutlivesARestartOfTheManager(t *testing.T) {
 	x := newWatched(t)
-	x.live = true
+	x.onScreen(24)
 	x.step()
 	good := x.view
 	x.view = nil
@@ -160,7 +189,7 @@ func TestWatchInJSONIsADocumentALine(t *testing.T) {
 // The view is left on the screen when it ends, and the terminal is as it was.
 func TestWatchGivesTheTerminalBack(t *testing.T) {
 	x := newWatched(t)
-	x.live = true
+	x.onScreen(24)
 	ctx, stop := context.WithCancel(t.Context())
 	tick := make(chan time.Time)
 	done := make(chan error, 1)
@@ -170,7 +199,7 @@ func TestWatchGivesTheTerminalBack(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	_, after, left := strings.Cut(x.out.String(), leaveScreen)
+	_, after, left := strings.Cut(x.out.String(), "\x1b[?1049l")
 	if !left || !strings.HasPrefix(after, "riverside: 200 of 240") || strings.Contains(after, "\x1b") {
 		t.Errorf("it ends with %q", after)
 	}
