@@ -16,15 +16,16 @@ func main() {
 	binary := flag.String("binary", "", "the program to pack")
 	arch := flag.String("arch", "", "armhf or arm64")
 	version := flag.String("version", "0.0.0", "version, as git describe says it")
+	share := flag.String("share", "", "folder with man/*.[18] and boxd.{bash,zsh,fish}")
 	out := flag.String("out", "dist", "folder for the results")
 	flag.Parse()
-	if err := run(*top, *binary, *arch, *version, *out); err != nil {
+	if err := run(*top, *binary, *share, *arch, *version, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "pack:", err)
 		os.Exit(1)
 	}
 }
 
-func run(top, binary, arch, version, out string) error {
+func run(top, binary, share, arch, version, out string) error {
 	if arch != "armhf" && arch != "arm64" {
 		return fmt.Errorf("architecture %q: want armhf or arm64", arch)
 	}
@@ -43,7 +44,7 @@ func run(top, binary, arch, version, out string) error {
 		return err
 	}
 	for _, kind := range []string{"deb", "ipk"} {
-		if err := writePackage(kind, top, binary, base, arch, version, out); err != nil {
+		if err := writePackage(kind, top, binary, base, share, arch, version, out); err != nil {
 			return fmt.Errorf("%s for %s: %w", kind, arch, err)
 		}
 	}

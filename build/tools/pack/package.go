@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,7 +33,7 @@ func packageVersion(v string) string {
 	return fmt.Sprintf("0.0.0+%d.%s", sourceTime().Unix(), strings.ReplaceAll(v, "-", "."))
 }
 
-func writePackage(kind, top, binary, base, arch, version, out string) error {
+func writePackage(kind, top, binary, base, share, arch, version, out string) error {
 	at := func(name string) string { return filepath.Join(top, filepath.FromSlash(name)) }
 	contents := files.Contents{
 		file(binary, "/usr/bin/boxd", 0o755),
@@ -44,8 +46,15 @@ func writePackage(kind, top, binary, base, arch, version, out string) error {
 			contents = append(contents, file(at(doc), "/usr/share/doc/boxd/"+filepath.Base(doc), 0o644))
 		}
 	}
-	scripts := nfpm.Scripts{PostInstall: at("build/arm/pkg/postinst"), PreRemove: at("build/arm/pkg/prerm")}
+	scripts := nfpm.Scripts{
+		PostInstall: at("build/arm/pkg/postinst"), PreRemove: at("build/arm/pkg/prerm"), PostRemove: at("build/arm/pkg/postrm"),
+	}
 	if kind == "deb" {
+		help, err := shared(share, base)
+		if err != nil {
+			return err
+		}
+		contents = append(contents, help...)
 		contents = append(contents,
 			file(at("systemd/boxd.service"), "/usr/lib/systemd/system/boxd.service", 0o644),
 			file(at("systemd/boxd.sysusers.conf"), "/usr/lib/sysusers.d/boxd.conf", 0o644),
@@ -88,13 +97,61 @@ func writePackage(kind, top, binary, base, arch, version, out string) error {
 	return nil
 }
 
+// shared finds the manual pages and the completions, which the program itself wrote for this. Manual pages are compressed
+// beside the other results.
+func shared(dir, base string) (files.Contents, error) {
+	pages, err := filepath.Glob(filepath.Join(dir, "man", "*.[18]"))
+	if err != nil || len(pages) == 0 {
+		return nil, fmt.Errorf("no manual pages in %s: %w", dir, err)
+	}
+	var list files.Contents
+	if err := os.MkdirAll(base+".man", 0o755); err != nil {
+		return nil, err
+	}
+	for _, page := range pages {
+		zipped := filepath.Join(base+".man", filepath.Base(page)+".gz")
+		if err := compress(page, zipped); err != nil {
+			return nil, err
+		}
+		list = append(list, file(zipped, "/usr/share/man/man"+filepath.Ext(page)[1:]+"/"+filepath.Base(zipped), 0o644))
+	}
+	for name, dst := range map[string]string{
+		"boxd.bash": "/usr/share/bash-completion/completions/boxd",
+		"boxd.zsh":  "/usr/share/zsh/vendor-completions/_boxd",
+		"boxd.fish": "/usr/share/fish/vendor_completions.d/boxd.fish",
+	} {
+		list = append(list, file(filepath.Join(dir, name), dst, 0o644))
+	}
+	return list, nil
+}
+
+// compress writes no name and no time, so that the result is the same every time.
+func compress(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	if _, err := z.Write(data); err != nil {
+		return err
+	}
+	if err := z.Close(); err != nil {
+		return err
+	}
+	return os.WriteFile(to, b.Bytes(), 0o644)
+}
+
 func file(src, dst string, mode os.FileMode) *files.Content {
 	return &files.Content{Source: src, Destination: dst, FileInfo: &files.ContentFileInfo{Mode: mode, MTime: sourceTime()}}
 }
 
-// config is kept when a person changed it.
+// config is kept when a person changed it. It holds no secret, and the daemon's user must be able to read it.
 func config(src, dst string) *files.Content {
-	c := file(src, dst, 0o640)
+	c := file(src, dst, 0o644)
 	c.Type = files.TypeConfigNoReplace
 	return c
 }

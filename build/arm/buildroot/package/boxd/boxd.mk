@@ -34,11 +34,15 @@ endef
 
 define BOXD_USERS
 	boxd -1 boxd -1 * /var/lib/boxd - - Media prefetch
+	- -1 boxd-admin -1 - - - - May change things through the socket
 endef
 
 define BOXD_PERMISSIONS
 	/etc/boxd d 0755 root root - - - - -
 	/etc/boxd/boxd.toml f 0640 root boxd - - - - -
+	/etc/boxd/ca.pem F 0640 root boxd - - - - -
+	/etc/boxd/root.json F 0640 root boxd - - - - -
+	/etc/boxd/token F 0640 root boxd - - - - -
 endef
 
 $(eval $(generic-package))

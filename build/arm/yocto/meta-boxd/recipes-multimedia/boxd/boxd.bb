@@ -7,6 +7,7 @@ LIC_FILES_CHKSUM = "file://${COREBASE}/meta/files/common-licenses/Apache-2.0;md5
 BOXD_SRC ?= "${THISDIR}/../../../../../.."
 BOXD_FLEET ?= ""
 PV = "local"
+S = "${WORKDIR}"
 
 BOXD_ARCH:aarch64 = "arm64"
 BOXD_ARCH:armv7a = "armv7"
@@ -14,7 +15,8 @@ BOXD_ARCH:armv7ve = "armv7"
 BOXD_ARCH:armv6 = "armv6"
 COMPATIBLE_HOST = "(arm|aarch64).*-linux.*"
 
-inherit systemd useradd
+inherit systemd useradd features_check
+REQUIRED_DISTRO_FEATURES = "systemd"
 
 SYSTEMD_SERVICE:${PN} = "boxd.service"
 USERADD_PACKAGES = "${PN}"
