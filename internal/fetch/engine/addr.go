@@ -16,7 +16,7 @@ type remote struct {
 	box   string // empty until it is known
 	class Class
 	addr  netip.AddrPort // where it really is
-	swarm *swarm         // nil for an incoming plain connection
+	swarm *swarm
 }
 
 // Network and String make remote a net.Addr.

@@ -19,15 +19,38 @@ type ban struct {
 	wait  time.Duration
 }
 
-// bans are the boxes that sent wrong bytes. Guarded by Engine.mu.
+// bans are the boxes that sent wrong bytes, at most maxBans of them. Guarded by Engine.mu.
 type bans struct {
 	by   map[string]*ban
-	gen  map[string]int      // changes a box's made-up address, because the library never lifts a ban
-	seen map[netip.Addr]bool // the library's bans that we know of
+	seen map[netip.Addr]bool // the library's bans that we know of; never more than it has
+
+	// The library never lifts a ban, so a box that was banned gets another made-up address: its generation changes.
+	gen  map[string]int
+	base int // generation of the boxes that gen does not name
+	last int // generation that was given last
 }
 
 func newBans() bans {
 	return bans{by: map[string]*ban{}, gen: map[string]int{}, seen: map[netip.Addr]bool{}}
+}
+
+// generation is the number of the box's present made-up address.
+func (b *bans) generation(name string) int {
+	if g, ok := b.gen[name]; ok {
+		return g
+	}
+	return b.base
+}
+
+// renew gives a box another made-up address. When that has been done for many boxes all get another.
+func (b *bans) renew(name string) {
+	b.last++
+	if len(b.gen) >= maxBans {
+		clear(b.gen)
+		b.base = b.last
+		return
+	}
+	b.gen[name] = b.last
 }
 
 func (b *bans) has(name string, now time.Time) bool {
@@ -36,22 +59,34 @@ func (b *bans) has(name string, now time.Time) bool {
 }
 
 func (b *bans) add(name string, now time.Time) time.Duration {
-	if len(b.by) >= maxBans {
-		for n, x := range b.by {
-			if now.After(x.until) {
-				delete(b.by, n)
-			}
-		}
-	}
 	x, ok := b.by[name]
 	if !ok {
+		b.makeRoom(now)
 		x = &ban{wait: firstBan / 2}
 		b.by[name] = x
 	}
 	x.wait = min(2*x.wait, lastBan)
 	x.until = now.Add(x.wait)
-	b.gen[name]++
+	b.renew(name)
 	return x.wait
+}
+
+// makeRoom forgets the bans that are over, and if there are none the one that ends first.
+func (b *bans) makeRoom(now time.Time) {
+	if len(b.by) < maxBans {
+		return
+	}
+	var first string
+	for n, x := range b.by {
+		if now.After(x.until) {
+			delete(b.by, n)
+		} else if first == "" || x.until.Before(b.by[first].until) {
+			first = n
+		}
+	}
+	if len(b.by) >= maxBans {
+		delete(b.by, first)
+	}
 }
 
 // Ban refuses a box for a while and closes its connections.
@@ -96,19 +131,24 @@ func (e *Engine) Banned() []string {
 
 // learnBans takes over what the library has banned since the last call.
 func (e *Engine) learnBans(now time.Time) {
-	for _, s := range e.client.BadPeerIPs() {
+	bad := e.client.BadPeerIPs()
+	seen := make(map[netip.Addr]bool, len(bad))
+	var fresh []string
+	e.mu.Lock()
+	for _, s := range bad {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
 			continue
 		}
-		e.mu.Lock()
-		name, known := e.pseudo[a]
-		fresh := known && !e.bans.seen[a]
-		e.bans.seen[a] = true
-		e.mu.Unlock()
-		if fresh {
-			e.Ban(name, "alone sent a piece with a wrong hash")
+		if name, known := e.pseudo[a]; known && !e.bans.seen[a] {
+			fresh = append(fresh, name)
 		}
+		seen[a] = true
+	}
+	e.bans.seen = seen
+	e.mu.Unlock()
+	for _, name := range fresh {
+		e.Ban(name, "alone sent a piece with a wrong hash")
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"boxd/internal/asset"
 )
 
 // inbox is the listener that the library accepts from; we put in what we have admitted.
@@ -98,7 +100,16 @@ func (e *Engine) welcome(ctx context.Context, nc net.Conn) bool {
 	if r.addr.IsValid() && e.opts.IsLAN(r.addr.Addr()) {
 		r.class = LAN
 	}
-	if e.opts.ClientTLS != nil && !e.identify(ctx, nc, r) {
+	ok := false
+	if e.opts.ClientTLS != nil {
+		ok = e.identify(ctx, nc, r)
+	} else {
+		var seen net.Conn
+		if seen, ok = e.identifyPlain(ctx, nc, r); ok {
+			nc = seen
+		}
+	}
+	if !ok {
 		return false
 	}
 	e.mu.Lock()
@@ -106,14 +117,10 @@ func (e *Engine) welcome(ctx context.Context, nc net.Conn) bool {
 	if name == "" {
 		kind, name = "addr", r.addr.String()
 	}
-	a := madeUpAddr(kind, name, e.bans.gen[name])
+	a := madeUpAddr(kind, name, e.bans.generation(name))
 	e.nameLocked(a, name)
 	e.mu.Unlock()
-	port := uint16(1)
-	if r.swarm != nil {
-		port = r.swarm.slot
-	}
-	r.key = netip.AddrPortFrom(a, port).String()
+	r.key = netip.AddrPortFrom(a, r.swarm.slot).String()
 	c := e.newConn(nc, r, false)
 	if !e.track(c) {
 		return false
@@ -140,21 +147,27 @@ func (e *Engine) identify(ctx context.Context, nc net.Conn, r *remote) bool {
 	if !ok {
 		return false
 	}
-	s, ok := e.swarm(id)
-	if !ok && e.opts.Lazy != nil {
-		select {
-		case e.lazy <- struct{}{}:
-		default:
-			return false // too many at once; they come again
-		}
-		lctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		loaded := e.opts.Lazy(lctx, id)
-		cancel()
-		<-e.lazy
-		if loaded {
-			s, ok = e.swarm(id)
-		}
-	}
-	r.swarm = s
+	r.swarm, ok = e.find(ctx, id)
 	return ok
+}
+
+// find returns the torrent that a dialler names, loading it if need be.
+func (e *Engine) find(ctx context.Context, id asset.ID) (*swarm, bool) {
+	s, ok := e.swarm(id)
+	if ok || e.opts.Lazy == nil {
+		return s, ok
+	}
+	select {
+	case e.lazy <- struct{}{}:
+	default:
+		return nil, false // too many at once; they come again
+	}
+	lctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	loaded := e.opts.Lazy(lctx, id)
+	cancel()
+	<-e.lazy
+	if !loaded {
+		return nil, false
+	}
+	return e.swarm(id)
 }

@@ -135,7 +135,7 @@ func (e *Engine) targetLocked(s *swarm, c *contact) *remote {
 	if name == "" {
 		kind, name = "addr", c.peer.Addr.String()
 	}
-	a := madeUpAddr(kind, name, e.bans.gen[name])
+	a := madeUpAddr(kind, name, e.bans.generation(name))
 	e.nameLocked(a, name)
 	r := &remote{
 		key: netip.AddrPortFrom(a, s.slot).String(), box: c.peer.Box, class: c.class, addr: c.peer.Addr, swarm: s,

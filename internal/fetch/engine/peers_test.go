@@ -37,7 +37,7 @@ func TestWhatIsKnownOfPeersIsBounded(t *testing.T) {
 	c := &contact{peer: Peer{Box: "bad", Addr: addr}}
 	before := len(e.targets)
 	for range 100 {
-		e.bans.gen["bad"]++
+		e.bans.renew("bad")
 		if r := e.targetLocked(s, c); e.targets[r.key] != r {
 			t.Fatal("the target cannot be dialled")
 		}
