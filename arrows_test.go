@@ -35,6 +35,7 @@ var arrows = map[string][]string{
 		"internal/schedule", "internal/catalog", "internal/cache", "internal/lan", "internal/identity",
 		"internal/durable", "internal/state",
 	},
+	"internal/remote":   {"internal/lan", "internal/identity"},
 	"internal/firmware": {"internal/cache", "internal/catalog", "internal/durable"},
 	"internal/control": {
 		"internal/fetch", "internal/schedule", "internal/catalog", "internal/cache", "internal/lan", "internal/identity",
@@ -68,7 +69,7 @@ var shared = []string{
 var boxSide = []string{
 	"internal/durable", "internal/state", "internal/cache", "internal/identity", "internal/ops", "internal/catalog",
 	"internal/lan", "internal/schedule", "internal/fetch", "internal/control", "internal/mgmt", "internal/mqttwire",
-	"internal/httpapi", "internal/config", "internal/firmware", "internal/cli",
+	"internal/httpapi", "internal/config", "internal/firmware", "internal/remote", "internal/cli",
 }
 
 const module = "boxd/"

@@ -31,6 +31,7 @@ import (
 	"boxd/internal/identity"
 	"boxd/internal/lan"
 	"boxd/internal/mgmt"
+	"boxd/internal/remote"
 	"boxd/internal/schedule"
 	"boxd/internal/state"
 )
@@ -56,7 +57,8 @@ type daemon struct {
 	firmware               *firmware.Firmware
 	box                    *control.Box
 	http                   *httpapi.Server
-	mgmt                   *mgmt.Manager // nil without a broker
+	mgmt                   *mgmt.Manager  // nil without a broker
+	reads                  *remote.Remote // nil when the config has it off
 	bell                   chan int64
 }
 
@@ -65,7 +67,8 @@ func (d *daemon) open(ctx context.Context) error {
 	d.health = health.New(nil)
 	d.bell = make(chan int64, 1)
 	for _, step := range []func(context.Context) error{
-		d.openListeners, d.openState, d.openIdentity, d.openCatalog, d.openCache, d.openLAN, d.openFetch, d.openFaces,
+		d.openListeners, d.openState, d.openIdentity, d.openCatalog, d.openCache, d.openLAN, d.openRemote, d.openFetch,
+		d.openFaces,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -297,7 +300,12 @@ func fetchLimits(c *config.Config) fetch.Limits {
 func (d *daemon) httpURL() string { return "http://" + d.tcp.Addr().String() }
 
 func (d *daemon) openFaces(context.Context) (err error) {
+	var reads control.RemoteReader
+	if d.reads != nil {
+		reads = d.reads
+	}
 	d.box, err = control.New(control.Options{
+		Remote: reads, Strangers: d.strangers,
 		Version: version, Config: d.cfg, Identity: d.id, Catalog: d.catalog, Cache: d.cache, LAN: d.lan,
 		Fetch: control.FromFetch(d.fetch, fetchLimits(d.cfg), d.id.Now), Broker: d.broker, FleetTLS: d.id.FleetClient,
 		Store: d.state, HTTP: d.httpURL(), Health: d.health, LogRing: d.ring, Log: d.named("control"),
@@ -345,6 +353,9 @@ func (d *daemon) services(ctx context.Context, g *errgroup.Group) {
 	start("cache", d.cache.Run)
 	start("catalog", d.catalog.Run)
 	start("lan", d.lan.Run)
+	if d.reads != nil {
+		start("remote reads", d.reads.Run)
+	}
 	start("fetch", d.fetch.Run)
 	start("firmware", d.firmware.Run)
 	start("control", d.box.Run)

@@ -1,6 +1,28 @@
 package main
 
-import "boxd/internal/cache"
+import (
+	"context"
+
+	"boxd/internal/asset"
+	"boxd/internal/cache"
+	"boxd/internal/control"
+	"boxd/internal/remote"
+)
+
+// openRemote makes what plays from other boxes of the home, unless the configuration has it off.
+func (d *daemon) openRemote(context.Context) (err error) {
+	if !d.cfg.LAN.RemoteReads {
+		return nil
+	}
+	d.reads, err = remote.New(remote.Options{
+		Identity: d.id, Home: d.lan, Listener: d.mux.Listener(remote.ALPN), Log: d.named("remote"),
+		Asset: func(id asset.ID) (remote.Store, bool) {
+			a, ok := d.cache.Asset(id)
+			return a, ok
+		},
+	})
+	return err
+}
 
 // roomy is the share of the cache that may be taken before this box is a worse courier than one with room: what it brings
 // home might be evicted soon, and has to come over the access line again.
@@ -16,4 +38,17 @@ func spaceClass(u cache.Usage) int {
 		return 1
 	}
 	return 0
+}
+
+// strangers is who was not let in.
+func (d *daemon) strangers() control.Strangers {
+	m, h := d.mux.Refusals(), d.lan.Stats()
+	s := control.Strangers{
+		NoCertificate: m.NoCertificate, OtherFleet: m.OtherFleet + h.OtherFleet, Expired: m.Expired, Revoked: m.Revoked,
+		Crowded: m.Crowded + h.Refused, OffLink: h.OffLink, Malformed: h.Malformed, HintsIgnored: h.HintsIgnored,
+	}
+	if d.reads != nil {
+		s.WrongPieces = d.reads.Stats().Wrong
+	}
+	return s
 }

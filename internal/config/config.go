@@ -68,6 +68,8 @@ type LAN struct {
 	Static     []string `toml:"static"`     // host:port of neighbours where there is no multicast
 	Prefixes   []string `toml:"prefixes"`   // CIDR that counts as the home's beside what is on link
 	Interfaces []string `toml:"interfaces"` // names; empty means all that are up
+	// RemoteReads lets players play from the other boxes what has no room in the cache, and answers theirs.
+	RemoteReads bool `toml:"remote_reads"`
 }
 
 // HTTP is the loopback server, and the read-only page for the home's other devices.
@@ -112,7 +114,7 @@ func Default() Config {
 			ScrubPeriod: Duration(30 * 24 * time.Hour), ScrubRate: 4 << 20,
 		},
 		Swarm:  Swarm{Listen: ":6880", MaxPeers: 24},
-		LAN:    LAN{MDNS: true},
+		LAN:    LAN{MDNS: true, RemoteReads: true},
 		HTTP:   HTTP{Listen: "127.0.0.1:8480", MaxPlayers: 64},
 		Limits: Limits{Memory: 64 << 20},
 		Log:    Log{Level: "info", Format: "text"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -45,11 +46,17 @@ type Fetcher interface {
 	Changed() <-chan struct{}
 }
 
+// RemoteReader opens a file that another box of the home holds; *remote.Remote is one.
+type RemoteReader interface {
+	Open(ctx context.Context, info *asset.Info, path string) (io.ReadSeekCloser, error)
+}
+
 // FetchState is what a Fetcher tells. Fetch.Paused, Playback, Players and Limits are filled in by control.
 type FetchState struct {
 	Fetch  Fetch
 	Assets map[asset.ID]AssetFetch
 	Peers  []Peer
+	Given  []Given
 }
 
 // AssetFetch is what a Fetcher tells about one asset.
@@ -75,7 +82,9 @@ type Options struct {
 	Cache     *cache.Cache
 	LAN       Household
 	Fetch     Fetcher
+	Remote    RemoteReader // plays what other boxes of the home hold and this one has no room for
 	Broker    func() Broker
+	Strangers func() Strangers
 	FleetTLS  func() *tls.Config // for the doctor
 	Store     Store              // remembers paused and set-limits across restarts
 	HTTP      string             // base address of the loopback server
@@ -182,7 +191,7 @@ func (b *Box) record(ctx context.Context) {
 			f := b.o.Fetch.State()
 			now, _ := b.o.Identity.Now()
 			b.rec.add(now, f.Fetch.Bytes, f.Fetch.Sent)
-			b.ledger.look(f)
+			b.ledger.look(f.Peers, time.Now())
 		}
 		select {
 		case <-ctx.Done():
@@ -208,7 +217,7 @@ func (b *Box) follow(ctx context.Context) {
 		}
 		who, what, disk, ill := b.o.Identity.Changed(), b.o.Catalog.Changed(), b.o.Cache.Changed(), b.o.Health.Changed()
 		if b.o.Fetch != nil {
-			b.ledger.look(b.o.Fetch.State()) // also those that are gone within a step
+			b.ledger.look(b.o.Fetch.State().Peers, time.Now()) // also those that are gone within a step
 		}
 		b.wake()
 		gap.Reset(followGap)

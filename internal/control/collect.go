@@ -50,9 +50,10 @@ func (b *Box) Snapshot() *Snapshot {
 		s.Cache.Used += a.Verified
 	}
 	s.Campaigns = campaigns(cat)
-	s.Home = b.home()
-	b.ledger.total(fs.Fetch.Bytes.LAN, fs.Fetch.Sent.LAN)
-	b.ledger.fill(s.Peers, s.Home)
+	s.Home, s.Strangers = b.home(), b.strangers()
+	s.Given = append([]Given{}, fs.Given...)
+	exchange(s.Home, s.Given)
+	b.ledger.rate(s.Peers)
 	s.State, s.Summary = judge(s)
 	return s
 }
@@ -284,6 +285,17 @@ func (b *Box) home() []Neighbour {
 	}
 	slices.SortFunc(list, func(x, y Neighbour) int { return strings.Compare(x.ID, y.ID) })
 	return list
+}
+
+// exchange tells each box of the home what it gave and got.
+func exchange(home []Neighbour, given []Given) {
+	for i := range home {
+		for _, g := range given {
+			if g.Link == linkLAN && g.ID == home[i].ID {
+				home[i].Received, home[i].Sent = g.Received, g.Sent
+			}
+		}
+	}
 }
 
 // judge says in one word and one sentence how the box is.

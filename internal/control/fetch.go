@@ -69,15 +69,27 @@ func (a *fetchAdapter) State() FetchState {
 		out.Assets[s.ID] = af
 	}
 	for _, p := range st.Peers {
-		link := "wan"
-		if p.LAN {
-			link = "lan"
-		}
 		out.Peers = append(out.Peers, Peer{
-			ID: p.Box, Address: p.Addr.String(), Link: link, Asset: p.Asset.String(), Received: p.In, Sent: p.Out,
+			ID: p.Box, Address: p.Addr.String(), Link: link(p.LAN), Asset: p.Asset.String(), Received: p.In, Sent: p.Out,
 		})
 	}
+	for _, g := range st.Boxes {
+		out.Given = append(out.Given, Given{ID: g.Box, Link: link(g.LAN), Received: g.In, Sent: g.Out})
+	}
 	return out
+}
+
+// The links of a Peer and a Given.
+const (
+	linkLAN = "lan"
+	linkWAN = "wan"
+)
+
+func link(lan bool) string {
+	if lan {
+		return linkLAN
+	}
+	return linkWAN
 }
 
 // Alive reports whether the fetch loop answers.

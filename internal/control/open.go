@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"boxd/internal/asset"
 	"boxd/internal/cache"
+	"boxd/internal/catalog"
 )
 
 // OpenFile opens a file of an asset for a player. An asset that the catalog names and that is not in the cache yet is
@@ -33,6 +35,9 @@ func (b *Box) OpenFile(ctx context.Context, id asset.ID, file string) (*Content,
 		held, err = b.o.Cache.Create(listed.Torrent, cache.Attr{
 			Name: listed.Name, Version: listed.Version, Publisher: listed.Publisher,
 		})
+		if errors.Is(err, cache.ErrNoSpace) && b.o.Remote != nil {
+			return b.openRemote(ctx, listed, file, err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("admit %s for a player: %w", id.Short(), err)
 		}
@@ -52,10 +57,35 @@ func (b *Box) OpenFile(ctx context.Context, id asset.ID, file string) (*Content,
 	if listed != nil {
 		signed = listed.Types[file]
 	}
+	return content(id, f, signed, r, r.SendN), nil
+}
+
+// openRemote opens a file that has no room here from a box of the home that holds it. The catalog's word is needed for
+// that: what it does not name is not wanted here.
+func (b *Box) openRemote(ctx context.Context, listed *catalog.Asset, file string, full error) (*Content, error) {
+	id := listed.Info.ID
+	r, err := b.o.Remote.Open(ctx, listed.Info, file)
+	if err != nil {
+		return nil, fmt.Errorf("admit %s for a player: %w; nor from another box: %w", id.Short(), full, err)
+	}
+	f, _ := listed.Info.File(file)
+	b.log.Info("a player plays from another box of the home", "asset", id.Short())
+	return content(id, f, listed.Types[file], r, func(w io.Writer, n int64) (int64, error) {
+		sent, err := io.CopyN(w, r, n)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return sent, err
+	}), nil
+}
+
+func content(
+	id asset.ID, f asset.File, signed string, r io.ReadSeekCloser, send func(io.Writer, int64) (int64, error),
+) *Content {
 	return &Content{
-		ReadSeekCloser: r, Send: r.SendN, Name: path.Base(file), Type: contentType(file, signed), Length: f.Length,
+		ReadSeekCloser: r, Send: send, Name: path.Base(f.Path), Type: contentType(f.Path, signed), Length: f.Length,
 		ETag: fmt.Sprintf(`"%s-%x"`, id, f.Offset), // the infohash fixes every byte
 		// No ModTime: the infohash says more than any date, and a box's dates may lie.
 		ModTime: time.Time{},
-	}, nil
+	}
 }

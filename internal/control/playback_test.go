@@ -103,26 +103,34 @@ func TestLogRingKeepsTheLast(t *testing.T) {
 	}
 }
 
-func TestLedgerKnowsWhoGaveWhat(t *testing.T) {
+func TestLedgerKnowsTheRateOfEachConnection(t *testing.T) {
 	var l ledger
 	now := time.Unix(1000, 0)
-	l.total(500, 0) // of an earlier run
-	l.add([]Peer{{ID: "a", Received: 100, Sent: 10}, {ID: "b", Received: 300}}, now)
-	l.add([]Peer{{ID: "a", Received: 200, Sent: 20}, {ID: "b", Received: 300}}, now.Add(2*time.Second))
-	peers := []Peer{{ID: "a"}}
-	l.fill(peers, nil)
-	if peers[0].RateIn != 50 || peers[0].RateOut != 5 {
-		t.Errorf("rates %+v", peers[0])
+	look := func(after time.Duration, peers ...Peer) []Peer {
+		now = now.Add(after)
+		l.look(peers, now)
+		l.rate(peers)
+		return peers
 	}
-	l.add(nil, now.Add(3*time.Second)) // both went, and came back with new counters
-	l.add([]Peer{{ID: "a", Received: 50}}, now.Add(4*time.Second))
-	l.total(500+550+55, 20) // 55 more than any connection was seen to bring
-	home := []Neighbour{{ID: "a"}, {ID: "b"}, {ID: "c"}}
-	l.fill(nil, home)
-	if home[0].Received != 275 || home[1].Received != 330 || home[2].Received != 0 || home[0].Sent != 20 {
+	look(0, Peer{ID: "a", Received: 100, Sent: 10}, Peer{ID: "b", Received: 300})
+	got := look(2*time.Second, Peer{ID: "a", Received: 200, Sent: 20}, Peer{ID: "b", Received: 300})
+	if got[0].RateIn != 50 || got[0].RateOut != 5 || got[1].RateIn != 0 {
+		t.Errorf("%+v", got)
+	}
+	if got := look(time.Millisecond, Peer{ID: "a", Received: 900}); got[0].RateIn != 50 {
+		t.Errorf("worked out over an instant: %+v", got)
+	}
+	look(time.Second) // both went, and one came back with new counters
+	if got := look(time.Second, Peer{ID: "a", Received: 50}); got[0].RateIn != 0 || len(l.conns) != 1 {
+		t.Errorf("%+v, %d connections are remembered", got, len(l.conns))
+	}
+}
+
+func TestTheHomeKnowsWhoGaveWhat(t *testing.T) {
+	home := []Neighbour{{ID: "a"}, {ID: "b"}}
+	given := []Given{{ID: "a", Link: "lan", Received: 7, Sent: 9}, {ID: "gone", Link: "lan", Received: 3}, {ID: "b", Link: "wan", Sent: 5}}
+	exchange(home, given)
+	if home[0].Received != 7 || home[0].Sent != 9 || home[1].Sent != 0 {
 		t.Errorf("%+v", home)
-	}
-	if len(l.conns) != 1 {
-		t.Errorf("%d connections are remembered", len(l.conns))
 	}
 }

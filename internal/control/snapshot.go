@@ -34,6 +34,8 @@ type Snapshot struct {
 	Campaigns []Campaign       `json:"campaigns"`
 	Home      []Neighbour      `json:"home"` // the other boxes of the household
 	Peers     []Peer           `json:"peers"`
+	Given     []Given          `json:"given"`     // who gave what to this box and got what from it, also boxes that are gone
+	Strangers Strangers        `json:"strangers"` // who was not let in
 	Health    []health.Warning `json:"health"`
 	Process   Process          `json:"process"`
 }
@@ -179,7 +181,7 @@ type Asset struct {
 	Pinned     bool       `json:"pinned"`
 	Readers    int        `json:"readers"`
 	ReadBack   int64      `json:"read_back"` // bytes that a verify that is running has read back; 0 when none runs
-	Files      []File     `json:"files"` // at most MaxFiles
+	Files      []File     `json:"files"`     // at most MaxFiles
 	FileCount  int        `json:"file_count"`
 }
 
@@ -241,6 +243,15 @@ type Peer struct {
 	Sent     int64  `json:"sent_bytes"`
 	RateIn   int64  `json:"rate_in"`
 	RateOut  int64  `json:"rate_out"`
+}
+
+// Given is what this box and another have given each other: over the LAN since the state file was made, over the access
+// line since this run began. The Received of those on the LAN adds up to Fetch.Bytes.LAN.
+type Given struct {
+	ID       string `json:"id"`   // empty: boxes beyond those that are counted by name
+	Link     string `json:"link"` // lan or wan
+	Received int64  `json:"received_bytes"`
+	Sent     int64  `json:"sent_bytes"`
 }
 
 // Process is what boxd itself costs.

@@ -142,6 +142,7 @@ var families = []metric{
 		"boxd_household_boxes", "gauge", "Other boxes of the household.",
 		one(func(s *control.Snapshot) float64 { return float64(len(s.Home)) }),
 	},
+	{"boxd_refused_total", "counter", "Connections, messages and hints that were not let in, by cause.", strangers},
 	{"boxd_peers", "gauge", "Boxes that bytes are exchanged with, by link.", peersByLink},
 	{"boxd_health_warnings", "gauge", "Warnings raised now, by severity.", warningsBySeverity},
 	{
@@ -160,6 +161,21 @@ var families = []metric{
 		"go_goroutines", "gauge", "Goroutines.",
 		one(func(s *control.Snapshot) float64 { return float64(s.Process.Goroutines) }),
 	},
+}
+
+func strangers(s *control.Snapshot) []sample {
+	c := s.Strangers
+	return []sample{
+		{`cause="no_certificate"`, float64(c.NoCertificate)},
+		{`cause="other_fleet"`, float64(c.OtherFleet)},
+		{`cause="expired"`, float64(c.Expired)},
+		{`cause="revoked"`, float64(c.Revoked)},
+		{`cause="crowded"`, float64(c.Crowded)},
+		{`cause="off_link"`, float64(c.OffLink)},
+		{`cause="malformed"`, float64(c.Malformed)},
+		{`cause="hints_ignored"`, float64(c.HintsIgnored)},
+		{`cause="wrong_pieces"`, float64(c.WrongPieces)},
+	}
 }
 
 func assetsByState(s *control.Snapshot) []sample {

@@ -18,6 +18,7 @@ import (
 type served struct {
 	*identity.Identity
 	addr string
+	mux  *identity.Mux
 }
 
 func serve(t *testing.T, box *identity.Identity) *served {
@@ -27,7 +28,7 @@ func serve(t *testing.T, box *identity.Identity) *served {
 		t.Fatal(err)
 	}
 	m := box.NewMux(l)
-	s := &served{Identity: box, addr: l.Addr().String()}
+	s := &served{Identity: box, addr: l.Addr().String(), mux: m}
 	for _, alpn := range []string{identity.ALPNSwarm, identity.ALPNHome} {
 		sub := m.Listener(alpn)
 		go func() {

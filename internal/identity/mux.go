@@ -33,6 +33,7 @@ type Mux struct {
 	revoked func(serial string) bool
 	done    chan struct{}
 	once    sync.Once
+	refused refusals
 
 	mu   sync.Mutex // guards the fields below
 	subs map[string]*muxListener
@@ -136,6 +137,7 @@ func (m *Mux) admit(raw net.Conn) *halfOpen {
 		oldest.conn.Close()
 	}
 	if len(m.half) >= maxHandshakes || same >= maxHandshakesOf {
+		m.refused.crowded.Add(1)
 		raw.Close()
 		return nil
 	}
@@ -154,6 +156,7 @@ func (m *Mux) serve(ctx context.Context, h *halfOpen) {
 	}
 	if err != nil {
 		h.conn.Close()
+		m.refused.count(err)
 		if !errors.Is(err, io.EOF) {
 			m.log.Debug("connection refused", "remote", h.conn.RemoteAddr(), "error", err)
 		}
@@ -168,7 +171,7 @@ func (m *Mux) deliver(tc *tls.Conn, live *liveConn) error {
 		}
 	}
 	if all, ofBox := m.conns.counts(live.box); all > maxAccepted || ofBox > maxAcceptedOfBox {
-		return errors.New("too many connections")
+		return errCrowded
 	}
 	m.mu.Lock()
 	sub := m.subs[cs.NegotiatedProtocol]

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"boxd/internal/fleet/ca"
 	"boxd/internal/identity"
 	"boxd/internal/identity/identitytest"
 )
@@ -148,6 +149,45 @@ func TestOneBoxCannotTakeAllConnections(t *testing.T) {
 	}
 	if _, err := srv.echo(t, b, b.SwarmClient("box-a", "x.boxd", identity.ALPNHome)); err != nil {
 		t.Errorf("another box is shut out: %v", err)
+	}
+}
+
+// TestRefusalsAreCounted: whoever is not let in gets nothing and leaves a count.
+func TestRefusalsAreCounted(t *testing.T) {
+	now := time.Now().Add(-400 * 24 * time.Hour)
+	f := identitytest.New(t, func(o *ca.Options) { o.Now = func() time.Time { return now } })
+	expired := f.Box("box-expired", "g")
+	now = time.Now()
+	me, friend, revoked := f.Box("box-me", "g"), f.Box("box-friend", "g"), f.Box("box-revoked", "g")
+	me.SetRevoked([]string{revoked.Serial()})
+	srv := serve(t, me)
+	knock := func(certs ...tls.Certificate) {
+		t.Helper()
+		conn, err := net.Dial("tcp", srv.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		cfg := shows(certs...)
+		cfg.NextProtos = []string{identity.ALPNSwarm}
+		if got, err := io.ReadAll(tls.Client(conn, cfg)); len(got) > 0 || err == nil {
+			t.Errorf("read %d bytes, %v", len(got), err)
+		}
+	}
+	knock()
+	knock(boxCert(t, expired))
+	knock(boxCert(t, revoked))
+	knock(boxCert(t, identitytest.Named(t, "other").Box("box-friend", "g")))
+	if _, err := srv.echo(t, friend, friend.SwarmClient("box-me", "x.boxd", identity.ALPNHome)); err != nil {
+		t.Errorf("a friend: %v", err)
+	}
+	want := identity.Refusals{NoCertificate: 1, OtherFleet: 1, Expired: 1, Revoked: 1}
+	for end := time.Now().Add(10 * time.Second); srv.mux.Refusals() != want; {
+		if time.Now().After(end) {
+			t.Fatalf("counted %+v, want %+v", srv.mux.Refusals(), want)
+		}
+		<-time.After(time.Millisecond) // a client may hear of it before the server has counted
 	}
 }
 

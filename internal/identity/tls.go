@@ -15,6 +15,7 @@ import (
 const (
 	ALPNSwarm = "boxd-swarm/1" // BitTorrent; SNI is "<infohash>.boxd"
 	ALPNHome  = "boxd-home/1"  // household talk
+	ALPNRead  = "boxd-read/1"  // pieces for players of other boxes of the home, see package remote
 )
 
 // boxCurves leaves out the post-quantum hybrids between boxes: they guard what must stay secret for decades, which films on
@@ -30,11 +31,11 @@ func PeerOf(cs tls.ConnectionState) (Peer, error) {
 	return pki.PeerOf(cs.PeerCertificates[0])
 }
 
-// SwarmServer is for the listener that other boxes dial: both protocols, a certificate of a box of this fleet required.
+// SwarmServer is for the listener that other boxes dial: all protocols, a certificate of a box of this fleet required.
 // The certificate shown is always the current one. The result is shared: clone it before changing it.
 func (i *Identity) SwarmServer() *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{ALPNSwarm, ALPNHome}, CurvePreferences: boxCurves,
+		MinVersion: tls.VersionTLS13, NextProtos: []string{ALPNSwarm, ALPNHome, ALPNRead}, CurvePreferences: boxCurves,
 		Time: i.judge, ClientAuth: tls.RequireAnyClientCert,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.certificate() },
 		VerifyConnection: func(cs tls.ConnectionState) error {
