@@ -61,7 +61,21 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 func (f *Fetcher) settles(it *item, mono time.Time) bool {
 	since := mono.Sub(it.wanSince)
 	return it.want.Origin == schedule.OriginSpare && !it.playing() &&
-		(since < meeting && !it.heir || !it.ann.known && since < settling)
+		(since < meeting && !it.heir && !f.first(it) || !it.ann.known && since < settling)
+}
+
+// first says that the tracker knows of nobody outside of this home: there is nobody to wait for, and who comes later takes
+// from here what is here by then.
+func (f *Fetcher) first(it *item) bool {
+	if !it.ann.known || it.ann.err != nil {
+		return false
+	}
+	for _, p := range it.ann.answer.Peers {
+		if !f.isHome(p.Box) {
+			return false
+		}
+	}
+	return true
 }
 
 func (f *Fetcher) allRuns() int {
