@@ -117,6 +117,14 @@ type Self struct {
 	WAN     bool  // it can reach the WAN
 	WANRate int64 // bytes/s that it lately got over the WAN for anything, 0 unknown
 	Demand  []Demand
+	Got     []Got // what it got over the LAN from each box, at most MaxNeighbours
+	WANGot  int64 // bytes that it got over the access line
+}
+
+// Got is how many bytes a box got from another over the LAN.
+type Got struct {
+	Box   string `json:"box"`
+	Bytes int64  `json:"bytes"`
 }
 
 // Neighbour is an admitted box. Its slices are shared and never changed: do not write to them.
@@ -129,6 +137,8 @@ type Neighbour struct {
 	WAN      bool
 	WANRate  int64
 	Demand   []Demand
+	Got      []Got // what it says that it got from each box
+	WANGot   int64
 	Since    time.Time // admitted
 	LastSeen time.Time
 	RTT      time.Duration // smoothed; 0 unknown
@@ -256,6 +266,7 @@ func (l *LAN) SetSelf(s Self) {
 	defer l.mu.Unlock()
 	s.Wants = s.Wants[:min(len(s.Wants), MaxWants)]
 	s.Demand = s.Demand[:min(len(s.Demand), MaxDemand)]
+	s.Got = s.Got[:min(len(s.Got), MaxNeighbours)]
 	s.Class = min(max(s.Class, 0), worstClass)
 	l.self = s
 	l.forgetWants()

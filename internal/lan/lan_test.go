@@ -375,6 +375,21 @@ func TestACourierThatIsHeldBackStays(t *testing.T) {
 	}
 }
 
+// TestWhoGotWhatIsTold: each box knows who gave what to whom in the whole home.
+func TestWhoGotWhatIsTold(t *testing.T) {
+	ca := newCA(t, "acme")
+	synctest.Test(t, func(t *testing.T) {
+		boxes := household(t, newSimNet(), ca, 2)
+		defer stopAll(boxes)
+		boxes[0].SetSelf(Self{Got: []Got{{"box-1", 7}, {"box-2", 9}}, WANGot: 5})
+		time.Sleep(idleHeartbeat + time.Second)
+		n := boxes[1].Neighbours()[0]
+		if !slices.Equal(n.Got, []Got{{"box-1", 7}, {"box-2", 9}}) || n.WANGot != 5 {
+			t.Errorf("heard %+v", n)
+		}
+	})
+}
+
 func TestMovingCourierStays(t *testing.T) {
 	ca := newCA(t, "acme")
 	synctest.Test(t, func(t *testing.T) {

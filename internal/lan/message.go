@@ -52,6 +52,8 @@ type wireState struct {
 	Holds   []asset.ID   `json:"holds,omitempty"`
 	Demand  []wireDemand `json:"demand,omitempty"`
 	Vetoes  []wireVeto   `json:"vetoes,omitempty"`
+	Got     []Got        `json:"got,omitempty"`
+	WANGot  int64        `json:"wan_got,omitempty"`
 }
 
 type wireWant struct {
@@ -145,11 +147,17 @@ func (s *wireState) check() error {
 	switch {
 	case s.Class < 0 || s.Class > worstClass:
 		return fmt.Errorf("class %d", s.Class)
-	case s.WANRate < 0:
-		return fmt.Errorf("rate %d", s.WANRate)
-	case len(s.Wants) > MaxWants, len(s.Holds) > MaxHolds, len(s.Demand) > MaxDemand, len(s.Vetoes) > maxVetoes:
-		return fmt.Errorf("too long: %d wants, %d holds, %d demands, %d vetoes",
-			len(s.Wants), len(s.Holds), len(s.Demand), len(s.Vetoes))
+	case s.WANRate < 0 || s.WANGot < 0:
+		return fmt.Errorf("rate %d, got %d", s.WANRate, s.WANGot)
+	case len(s.Wants) > MaxWants, len(s.Holds) > MaxHolds, len(s.Demand) > MaxDemand, len(s.Vetoes) > maxVetoes,
+		len(s.Got) > MaxNeighbours:
+		return fmt.Errorf("too long: %d wants, %d holds, %d demands, %d vetoes, got from %d",
+			len(s.Wants), len(s.Holds), len(s.Demand), len(s.Vetoes), len(s.Got))
+	}
+	for _, g := range s.Got {
+		if g.Box == "" || len(g.Box) > maxBoxID || g.Bytes < 0 {
+			return fmt.Errorf("got %d bytes from a box id of %d characters", g.Bytes, len(g.Box))
+		}
 	}
 	seen := make(map[asset.ID]bool, len(s.Wants))
 	for _, w := range s.Wants {

@@ -29,6 +29,9 @@ func TestFullStateFitsInAFrame(t *testing.T) {
 	for range maxVetoes {
 		st.Vetoes = append(st.Vetoes, wireVeto{ID: testID(1), Box: strings.Repeat("b", maxBoxID)})
 	}
+	for range MaxNeighbours {
+		st.Got = append(st.Got, Got{Box: strings.Repeat("b", maxBoxID), Bytes: 1 << 50})
+	}
 	frame, err := encodeFrame(message{Kind: kindState, State: st})
 	if err != nil {
 		t.Fatal(err)
@@ -43,6 +46,8 @@ func TestBadMessages(t *testing.T) {
 	id := testID(1).String()
 	for name, body := range map[string]string{
 		"not JSON":         `{`,
+		"got less than 0":  `{"kind":"state","state":{"got":[{"box":"a","bytes":-1}]}}`,
+		"got from nobody":  `{"kind":"state","state":{"got":[{"box":"","bytes":1}]}}`,
 		"two values":       `{"kind":"ping"} {}`,
 		"hello w/o port":   `{"kind":"hello","v":1,"nonce":"0123456789abcdef"}`,
 		"hello v0":         `{"kind":"hello","port":1,"nonce":"0123456789abcdef"}`,

@@ -50,6 +50,12 @@ func (l *LAN) encode() {
 
 func (l *LAN) wire() *wireState {
 	st := &wireState{Class: l.ownClass(), WAN: l.self.WAN, WANRate: l.self.WANRate, Holds: l.tellHolds()}
+	st.WANGot = l.self.WANGot
+	for _, g := range l.self.Got {
+		if g.Box != "" && len(g.Box) <= maxBoxID && g.Bytes > 0 {
+			st.Got = append(st.Got, g)
+		}
+	}
 	for _, w := range l.self.Wants {
 		st.Wants = append(st.Wants, wireWant{
 			ID: w.ID, Class: l.class(w.ID), InFlight: w.InFlight, Have: w.Have, NoWAN: w.NoWAN,
