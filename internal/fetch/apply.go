@@ -169,6 +169,12 @@ func (f *Fetcher) tellLAN() {
 	if f.o.Class != nil {
 		self.Class = f.o.Class()
 	}
+	self.WANGot = f.totals.Bytes.WAN()
+	for _, b := range f.boxStatus() {
+		if b.LAN && b.Box != "" {
+			self.Got = append(self.Got, lan.Got{Box: b.Box, Bytes: b.In})
+		}
+	}
 	home := map[string]bool{}
 	for _, n := range f.o.LAN.Neighbours() {
 		home[n.ID] = true
