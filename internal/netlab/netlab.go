@@ -204,6 +204,10 @@ func (lab *Lab) newBox(h *Home, hc HomeConfig, lan netip.Addr, n int) (*Box, err
 	if err := b.NS.IP("route add default via " + last(lan, 1).String()); err != nil {
 		return nil, err
 	}
+	// As systemd sets it: boxd measures the line's delay by ping, without any privilege.
+	if err := b.NS.sysctl("net/ipv4/ping_group_range", "0 2147483647"); err != nil {
+		return nil, err
+	}
 	if hc.IPv6 {
 		b.IP6 = netip.MustParseAddr(fmt.Sprintf("fd00:%x::%x", h.index+1, 11+n))
 		if err := b.NS.IP(fmt.Sprintf("addr add %s/64 dev eth0 nodad", b.IP6)); err != nil {
@@ -224,6 +228,9 @@ func (b *Box) wire(port, dev, addr string) error {
 			fmt.Sprintf("link set %s master br0 up", port)),
 		b.NS.IP(fmt.Sprintf("addr add %s dev %s", addr, dev), fmt.Sprintf("link set %s up", dev)))
 }
+
+// Line is the access line of the box's home.
+func (b *Box) Line() *Line { return b.home.Line }
 
 // Unplug pulls the box's cable: the other end sees no carrier and no packet any more.
 func (b *Box) Unplug() error { return b.home.Router.IP("link set " + b.port + " down") }

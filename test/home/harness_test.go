@@ -322,8 +322,9 @@ func ready(t *testing.T, limit time.Duration, boxes []*box, assets ...media) {
 	t.Helper()
 	begin, last := time.Now(), time.Time{}
 	eventually(t, "everything is ready everywhere", limit, func() error {
-		if os.Getenv("HOME_TRACE") != "" && time.Since(last) > time.Second {
+		if os.Getenv("HOME_TRACE") != "" && time.Since(last) > 450*time.Millisecond {
 			last = time.Now()
+			t.Logf("%5.1f s line: %d KiB", time.Since(begin).Seconds(), boxes[0].lab.Line().Counters().Down.Bytes>>10)
 			for _, b := range boxes {
 				for _, m := range assets {
 					a := b.asset(m.id)
