@@ -8,12 +8,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -25,9 +27,10 @@ func main() {
 	flag.StringVar(&o.media, "media", "", "a film")
 	flag.StringVar(&o.image, "image", "build/arm/image", "folder with the image's scripts")
 	flag.StringVar(&o.work, "work", "out/image-test", "folder for everything that is made; debs are kept in it")
-	flag.IntVar(&o.cuts, "cuts", 200, "power cuts; a quarter as many on a lying disk, as the control")
+	flag.IntVar(&o.cuts, "cuts", 200, "power cuts; a quarter as many of the control, which syncs no media")
 	flag.IntVar(&o.size, "size", 96, "MiB of the large asset")
 	flag.StringVar(&o.only, "only", "", "end after the part of this name")
+	flag.StringVar(&o.from, "from", "", "begin with the part of this name, on what an earlier run left; for finding faults")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of the cuts")
 	flag.Parse()
 	if os.Getuid() != 0 {
@@ -54,7 +57,7 @@ func main() {
 
 type options struct {
 	boxd, fleetd, media, image, work string
-	only                             string
+	only, from                       string
 	cuts, size                       int
 	seed                             uint64
 }
@@ -66,9 +69,11 @@ type test struct {
 	dir   string
 	fleet *fleet
 	a, b  *guest
-	film  string // asset ids
-	bulk  string
+	made
 }
+
+// made is what later parts need of the earlier ones; it is kept in a file for -from.
+type made struct{ Film, Bulk string } // asset ids
 
 func (t *test) close() {
 	for _, g := range []*guest{t.a, t.b} {
@@ -93,31 +98,39 @@ func (t *test) prepare(ctx context.Context) error {
 	if os.Getenv(insideEnv) != "" {
 		return nil
 	}
-	return t.script(ctx, nil, "fetch")
+	if t.from != "" {
+		return nil
+	}
+	if err := t.script(ctx, nil, "fetch"); err != nil {
+		return err
+	}
+	return t.buildControl(ctx)
 }
 
 func (t *test) run(ctx context.Context) error {
 	t.start = time.Now()
 	t.dir = filepath.Join(t.work, "run")
-	if err := os.RemoveAll(t.dir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(t.dir, 0o755); err != nil {
-		return err
-	}
-	for _, part := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"fleet", t.startFleet},
+	parts := []part{
+		{"fleet", t.publishFirst},
 		{"image", t.buildImages},
 		{"first boot", t.firstBoot},
 		{"fetch and share", t.fetchAndShare},
+		{"watchdog", t.watchdog},
 		{"update", t.update},
 		{"rollback", t.rollback},
 		{"pull the plug", t.pullThePlug},
 		{"power cuts", t.powerCuts},
-	} {
+	}
+	first := 0
+	if t.from != "" {
+		if first = slices.IndexFunc(parts, func(p part) bool { return p.name == t.from }); first < 0 {
+			return fmt.Errorf("-from %q: there is no such part", t.from)
+		}
+	}
+	if err := t.begin(ctx, first, len(parts)-1); err != nil {
+		return err
+	}
+	for _, part := range parts[first:] {
 		begin := time.Now()
 		fmt.Printf("\n== %s\n", part.name)
 		if err := part.do(ctx); err != nil {
@@ -131,25 +144,78 @@ func (t *test) run(ctx context.Context) error {
 	return nil
 }
 
-func (t *test) startFleet(ctx context.Context) (err error) {
-	if t.fleet, err = startFleet(ctx, t.fleetd, filepath.Join(t.dir, "fleet")); err != nil {
+type part struct {
+	name string
+	do   func(context.Context) error
+}
+
+// begin starts the fleet manager, in an empty folder when the test begins with its first part. Later parts find the boxes
+// started again from the disks that are there, except the last, which needs none.
+func (t *test) begin(ctx context.Context, first, last int) (err error) {
+	if first == 0 {
+		if err := os.RemoveAll(t.dir); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(t.dir, 0o755); err != nil {
 		return err
 	}
-	if t.film, err = t.fleet.publish(ctx, "film", t.media, ""); err != nil {
+	t.guests()
+	if first > 0 {
+		text, err := os.ReadFile(t.notes())
+		if err == nil {
+			err = json.Unmarshal(text, &t.made)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if first == last {
+		return nil
+	}
+	if t.fleet, err = startFleet(ctx, t.fleetd, filepath.Join(t.dir, "fleet")); err != nil || first < 3 {
+		return err
+	}
+	t.a.writeLog, t.b.writeLog = "", ""
+	return t.boot(ctx)
+}
+
+func (t *test) notes() string { return filepath.Join(t.dir, "made.json") }
+
+func (t *test) publishFirst(ctx context.Context) (err error) {
+	if t.Film, err = t.fleet.publish(ctx, "film", t.media, ""); err != nil {
 		return err
 	}
 	bulk := filepath.Join(t.dir, "bulk.bin")
 	if err := randomFile(bulk, int64(t.size)<<20); err != nil {
 		return err
 	}
-	t.bulk, err = t.fleet.publish(ctx, "bulk", bulk, "")
-	return err
+	if t.Bulk, err = t.fleet.publish(ctx, "bulk", bulk, ""); err != nil {
+		return err
+	}
+	text, err := json.Marshal(t.made)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(t.notes(), text, 0o644)
 }
 
-// buildImages makes the disk and, for later, two more roots: a good update, and one whose boxd does not start.
+// buildImages makes the disks and, for later, two more roots: a good update, and one whose boxd does not start. The second
+// box begins with the control of the power cuts, and with the film from the factory.
 func (t *test) buildImages(ctx context.Context) error {
 	firmware := filepath.Join(t.dir, "fleet/firmware")
 	if err := t.script(ctx, nil, "make", t.boxd, firmware, "v1"); err != nil {
+		return err
+	}
+	control := filepath.Join(t.dir, "control.squashfs")
+	if err := t.preseed(filepath.Join(t.dir, "preseeded")); err != nil {
+		return err
+	}
+	if err := t.script(ctx, []string{"EXTRA=" + filepath.Join(t.dir, "preseeded")},
+		"mkroot", t.control(), firmware, control, "v1"); err != nil {
+		return err
+	}
+	if err := t.script(ctx, nil, "mkdisk", control, t.blank("box-b")); err != nil {
 		return err
 	}
 	if err := t.script(ctx, nil, "mkroot", t.boxd, firmware, filepath.Join(t.dir, "good.squashfs"), "v2"); err != nil {
@@ -171,9 +237,17 @@ func (t *test) buildImages(ctx context.Context) error {
 		firmware, filepath.Join(t.dir, "broken.squashfs"), "v3")
 }
 
+// blank is the disk of a box as the factory makes it.
+func (t *test) blank(name string) string {
+	if name == "box-a" {
+		return filepath.Join(t.work, "disk.img")
+	}
+	return filepath.Join(t.dir, name+".blank.img")
+}
+
 func (t *test) script(ctx context.Context, env []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(t.image, name), args...)
-	cmd.Env = append(append(os.Environ(), "WORK="+t.work), env...)
+	cmd.Env = append(append(os.Environ(), "WORK="+t.work, "SQUASH_LEVEL=3"), env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)

@@ -13,7 +13,9 @@ import (
 
 // status is what the test reads of `boxd status --json`.
 type status struct {
-	BoxID  string `json:"box_id"`
+	Box struct {
+		ID string `json:"id"`
+	} `json:"box"`
 	Assets []struct {
 		ID     string `json:"id"`
 		State  string `json:"state"`
@@ -83,29 +85,58 @@ func (g *guest) ready(ctx context.Context) (seconds float64, err error) {
 	return seconds, err
 }
 
-func (t *test) firstBoot(ctx context.Context) error {
-	disk := filepath.Join(t.work, "disk.img")
+// guests describes the two boxes.
+func (t *test) guests() {
 	for name, at := range guests {
-		g := &guest{name: name, address: at.address, dir: t.dir, image: t.work, memory: 512, disk: filepath.Join(t.dir, name+".img")}
-		if err := copySparse(disk, g.disk); err != nil {
-			return err
+		g := &guest{
+			name: name, address: at.address, dir: t.dir, image: t.work, memory: 512,
+			disk: filepath.Join(t.dir, name+".img"), writeLog: filepath.Join(t.dir, name+".writes"),
 		}
 		if name == "box-a" {
-			g.writeLog = filepath.Join(t.dir, "box-a.writes")
-			if err := os.WriteFile(g.writeLog, nil, 0o644); err != nil {
-				return err
-			}
 			t.a = g
 		} else {
 			t.b = g
 		}
 	}
+}
+
+func (t *test) firstBoot(ctx context.Context) error {
 	for _, g := range []*guest{t.a, t.b} {
-		if err := g.start(); err != nil {
+		if err := copySparse(t.blank(g.name), g.disk); err != nil {
+			return err
+		}
+		if err := os.WriteFile(g.writeLog, nil, 0o644); err != nil {
 			return err
 		}
 	}
+	if err := t.boot(ctx); err != nil {
+		return err
+	}
 	for _, g := range []*guest{t.a, t.b} {
+		if err := g.until(ctx, "it is enrolled", 2*time.Minute, func(ctx context.Context) error {
+			s, err := g.status(ctx)
+			if err == nil && s.Box.ID == "" {
+				err = fmt.Errorf("no identity yet; health %v", s.Health)
+			}
+			return err
+		}); err != nil {
+			return fmt.Errorf("%w\n%s", err, g.journal(ctx))
+		}
+		s, err := g.status(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s: enrolled as %s; %s\n", g.name, s.Box.ID, g.memoryUse(ctx))
+	}
+	return nil
+}
+
+// boot starts both boxes and waits until boxd is up on them.
+func (t *test) boot(ctx context.Context) error {
+	for _, g := range []*guest{t.a, t.b} { // one after the other, so that the time of each means something
+		if err := g.start(); err != nil {
+			return err
+		}
 		if err := g.connect(ctx); err != nil {
 			return err
 		}
@@ -117,22 +148,6 @@ func (t *test) firstBoot(ctx context.Context) error {
 		if out, err := g.run(ctx, "systemctl --failed --no-legend; grep -E ' / | /var ' /proc/mounts; boxd-slot status"); err == nil {
 			fmt.Println(indent(out))
 		}
-	}
-	for _, g := range []*guest{t.a, t.b} {
-		if err := g.until(ctx, "it is enrolled", 2*time.Minute, func(ctx context.Context) error {
-			s, err := g.status(ctx)
-			if err == nil && s.BoxID == "" {
-				err = fmt.Errorf("no identity yet; health %v", s.Health)
-			}
-			return err
-		}); err != nil {
-			return fmt.Errorf("%w\n%s", err, g.journal(ctx))
-		}
-		s, err := g.status(ctx)
-		if err != nil {
-			return err
-		}
-		fmt.Printf("%s: enrolled as %s; %s\n", g.name, s.BoxID, g.memoryUse(ctx))
 	}
 	return nil
 }
@@ -166,7 +181,7 @@ func (g *guest) memoryUse(ctx context.Context) string {
 
 func (t *test) fetchAndShare(ctx context.Context) error {
 	begin := time.Now()
-	for _, id := range []string{t.film, t.bulk} {
+	for _, id := range []string{t.Film, t.Bulk} {
 		for _, g := range []*guest{t.a, t.b} {
 			if err := g.holds(ctx, id, 8*time.Minute); err != nil {
 				return fmt.Errorf("%w\n%s", err, g.journal(ctx))
@@ -180,11 +195,14 @@ func (t *test) fetchAndShare(ctx context.Context) error {
 			return err
 		}
 		for _, a := range s.Assets {
+			if g == t.b && a.ID == t.Film && a.Bytes.LAN+a.Bytes.Peer+a.Bytes.Origin > 0 {
+				return fmt.Errorf("box-b has the film from the factory and fetched it: %+v", a.Bytes)
+			}
 			fmt.Printf("%s: %s %s lan %d peer %d origin %d bytes\n", g.name, a.ID[:8], a.State, a.Bytes.LAN, a.Bytes.Peer, a.Bytes.Origin)
 		}
 		fmt.Printf("%s: %s\n", g.name, g.memoryUse(ctx))
 	}
-	sent, err := t.fleet.originBytes(ctx, t.bulk)
+	sent, err := t.fleet.originBytes(ctx, t.Bulk)
 	if err != nil {
 		return err
 	}
@@ -193,7 +211,7 @@ func (t *test) fetchAndShare(ctx context.Context) error {
 	if copies > 1.1 {
 		return fmt.Errorf("the origin sent %.3f copies into the home", copies)
 	}
-	for _, id := range []string{t.film, t.bulk} {
+	for _, id := range []string{t.Film, t.Bulk} {
 		if err := t.a.until(ctx, "the fleet manager has both proofs", 2*time.Minute, func(ctx context.Context) error {
 			n, err := t.fleet.proofs(ctx, id)
 			if err == nil && n < 2 {
@@ -207,6 +225,31 @@ func (t *test) fetchAndShare(ctx context.Context) error {
 	return nil
 }
 
+// watchdog freezes boxd: systemd must notice that it no longer answers for itself, and start it again.
+func (t *test) watchdog(ctx context.Context) error {
+	const ask = "systemctl show boxd -P MainPID -P NRestarts -P ActiveState -P Type -P WatchdogUSec"
+	before, err := t.b.run(ctx, ask)
+	if err != nil {
+		return err
+	}
+	fmt.Println(strings.Join(strings.Fields(before), " "))
+	begin := time.Now()
+	if _, err := t.b.run(ctx, "systemctl kill --kill-whom=main --signal=STOP boxd"); err != nil {
+		return err
+	}
+	if err := t.b.until(ctx, "systemd has started it again", 4*time.Minute, func(ctx context.Context) error {
+		out, err := t.b.run(ctx, "systemctl show boxd -P NRestarts -P ActiveState")
+		if err == nil && strings.Join(strings.Fields(out), " ") != "1 active" {
+			err = fmt.Errorf("%q", out)
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("%w\n%s", err, t.b.journal(ctx))
+	}
+	fmt.Printf("box-b: frozen boxd was up again after %.0f s\n", time.Since(begin).Seconds())
+	return t.b.holds(ctx, t.Bulk, time.Minute)
+}
+
 // update publishes a root file system as firmware and sees the boxes come up from it, in the other slot.
 func (t *test) update(ctx context.Context) error {
 	if _, err := t.fleet.publish(ctx, "firmware-v2", filepath.Join(t.dir, "good.squashfs"), firmwareTag); err != nil {
@@ -216,7 +259,7 @@ func (t *test) update(ctx context.Context) error {
 		if err := g.runsSlot(ctx, "running=b active=b good=b", "version=v2"); err != nil {
 			return err
 		}
-		if err := g.holds(ctx, t.bulk, 2*time.Minute); err != nil {
+		if err := g.holds(ctx, t.Bulk, 2*time.Minute); err != nil {
 			return err
 		}
 	}
@@ -227,12 +270,14 @@ func (t *test) update(ctx context.Context) error {
 func (g *guest) runsSlot(ctx context.Context, want ...string) error {
 	last := ""
 	err := g.until(ctx, strings.Join(want, " "), 8*time.Minute, func(ctx context.Context) error {
-		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		try, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		out, err := g.shell.run(try, "boxd-slot status")
 		if err != nil { // it restarts: its shell is a new one
-			if hello := g.hello(try); hello != nil {
-				return fmt.Errorf("it says nothing, last %q", last)
+			again, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if hello := g.hello(again); hello != nil {
+				return fmt.Errorf("it says nothing, last %q: %w", last, err)
 			}
 			return err
 		}
@@ -267,7 +312,7 @@ func (t *test) rollback(ctx context.Context) error {
 	if _, err := t.a.ready(ctx); err != nil {
 		return err
 	}
-	for _, id := range []string{t.film, t.bulk} {
+	for _, id := range []string{t.Film, t.Bulk} {
 		if err := t.a.holds(ctx, id, 2*time.Minute); err != nil {
 			return err
 		}
@@ -317,12 +362,12 @@ func (t *test) pullThePlug(ctx context.Context) error {
 	if _, err := t.a.ready(ctx); err != nil {
 		return err
 	}
-	for _, id := range []string{t.film, t.bulk, id} {
+	for _, id := range []string{t.Film, t.Bulk, id} {
 		if err := t.a.holds(ctx, id, 4*time.Minute); err != nil {
 			return err
 		}
 	}
-	for _, id := range []string{t.film, t.bulk, id} {
+	for _, id := range []string{t.Film, t.Bulk, id} {
 		out, err := t.a.run(ctx, "boxd verify "+id)
 		if err != nil {
 			return err
@@ -333,26 +378,26 @@ func (t *test) pullThePlug(ctx context.Context) error {
 	return nil
 }
 
+// powerCuts judges what both boxes wrote: the first, whose boxd is the real one, and the second, which ran the control.
 func (t *test) powerCuts(ctx context.Context) error {
-	log, before := filepath.Join(t.dir, "box-a.writes"), filepath.Join(t.work, "disk.img")
 	fmt.Printf("seed %d\n", t.seed)
-	honest, err := cutPower(ctx, t.dir, before, log, t.cuts, t.seed, false)
+	honest, err := t.cutPower(ctx, t.a, t.cuts)
 	if err != nil {
 		return err
 	}
 	honest.print(os.Stdout, "power cuts")
-	lying, err := cutPower(ctx, t.dir, before, log, max(t.cuts/4, 10), t.seed, true)
+	control, err := t.cutPower(ctx, t.b, max(t.cuts/4, 10))
 	if err != nil {
 		return err
 	}
-	lying.print(os.Stdout, "control, a disk that forgets what was synced")
+	control.print(os.Stdout, "control, boxd without the syncs of media")
 	switch {
 	case honest.bad > 0:
 		return fmt.Errorf("%d of %d power cuts left something wrong", honest.bad, honest.cuts)
 	case honest.pieces == 0:
 		return errors.New("no cut had a piece to check: the test proves nothing")
-	case lying.bad == 0:
-		return errors.New("the control found nothing wrong: the test proves nothing")
+	case control.wrong == 0:
+		return errors.New("no piece that the control claims was wrong: the test proves nothing")
 	}
 	return nil
 }

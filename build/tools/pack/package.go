@@ -71,7 +71,8 @@ func writePackage(kind, top, binary, base, share, arch, version, out string) err
 		Version: packageVersion(version), VersionSchema: "none", Section: "video", Priority: "optional",
 		Maintainer: "The boxd authors <boxd@localhost>", License: "Apache-2.0", MTime: sourceTime(),
 		Description: "Prefetches scheduled media, shares it within the home, plays it out\n" +
-			"One static program for set-top boxes; it needs nothing but a writable folder and a network.",
+			"One static program for set-top boxes; it needs nothing but a writable\n" +
+			"folder and a network.",
 		Overridables: nfpm.Overridables{Contents: contents, Scripts: scripts},
 	})
 	if err := nfpm.PrepareForPackager(info, kind); err != nil {

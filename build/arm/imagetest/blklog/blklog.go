@@ -1,9 +1,8 @@
 // Package blklog reads what qemu's blklogwrites driver logged of a disk (the format of Linux' dm-log-writes) and lays the
 // writes over an image as they could be found after a power cut.
 //
-// A cut is honest when it keeps what the disk promised: everything that was written before the last flush is there, of
-// what came after it any part may be. A lying disk forgets writes that it was told to flush; a program that survives
-// that was not tested by the honest cuts.
+// A cut keeps what the disk promised: everything that was written before the last flush is there, of what came after it any
+// part may be.
 package blklog
 
 import (
@@ -105,15 +104,15 @@ func (r *Replay) Advance(image io.WriterAt, at int) (int, error) {
 	return flush, nil
 }
 
-// Scatter writes a random part of the entries [first, at) to a copy of the image: what may have reached the platter. Unless
-// lying, an entry with FUA is kept whole. The last one is torn at a sector.
-func (r *Replay) Scatter(image io.WriterAt, first, at int, rng *rand.Rand, lying bool) error {
+// Scatter writes a random part of the entries [first, at) to a copy of the image: what may have reached the platter. An
+// entry with FUA is kept whole. The last one is torn at a sector.
+func (r *Replay) Scatter(image io.WriterAt, first, at int, rng *rand.Rand) error {
 	keep := rng.Float64()
 	for i := first; i < at; i++ {
 		e := r.entries[i]
 		part := int64(-1)
 		switch {
-		case e.FUA && !lying:
+		case e.FUA:
 		case i == at-1 && e.Length > 512:
 			part = rng.Int64N(e.Length/512) * 512
 		case rng.Float64() >= keep:
