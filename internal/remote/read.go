@@ -161,8 +161,15 @@ func (d *reader) from(ctx context.Context, box string, i int) ([]byte, error) {
 	}
 	_, length := d.info.PieceSpan(i)
 	data := make([]byte, length)
-	if _, err := io.ReadFull(resp.Body, data); err != nil {
-		return nil, err
+	for got := 0; got < len(data); {
+		part := data[got:min(got+chunk, len(data))]
+		if err := d.r.o.Pay(len(part), ctx.Done()); err != nil {
+			return nil, err
+		}
+		if _, err := io.ReadFull(resp.Body, part); err != nil {
+			return nil, err
+		}
+		got += len(part)
 	}
 	if sha1.Sum(data) != d.info.PieceHash(i) { //nolint:gosec // BitTorrent's piece hash
 		d.r.wrong.Add(1)

@@ -68,8 +68,9 @@ type Options struct {
 	Home     Household
 	Asset    func(id asset.ID) (Store, bool) // of this box's cache
 	Listener net.Listener                    // of ALPN, handshaken *tls.Conn; nil: nobody is answered
-	Pay      func(n int)                     // waits until n bytes may cross the LAN; nil: no limit
 	Log      *slog.Logger
+	// Pay waits until n bytes may cross the LAN, or done closes; nil: no limit.
+	Pay func(n int, done <-chan struct{}) error
 }
 
 // Remote reads from other boxes and answers theirs.
@@ -99,7 +100,7 @@ func New(o Options) (*Remote, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Pay == nil {
-		o.Pay = func(int) {}
+		o.Pay = func(int, <-chan struct{}) error { return nil }
 	}
 	r := &Remote{o: o, log: o.Log, seats: make(chan struct{}, MaxReaders), serving: make(chan struct{}, maxServed)}
 	r.client = &http.Client{Timeout: pieceTimeout, Transport: &http.Transport{

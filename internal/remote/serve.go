@@ -88,7 +88,9 @@ func (r *Remote) serve(w http.ResponseWriter, q *http.Request) {
 		if sent == 0 {
 			h.Set("Content-Length", strconv.FormatInt(length, 10))
 		}
-		r.o.Pay(len(part))
+		if err := r.o.Pay(len(part), q.Context().Done()); err != nil {
+			return
+		}
 		n, err := w.Write(part)
 		sent += int64(n)
 		r.served.Add(int64(n))

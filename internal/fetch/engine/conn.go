@@ -53,9 +53,14 @@ func (c *conn) Read(p []byte) (int, error) {
 	if err := c.pay(); err != nil {
 		return 0, err
 	}
-	n := c.e.down.Grant(len(p))
-	if s := c.remote.swarm; s != nil {
-		n = s.down.Grant(n)
+	n := len(p)
+	switch s := c.remote.swarm; {
+	case c.remote.class == LAN:
+		n = c.e.lan.Grant(n)
+	case s != nil:
+		n = s.down.Grant(c.e.down.Grant(n))
+	default:
+		n = c.e.down.Grant(n)
 	}
 	n, err := c.Conn.Read(p[:n])
 	c.in.Add(int64(n))
@@ -69,6 +74,12 @@ func (c *conn) pay() error {
 	}
 	n := c.debt
 	c.debt = 0
+	if c.remote.class == LAN {
+		if err := c.e.lan.Take(n, c.done); err != nil {
+			return net.ErrClosed
+		}
+		return nil
+	}
 	if s := c.remote.swarm; s != nil {
 		if err := s.down.Take(n, c.done); err != nil {
 			return net.ErrClosed
@@ -84,12 +95,13 @@ func (c *conn) pay() error {
 func (c *conn) Write(p []byte) (int, error) {
 	var sent int
 	for {
-		n := len(p) - sent
-		if c.remote.class == WAN {
-			n = c.e.up.Grant(n)
-			if err := c.e.up.Take(n, c.done); err != nil {
-				return sent, net.ErrClosed
-			}
+		bucket := c.e.up
+		if c.remote.class == LAN {
+			bucket = c.e.lan
+		}
+		n := bucket.Grant(len(p) - sent)
+		if err := bucket.Take(n, c.done); err != nil {
+			return sent, net.ErrClosed
 		}
 		w, err := c.Conn.Write(p[sent : sent+n])
 		sent += w

@@ -98,6 +98,7 @@ type Engine struct {
 	log   *slog.Logger
 	down  *pace.Bucket // WAN, all torrents
 	up    *pace.Bucket
+	lan   *pace.Bucket  // both ways
 	ready chan struct{} // closed when client is set
 	inbox *inbox
 	lazy  chan struct{} // bounds the torrents that are being loaded for a dialler
@@ -137,7 +138,7 @@ func New(opts Options) *Engine {
 	}
 	return &Engine{
 		opts: opts, log: opts.Log,
-		down: pace.NewBucket(pace.Unlimited), up: pace.NewBucket(pace.Unlimited),
+		down: pace.NewBucket(pace.Unlimited), up: pace.NewBucket(pace.Unlimited), lan: pace.NewBucket(pace.Unlimited),
 		ready: make(chan struct{}), inbox: newInbox(opts.Listener), lazy: make(chan struct{}, 16),
 		torrents: map[asset.ID]*swarm{}, conns: map[*conn]struct{}{}, targets: map[string]*remote{},
 		pseudo: map[netip.Addr]string{}, bans: newBans(), changed: make(chan struct{}),
@@ -149,6 +150,9 @@ func (e *Engine) Down() *pace.Bucket { return e.down }
 
 // Up is the bucket of all bytes to the WAN.
 func (e *Engine) Up() *pace.Bucket { return e.up }
+
+// LAN is the bucket of all bytes from and to boxes of the home: it takes nothing from the other two.
+func (e *Engine) LAN() *pace.Bucket { return e.lan }
 
 // Ready is closed when torrents can be loaded.
 func (e *Engine) Ready() <-chan struct{} { return e.ready }
