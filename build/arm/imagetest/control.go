@@ -58,7 +58,8 @@ func (t *test) buildControl(ctx context.Context) error {
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-overlay", overlay,
 		"-o", t.control(), "./cmd/boxd")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARM=7",
+		"GOARCH="+map[string]string{"arm64": "arm64", "armhf": "arm"}[t.arch])
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the control: %w: %s", err, out)
 	}

@@ -22,7 +22,8 @@ import (
 
 func main() {
 	o := options{}
-	flag.StringVar(&o.boxd, "boxd", "", "the box's program for arm64")
+	flag.StringVar(&o.arch, "arch", "arm64", "of the boxes, as Debian calls it: arm64, or armhf (on an arm64 kernel)")
+	flag.StringVar(&o.boxd, "boxd", "", "the box's program for that")
 	flag.StringVar(&o.fleetd, "fleetd", "", "the fleet manager for this machine")
 	flag.StringVar(&o.media, "media", "", "a film")
 	flag.StringVar(&o.image, "image", "build/arm/image", "folder with the image's scripts")
@@ -57,6 +58,7 @@ func main() {
 
 type options struct {
 	boxd, fleetd, media, image, work string
+	arch                             string
 	only, from                       string
 	cuts, size                       int
 	seed                             uint64
@@ -230,7 +232,7 @@ func (t *test) buildImages(ctx context.Context) error {
 	if err := os.MkdirAll(extra, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(extra, "soon.conf"), []byte("[Timer]\nOnBootSec=\nOnBootSec=40\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(extra, "soon.conf"), []byte("[Timer]\nOnBootSec=\nOnBootSec=15\n"), 0o644); err != nil {
 		return err
 	}
 	return t.script(ctx, []string{"EXTRA=" + filepath.Join(t.dir, "extra")}, "mkroot", broken,
@@ -247,7 +249,7 @@ func (t *test) blank(name string) string {
 
 func (t *test) script(ctx context.Context, env []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(t.image, name), args...)
-	cmd.Env = append(append(os.Environ(), "WORK="+t.work, "SQUASH_LEVEL=3"), env...)
+	cmd.Env = append(append(os.Environ(), "WORK="+t.work, "ARCH="+t.arch, "SQUASH_LEVEL=3"), env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)

@@ -262,6 +262,7 @@ func (t *test) update(ctx context.Context) error {
 		if err := g.holds(ctx, t.Bulk, 2*time.Minute); err != nil {
 			return err
 		}
+		fmt.Printf("%s: idle, with everything complete: %s\n", g.name, g.memoryUse(ctx))
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func writePackage(kind, top, binary, base, share, arch, version, out string) err
 		PostInstall: at("build/arm/pkg/postinst"), PreRemove: at("build/arm/pkg/prerm"), PostRemove: at("build/arm/pkg/postrm"),
 	}
 	if kind == "deb" {
-		help, err := shared(share, base)
+		help, err := shared(share)
 		if err != nil {
 			return err
 		}
@@ -99,18 +99,15 @@ func writePackage(kind, top, binary, base, share, arch, version, out string) err
 }
 
 // shared finds the manual pages and the completions, which the program itself wrote for this. Manual pages are compressed
-// beside the other results.
-func shared(dir, base string) (files.Contents, error) {
+// where they are.
+func shared(dir string) (files.Contents, error) {
 	pages, err := filepath.Glob(filepath.Join(dir, "man", "*.[18]"))
 	if err != nil || len(pages) == 0 {
 		return nil, fmt.Errorf("no manual pages in %s: %w", dir, err)
 	}
 	var list files.Contents
-	if err := os.MkdirAll(base+".man", 0o755); err != nil {
-		return nil, err
-	}
 	for _, page := range pages {
-		zipped := filepath.Join(base+".man", filepath.Base(page)+".gz")
+		zipped := page + ".gz"
 		if err := compress(page, zipped); err != nil {
 			return nil, err
 		}
