@@ -25,6 +25,7 @@ import (
 	"boxd/internal/fetch"
 	"boxd/internal/fetch/engine"
 	"boxd/internal/fetch/origin"
+	"boxd/internal/fetch/portmap"
 	"boxd/internal/firmware"
 	"boxd/internal/health"
 	"boxd/internal/httpapi"
@@ -49,7 +50,9 @@ type daemon struct {
 	swarm, tcp, unix, page net.Listener
 	state                  *state.DB
 	id                     *identity.Identity
+	split                  *engine.Split // nil with transport security
 	mux                    *identity.Mux
+	ports                  *portmap.Mapper // nil: no port is mapped
 	cache                  *cache.Cache
 	catalog                *catalog.Catalog
 	lan                    *lan.LAN
@@ -67,7 +70,8 @@ func (d *daemon) open(ctx context.Context) error {
 	d.health = health.New(nil)
 	d.bell = make(chan int64, 1)
 	for _, step := range []func(context.Context) error{
-		d.openListeners, d.openState, d.openIdentity, d.openCatalog, d.openCache, d.openLAN, d.openRemote, d.openFetch,
+		d.openListeners, d.openState, d.openIdentity, d.openCatalog, d.openCache, d.openLAN, d.openRemote, d.openPorts,
+		d.openFetch,
 		d.openFaces,
 	} {
 		if err := step(ctx); err != nil {
@@ -145,7 +149,7 @@ func (d *daemon) openIdentity(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.mux = d.id.NewMux(d.swarm)
+	d.openMux()
 	return nil
 }
 
@@ -259,16 +263,19 @@ func (d *daemon) openLAN(context.Context) (err error) {
 const trackerTimeout = 30 * time.Second
 
 func (d *daemon) openFetch(context.Context) (err error) {
+	swarm, id := d.swarmListener()
 	d.fetch, err = fetch.New(fetch.Options{
 		Cache: fetch.FromCache(d.cache), Catalog: d.catalog, Identity: d.id, LAN: d.lan, State: d.state,
-		NewSwarm: fetch.NewEngine(engine.Options{Log: d.named("swarm")}, fetch.EngineOptions{
-			Identity: d.id, Listener: d.mux.Listener(identity.ALPNSwarm),
-			Limits: engine.Limits{PeersPerTorrent: d.remote.NarrowPeers(d.cfg.Swarm.MaxPeers)},
+		NewSwarm: fetch.NewEngine(engine.Options{Self: d.id.BoxID, Log: d.named("swarm")}, fetch.EngineOptions{
+			Identity: id, Listener: swarm, Limits: engine.Limits{
+				PeersPerTorrent: d.remote.NarrowPeers(d.cfg.Swarm.MaxPeers), UploadSlots: d.cfg.Limits.UploadSlots,
+			},
 		}),
 		Origin: originClient(d.id), Tracker: d.id.HTTPClient(trackerTimeout),
 		TrackerURL: d.url(d.cfg.Fleet.Tracker, "/announce"), Port: d.swarmPort(), Location: d.cfg.Location(),
-		Class:  func() int { return spaceClass(d.cache.Usage()) },
-		Limits: fetchLimits(d.cfg), Health: d.health, Log: d.named("fetch"),
+		ExternalPort: d.externalPort,
+		Class:        func() int { return spaceClass(d.cache.Usage()) },
+		Limits:       fetchLimits(d.cfg), Health: d.health, Log: d.named("fetch"),
 	})
 	return err
 }
@@ -294,7 +301,9 @@ func fetchLimits(c *config.Config) fetch.Limits {
 	if c.Limits.MonthlyWAN.Set {
 		budget = schedule.LimitTo(int64(c.Limits.MonthlyWAN.Value))
 	}
-	return fetch.Limits{WANDown: rate(c.Limits.WANDown), WANUp: rate(c.Limits.WANUp), Budget: budget}
+	return fetch.Limits{WANDown: rate(c.Limits.WANDown), WANUp: rate(c.Limits.WANUp),
+		UploadRatio: float64(c.Limits.UploadRatio), UploadOff: c.Limits.UploadRatio == 0 || c.Limits.UploadSlots == 0,
+		Budget: budget}
 }
 
 func (d *daemon) httpURL() string { return "http://" + d.tcp.Addr().String() }
@@ -350,6 +359,12 @@ func (d *daemon) services(ctx context.Context, g *errgroup.Group) {
 	}
 	start("identity", d.id.Run)
 	start("mux", d.mux.Run)
+	if d.split != nil {
+		start("split", d.split.Run)
+	}
+	if d.ports != nil {
+		start("portmap", d.ports.Run)
+	}
 	start("cache", d.cache.Run)
 	start("catalog", d.catalog.Run)
 	start("lan", d.lan.Run)

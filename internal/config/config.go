@@ -60,6 +60,10 @@ type Cache struct {
 type Swarm struct {
 	Listen   string `toml:"listen"`
 	MaxPeers int    `toml:"max_peers"` // connections per asset
+	// PortMapping asks the home's router to let boxes of other homes in (NAT-PMP, UPnP-IGD).
+	PortMapping bool `toml:"port_mapping"`
+	// Insecure turns transport security off: a test fleet only.
+	Insecure bool `toml:"insecure"`
 }
 
 // LAN says how to find the other boxes of the home.
@@ -87,7 +91,10 @@ type Limits struct {
 	WANDown    RateLimit `toml:"wan_down"`    // bytes a second
 	WANUp      RateLimit `toml:"wan_up"`      // bytes a second
 	MonthlyWAN SizeLimit `toml:"monthly_wan"` // bytes over the access line in a calendar month, both ways
-	Memory     Size      `toml:"memory"`      // soft limit of the Go heap
+	// UploadRatio is how many bytes go over the access line for each byte of an asset; 0: none.
+	UploadRatio Ratio `toml:"upload_ratio"`
+	UploadSlots int   `toml:"upload_slots"` // boxes of other homes served at one time from a complete asset; 0: none
+	Memory      Size  `toml:"memory"`       // soft limit of the Go heap
 }
 
 // Schedule is how the box reads times of day.
@@ -113,10 +120,10 @@ func Default() Config {
 			Quota: 20 << 30, Reserve: 1 << 30, GroupBytes: 8 << 20, GroupInterval: Duration(2 * time.Second),
 			ScrubPeriod: Duration(30 * 24 * time.Hour), ScrubRate: 4 << 20,
 		},
-		Swarm:  Swarm{Listen: ":6880", MaxPeers: 24},
+		Swarm:  Swarm{Listen: ":6880", MaxPeers: 24, PortMapping: true},
 		LAN:    LAN{MDNS: true, RemoteReads: true},
 		HTTP:   HTTP{Listen: "127.0.0.1:8480", MaxPlayers: 64},
-		Limits: Limits{Memory: 64 << 20},
+		Limits: Limits{UploadRatio: 2, UploadSlots: 8, Memory: 64 << 20},
 		Log:    Log{Level: "info", Format: "text"},
 	}
 }

@@ -208,6 +208,11 @@ func set(field reflect.Value, val any) error {
 				return errors.New(`want a duration with a unit, like "90s"`)
 			}
 			return u.UnmarshalText([]byte(strconv.FormatInt(x, 10)))
+		case float64:
+			if _, isRatio := u.(*Ratio); isRatio {
+				return u.UnmarshalText([]byte(strconv.FormatFloat(x, 'g', -1, 64)))
+			}
+			return fmt.Errorf("want a string with a unit, have %s", kindName(val))
 		default:
 			return fmt.Errorf("want a string with a unit, have %s", kindName(val))
 		}

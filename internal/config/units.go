@@ -154,3 +154,16 @@ func (v Duration) String() string { return time.Duration(v).String() }
 
 // Std is the duration as the standard library's type.
 func (v Duration) Std() time.Duration { return time.Duration(v) }
+
+// Ratio is a number that is not negative.
+type Ratio float64
+
+// UnmarshalText reads "1.5".
+func (r *Ratio) UnmarshalText(b []byte) error {
+	x, err := strconv.ParseFloat(string(b), 64)
+	if err != nil || !(x >= 0 && x <= 1000) {
+		return fmt.Errorf("%.40q; want a number from 0 to 1000", b)
+	}
+	*r = Ratio(x)
+	return nil
+}

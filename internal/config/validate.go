@@ -80,7 +80,11 @@ func (v *validator) fleet(c *Config) {
 	for key, u := range map[string]string{
 		"fleet.url": f.URL, "fleet.catalog": f.Catalog, "fleet.tracker": f.Tracker, "fleet.upload": f.Upload,
 	} {
-		if u != "" {
+		switch {
+		case u == "":
+		case key == "fleet.tracker" && c.Swarm.Insecure && strings.HasPrefix(u, "http:"):
+			v.url(key, u, "http") // stock clients have no certificate to show
+		default:
 			v.url(key, u, "https")
 		}
 	}
@@ -126,6 +130,9 @@ func (v *validator) bounds(c *Config) {
 	}
 	if c.Swarm.MaxPeers < 1 || c.Swarm.MaxPeers > 200 {
 		v.add("swarm.max_peers", "%d; want 1 to 200", c.Swarm.MaxPeers)
+	}
+	if c.Limits.UploadSlots < 0 || c.Limits.UploadSlots > 100 {
+		v.add("limits.upload_slots", "%d; want 0 to 100", c.Limits.UploadSlots)
 	}
 	if c.Limits.Memory < MinMemory {
 		v.add("limits.memory", "%v; want at least %v", c.Limits.Memory, MinMemory)

@@ -34,6 +34,9 @@ func (r *replay) Read(p []byte) (int, error) {
 	return r.Conn.Read(p)
 }
 
+// NetConn is the connection below.
+func (r *replay) NetConn() net.Conn { return r.Conn }
+
 // peek reads n bytes that a later Read returns again.
 func peek(nc net.Conn, n int) (*replay, error) {
 	b := make([]byte, n)

@@ -1,8 +1,9 @@
 // Package portmap asks the home's router to let boxes outside reach the swarm's port: NAT-PMP (RFC 6886) first, because
-// it is one datagram, then UPnP-IGD, for which it uses the client that the swarm engine brings along anyway.
+// it is one datagram, then UPnP-IGD.
 //
-// Invariants: a mapping is leased and renewed at half its life, never permanent, and given back at the end. A router that
-// knows neither is asked again only rarely. Nothing here waits for ever.
+// Invariants: a mapping is leased and renewed at half its life, never permanent, and given back at the end. Only the router
+// of the default route is asked and believed; what it answers is bounded in bytes and in time. A router that knows neither
+// protocol is asked again only rarely, and at once when the box gets another one.
 package portmap
 
 import (
@@ -11,43 +12,72 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
-	alog "github.com/anacrolix/log"
-	"github.com/anacrolix/upnp"
 	natpmp "github.com/jackpal/go-nat-pmp"
 )
 
 const (
 	lease    = time.Hour
 	giveUp   = 30 * time.Minute // until a router that knows no mapping is asked again
-	timeout  = 4 * time.Second
+	look     = 30 * time.Second // how often the default route is looked at
+	timeout  = 2 * time.Second  // of one question
 	fromFile = "/proc/net/route"
 )
 
 // Mapper keeps one TCP port mapped.
 type Mapper struct {
-	Port    int                           // that the box listens on
-	Gateway func() (netip.Addr, error)    // nil: the default route's
-	UPnP    func() ([]upnp.Device, error) // nil: asks the network
+	Port    int                            // that the box listens on
+	Name    string                         // of the box: boxes of one home that ask for one port agree on others
+	Gateway func() (netip.Addr, error)     // nil: the default route's
+	Needed  func(ctx context.Context) bool // nil: always; false: nothing is asked of the router
+	Changed func(Mapping)                  // told after each attempt; may be nil
 	Log     *slog.Logger
 
-	external atomic.Int64
+	ssdp int // port; 0: ssdpPort
+
+	mu  sync.Mutex // guards the field below
+	now Mapping
+}
+
+// Mapping is how the box is reached from outside.
+type Mapping struct {
+	Protocol string     // "NAT-PMP", "UPnP"; empty: nothing is mapped
+	External int        // port; 0: nothing is mapped
+	Address  netip.Addr // of the router, outside; zero: not known
+	Err      error      // why nothing is mapped; nil before the first attempt
+
+	gateway netip.Addr
+	undo    func(context.Context) error
+}
+
+// Behind reports that the router has no public address itself, so that the mapping leads to another router only.
+func (m Mapping) Behind() bool {
+	cgnat := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10) // RFC 6598
+	return m.Address.IsValid() && (m.Address.IsPrivate() || cgnat.Contains(m.Address) || m.Address.IsLinkLocalUnicast())
 }
 
 // External is the port by which the box is reached from outside; its own when nothing is mapped.
 func (m *Mapper) External() int {
-	if p := m.external.Load(); p > 0 {
-		return int(p)
+	if p := m.Mapping().External; p > 0 {
+		return p
 	}
 	return m.Port
+}
+
+// Mapping is the present one.
+func (m *Mapper) Mapping() Mapping {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
 }
 
 // Run maps and renews until ctx ends, then gives the mapping back.
@@ -55,89 +85,167 @@ func (m *Mapper) Run(ctx context.Context) error {
 	if m.Log == nil {
 		m.Log = slog.New(slog.DiscardHandler)
 	}
-	var undo func()
-	for ctx.Err() == nil {
-		port, end, err := m.try()
-		wait := lease/2 + rand.N(lease/8) //nolint:gosec // jitter
-		if err == nil {
-			m.external.Store(int64(port))
-			undo = end
-			m.Log.Debug("the router maps a port", "external", port)
-		} else {
-			m.external.Store(0)
-			wait = giveUp + rand.N(giveUp/4) //nolint:gosec // jitter
-			m.Log.Debug("the router maps no port", "err", err)
-		}
-		t := time.NewTimer(wait)
+	t := time.NewTimer(0)
+	defer t.Stop()
+	var again time.Time
+	for {
 		select {
 		case <-ctx.Done():
+			return m.release()
 		case <-t.C:
 		}
-		t.Stop()
+		t.Reset(look)
+		gw, err := m.gateway()
+		if err == nil && gw == m.Mapping().gateway && time.Now().Before(again) {
+			continue
+		}
+		if err == nil && m.Needed != nil && !m.Needed(ctx) {
+			continue
+		}
+		again = time.Now().Add(m.renew(ctx, gw, err))
 	}
-	if undo != nil {
-		undo()
+}
+
+func (m *Mapper) gateway() (netip.Addr, error) {
+	if m.Gateway != nil {
+		return m.Gateway()
 	}
+	return defaultGateway()
+}
+
+// renew maps anew and returns when to do so again.
+func (m *Mapper) renew(ctx context.Context, gw netip.Addr, err error) time.Duration {
+	was := m.Mapping()
+	next := Mapping{Err: err}
+	if err == nil {
+		next = m.try(ctx, gw, max(was.External, 0))
+	}
+	if ctx.Err() != nil && next.External == 0 {
+		return look // it keeps what it has, to give it back
+	}
+	next.gateway = gw
+	if next.External == 0 && was.External > 0 && was.gateway == gw {
+		m.Log.Info("the router has forgotten the mapped port", "err", next.Err)
+	}
+	m.mu.Lock()
+	m.now = next
+	m.mu.Unlock()
+	if m.Changed != nil {
+		m.Changed(next)
+	}
+	if next.External == 0 {
+		m.Log.Debug("the router maps no port", "err", next.Err)
+		return giveUp + rand.N(giveUp/4) //nolint:gosec // jitter
+	}
+	if was.External != next.External {
+		m.Log.Info("the router maps a port", "external", next.External, "protocol", next.Protocol)
+	}
+	return lease/2 - rand.N(lease/8) //nolint:gosec // jitter
+}
+
+// release gives the mapping back, without waiting long.
+func (m *Mapper) release() error {
+	was := m.Mapping()
+	if was.undo == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if err := was.undo(ctx); err != nil {
+		m.Log.Debug("giving the port mapping back failed", "err", err) // the lease ends by itself
+	}
+	m.mu.Lock()
+	m.now = Mapping{}
+	m.mu.Unlock()
 	return nil
 }
 
-// try maps the port by the first protocol that the router knows.
-func (m *Mapper) try() (port int, undo func(), err error) {
-	port, undo, pmpErr := m.pmp()
+// try maps the port by the first protocol that the router knows; want is the external port that was mapped last, if any.
+func (m *Mapper) try(ctx context.Context, gw netip.Addr, want int) Mapping {
+	if want == 0 {
+		want = m.Port
+	}
+	got, pmpErr := m.pmp(gw, want)
 	if pmpErr == nil {
-		return port, undo, nil
+		return got
 	}
-	port, undo, upnpErr := m.igd()
+	got, upnpErr := m.igd(ctx, gw, want)
 	if upnpErr == nil {
-		return port, undo, nil
+		return got
 	}
-	return 0, nil, errors.Join(pmpErr, upnpErr)
+	return Mapping{Err: errors.Join(fmt.Errorf("NAT-PMP: %w", pmpErr), fmt.Errorf("UPnP: %w", upnpErr))}
 }
 
-func (m *Mapper) pmp() (int, func(), error) {
-	gateway := m.Gateway
-	if gateway == nil {
-		gateway = defaultGateway
-	}
-	gw, err := gateway()
-	if err != nil {
-		return 0, nil, fmt.Errorf("NAT-PMP: %w", err)
-	}
+func (m *Mapper) pmp(gw netip.Addr, want int) (Mapping, error) {
 	c := natpmp.NewClientWithTimeout(gw.AsSlice(), timeout)
-	res, err := c.AddPortMapping("tcp", m.Port, m.Port, int(lease.Seconds()))
+	res, err := c.AddPortMapping("tcp", m.Port, want, int(lease.Seconds()))
 	if err != nil {
-		return 0, nil, fmt.Errorf("NAT-PMP: %w", err)
+		return Mapping{}, err
 	}
 	if res.MappedExternalPort == 0 {
-		return 0, nil, errors.New("NAT-PMP: the router mapped port 0")
+		return Mapping{}, errors.New("the router mapped port 0")
 	}
-	return int(res.MappedExternalPort), func() {
-		if _, err := c.AddPortMapping("tcp", m.Port, 0, 0); err != nil { // RFC 6886, section 3.4
-			m.Log.Debug("giving the port mapping back failed", "err", err)
-		}
-	}, nil
+	got := Mapping{
+		Protocol: "NAT-PMP", External: int(res.MappedExternalPort),
+		undo: func(context.Context) error {
+			_, err := c.AddPortMapping("tcp", m.Port, 0, 0) // RFC 6886, section 3.4
+			return err
+		},
+	}
+	if out, err := c.GetExternalAddress(); err == nil {
+		got.Address = netip.AddrFrom4(out.ExternalIPAddress)
+	}
+	return got, nil
 }
 
-func (m *Mapper) igd() (int, func(), error) {
-	discover := m.UPnP
-	if discover == nil {
-		discover = func() ([]upnp.Device, error) {
-			return upnp.Discover(0, timeout, alog.Default.FilterLevel(alog.Critical)), nil
-		}
+func (m *Mapper) igd(ctx context.Context, gw netip.Addr, want int) (Mapping, error) {
+	port := m.ssdp
+	if port == 0 {
+		port = ssdpPort
 	}
-	devices, err := discover()
+	d, err := findDevice(ctx, gw, port)
 	if err != nil {
-		return 0, nil, fmt.Errorf("UPnP: %w", err)
+		return Mapping{}, err
 	}
-	err = errors.New("UPnP: no router answers")
-	for _, d := range devices {
-		port, mapErr := d.AddPortMapping(upnp.TCP, m.Port, m.Port, "boxd", lease)
-		if mapErr == nil && port > 0 && port < 1<<16 {
-			return port, func() {}, nil // the lease ends by itself
+	if d.local, err = localTo(gw); err != nil {
+		return Mapping{}, err
+	}
+	for try := range 4 {
+		if try > 0 {
+			want = m.other(try)
 		}
-		err = fmt.Errorf("UPnP: %s: %w", d.ID(), mapErr)
+		var refusal *soapError
+		err = d.add(ctx, want, m.Port)
+		if err == nil {
+			external := want
+			return Mapping{
+				Protocol: "UPnP", External: external, Address: d.address(ctx),
+				undo: func(ctx context.Context) error { return d.remove(ctx, external) },
+			}, nil
+		}
+		if !errors.As(err, &refusal) || refusal.Code == errOnlyPermanent {
+			break
+		}
 	}
-	return 0, nil, err
+	return Mapping{}, err
+}
+
+// other is another external port for a box whose own is taken, most likely by another box of the home.
+func (m *Mapper) other(try int) int {
+	h := fnv.New32a()
+	_, _ = fmt.Fprintf(h, "%s/%d/%d", m.Name, m.Port, try)
+	return 20_000 + int(h.Sum32()%40_000)
+}
+
+// localTo is our address on the way to the router.
+func localTo(gw netip.Addr) (string, error) {
+	c, err := net.Dial("udp4", netip.AddrPortFrom(gw, ssdpPort).String()) // sends nothing
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	ap, err := netip.ParseAddrPort(c.LocalAddr().String())
+	return ap.Addr().String(), err
 }
 
 // defaultGateway reads the IPv4 default route from the kernel.

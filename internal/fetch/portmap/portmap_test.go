@@ -4,12 +4,16 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
-
-	"github.com/anacrolix/upnp"
 )
 
 // router answers NAT-PMP requests on a loopback address of its own and hands over what it was asked.
@@ -27,6 +31,9 @@ func router(t *testing.T, addr string) <-chan [2]uint32 {
 			n, from, err := pc.ReadFrom(b)
 			if err != nil {
 				return
+			}
+			if n == 2 { // its address
+				_, _ = pc.WriteTo([]byte{0, 128, 0, 0, 0, 0, 0, 1, 203, 0, 113, 9}, from)
 			}
 			if n != 12 || b[1] != 2 {
 				continue
@@ -72,27 +79,155 @@ func TestNATPMPMapsRenewsAndGivesBack(t *testing.T) {
 	}
 }
 
-type igd struct{ upnp.Device }
+// upnpRouter answers SSDP and SOAP on a loopback address of its own, as a router with UPnP-IGD does.
+type upnpRouter struct {
+	addr  netip.Addr
+	ssdp  int
+	taken map[int]bool // external ports
 
-func (igd) ID() string { return "a router" }
-func (igd) AddPortMapping(p upnp.Protocol, in, _ int, _ string, d time.Duration) (int, error) {
-	if p != upnp.TCP || in != 6880 || d != lease {
-		return 0, errors.New("asked for something else")
-	}
-	return 41_000, nil
+	mu     sync.Mutex // guards mapped
+	mapped map[int]string
+	bodies string // what the description is
 }
 
-func TestUPnPIsTheSecondChoice(t *testing.T) {
+const describe = `<?xml version="1.0"?><root xmlns="urn:schemas-upnp-org:device-1-0"><device><deviceList><device><serviceList>
+<service><serviceType>urn:schemas-upnp-org:service:WANCommonInterfaceConfig:1</serviceType><controlURL>/x</controlURL></service>
+</serviceList><deviceList><device><serviceList><service>
+<serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType><controlURL>/ctl</controlURL>
+</service></serviceList></device></deviceList></device></deviceList></device></root>`
+
+func newUPnP(t *testing.T, addr string, taken ...int) *upnpRouter {
+	t.Helper()
+	r := &upnpRouter{addr: netip.MustParseAddr(addr), taken: map[int]bool{}, mapped: map[int]string{}, bodies: describe}
+	for _, p := range taken {
+		r.taken[p] = true
+	}
+	ln, err := net.Listen("tcp", addr+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: r, ReadHeaderTimeout: time.Second}
+	go func() { _ = srv.Serve(ln) }()
+	pc, err := net.ListenPacket("udp", addr+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close(); _ = pc.Close() })
+	r.ssdp = pc.LocalAddr().(*net.UDPAddr).Port
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if !strings.HasPrefix(string(b[:n]), "M-SEARCH * HTTP/1.1\r\n") {
+				continue
+			}
+			_, _ = pc.WriteTo([]byte("HTTP/1.1 200 OK\r\nST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n"+
+				"LOCATION: http://"+ln.Addr().String()+"/desc.xml\r\n\r\n"), from)
+		}
+	}()
+	return r
+}
+
+func (r *upnpRouter) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if req.Method == http.MethodGet {
+		_, _ = io.WriteString(w, r.bodies)
+		return
+	}
+	body, _ := io.ReadAll(req.Body)
+	arg := func(name string) string {
+		_, after, _ := strings.Cut(string(body), "<"+name+">")
+		val, _, _ := strings.Cut(after, "<")
+		return val
+	}
+	port, _ := strconv.Atoi(arg("NewExternalPort"))
+	_, action, _ := strings.Cut(strings.Trim(req.Header.Get("SOAPAction"), `"`), "#")
+	switch {
+	case action == "GetExternalIPAddress":
+		_, _ = io.WriteString(w, `<s:Envelope xmlns:s="s"><s:Body><u:GetExternalIPAddressResponse xmlns:u="u">`+
+			`<NewExternalIPAddress>10.0.0.9</NewExternalIPAddress></u:GetExternalIPAddressResponse></s:Body></s:Envelope>`)
+	case action == "DeletePortMapping":
+		delete(r.mapped, port)
+	case r.taken[port] || arg("NewLeaseDuration") != "3600":
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = io.WriteString(w, `<s:Envelope xmlns:s="s"><s:Body><s:Fault><detail><UPnPError xmlns="x"><errorCode>718</errorCode>`+
+			`<errorDescription>ConflictInMappingEntry</errorDescription></UPnPError></detail></s:Fault></s:Body></s:Envelope>`)
+	default:
+		r.mapped[port] = arg("NewInternalClient") + ":" + arg("NewInternalPort")
+	}
+}
+
+func (r *upnpRouter) mapper() (*Mapper, <-chan Mapping) {
+	told := make(chan Mapping, 8)
+	return &Mapper{
+		Port: 6880, Name: "box-a", ssdp: r.ssdp, Gateway: func() (netip.Addr, error) { return r.addr, nil },
+		Changed: func(m Mapping) { told <- m },
+	}, told
+}
+
+func TestUPnPMapsAnotherPortWhenItsOwnIsTakenAndGivesItBack(t *testing.T) {
+	r := newUPnP(t, "127.0.0.78", 6880)
+	m, told := r.mapper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	got := <-told
+	if got.Protocol != "UPnP" || got.External < 20_000 || !got.Behind() || m.External() != got.External {
+		t.Fatalf("%+v", got)
+	}
+	r.mu.Lock()
+	if to := r.mapped[got.External]; !strings.HasPrefix(to, "127.0.0.") || !strings.HasSuffix(to, ":6880") {
+		t.Errorf("mapped to %s", to)
+	}
+	r.mu.Unlock()
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if len(r.mapped) != 0 || m.External() != 6880 {
+		t.Errorf("left behind: %v", r.mapped)
+	}
+}
+
+func TestRoutersThatMapNothing(t *testing.T) {
+	for name, body := range map[string]string{
+		"no such service": `<root><device/></root>`,
+		"not XML":         "<<<",
+		"elsewhere":       strings.Replace(describe, "/ctl", "http://198.51.100.1/ctl", 1),
+		"endless":         "<root>" + strings.Repeat("x", 2*maxReply),
+	} {
+		r := newUPnP(t, "127.0.0.79")
+		r.bodies = body
+		m, _ := r.mapper()
+		m.Log = slog.New(slog.DiscardHandler)
+		if got, err := m.igd(t.Context(), r.addr, 6880); err == nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	m := &Mapper{Port: 6880, Log: slog.New(slog.DiscardHandler)}
+	if wait := m.renew(t.Context(), netip.Addr{}, errors.New("no route")); wait < giveUp || m.Mapping().Err == nil {
+		t.Errorf("asked again after %v: %+v", wait, m.Mapping())
+	}
+}
+
+func TestNothingIsAskedWhenNothingIsNeeded(t *testing.T) {
+	asked := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
 	m := &Mapper{
-		Port: 6880, Gateway: func() (netip.Addr, error) { return netip.Addr{}, errors.New("no route") },
-		UPnP: func() ([]upnp.Device, error) { return []upnp.Device{igd{}}, nil },
+		Port: 6880, Gateway: func() (netip.Addr, error) { return netip.MustParseAddr("127.0.0.80"), nil },
+		Needed:  func(context.Context) bool { close(asked); return false },
+		Changed: func(m Mapping) { t.Errorf("told of %+v", m) },
 	}
-	if port, _, err := m.try(); err != nil || port != 41_000 {
-		t.Fatal(port, err)
-	}
-	m.UPnP = func() ([]upnp.Device, error) { return nil, nil }
-	if _, _, err := m.try(); err == nil {
-		t.Fatal("mapped by nobody")
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	<-asked
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }
 
