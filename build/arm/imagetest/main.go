@@ -203,7 +203,7 @@ func (t *test) publishFirst(ctx context.Context) (err error) {
 }
 
 // buildImages makes the disks and, for later, two more roots: a good update, and one whose boxd does not start. The second
-// box begins with the control of the power cuts, and with the film from the factory.
+// box begins with the control of the power cuts, with the film from the factory and with a credential in place of a token.
 func (t *test) buildImages(ctx context.Context) error {
 	firmware := filepath.Join(t.dir, "fleet/firmware")
 	if err := t.script(ctx, nil, "make", t.boxd, firmware, "v1"); err != nil {
@@ -213,8 +213,12 @@ func (t *test) buildImages(ctx context.Context) error {
 	if err := t.preseed(filepath.Join(t.dir, "preseeded")); err != nil {
 		return err
 	}
+	without, err := t.withoutToken(firmware)
+	if err != nil {
+		return err
+	}
 	if err := t.script(ctx, []string{"EXTRA=" + filepath.Join(t.dir, "preseeded")},
-		"mkroot", t.control(), firmware, control, "v1"); err != nil {
+		"mkroot", t.control(), without, control, "v1"); err != nil {
 		return err
 	}
 	if err := t.script(ctx, nil, "mkdisk", control, t.blank("box-b")); err != nil {

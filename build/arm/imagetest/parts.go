@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -109,9 +110,15 @@ func (t *test) firstBoot(ctx context.Context) error {
 			return err
 		}
 	}
+	credential, err := t.tokenCredential()
+	if err != nil {
+		return err
+	}
+	t.b.kernelArgs = credential
 	if err := t.boot(ctx); err != nil {
 		return err
 	}
+	t.b.kernelArgs = ""
 	for _, g := range []*guest{t.a, t.b} {
 		if err := g.until(ctx, "it is enrolled", 2*time.Minute, func(ctx context.Context) error {
 			s, err := g.status(ctx)
@@ -225,7 +232,7 @@ func (t *test) fetchAndShare(ctx context.Context) error {
 	return nil
 }
 
-// watchdog freezes boxd: systemd must notice that it no longer answers for itself, and start it again.
+// watchdog reloads boxd, then freezes it: systemd must notice that it no longer answers for itself, and start it again.
 func (t *test) watchdog(ctx context.Context) error {
 	const ask = "systemctl show boxd -P MainPID -P NRestarts -P ActiveState -P Type -P WatchdogUSec"
 	before, err := t.b.run(ctx, ask)
@@ -233,6 +240,11 @@ func (t *test) watchdog(ctx context.Context) error {
 		return err
 	}
 	fmt.Println(strings.Join(strings.Fields(before), " "))
+	if out, err := t.b.run(ctx, "systemctl reload boxd && systemctl show boxd -P MainPID -P NRestarts"); err != nil {
+		return err
+	} else if now := strings.Fields(out); len(now) != 2 || !slices.Contains(strings.Fields(before), now[0]) || now[1] != "0" {
+		return fmt.Errorf("reloading was more than that: %q, before %q", out, before)
+	}
 	begin := time.Now()
 	if _, err := t.b.run(ctx, "systemctl kill --kill-whom=main --signal=STOP boxd"); err != nil {
 		return err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 )
 
 // preseed lays out what docs/integrating.md says of media from the factory: the film as a cache would hold it, and the two
@@ -32,4 +34,29 @@ func (t *test) preseed(root string) error {
 		}
 	}
 	return nil
+}
+
+// withoutToken copies the fleet's four files but the token and the key that names it: the box gets its token as a system
+// credential, which the kernel's command line gives here.
+func (t *test) withoutToken(firmware string) (folder string, err error) {
+	folder = filepath.Join(t.dir, "without-token")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", err
+	}
+	for _, name := range []string{"boxd.toml", "ca.pem", "root.json"} {
+		text, err := os.ReadFile(filepath.Join(firmware, name))
+		if err != nil {
+			return "", err
+		}
+		text = regexp.MustCompile(`(?m)^token_file.*\n`).ReplaceAll(text, nil)
+		if err := os.WriteFile(filepath.Join(folder, name), text, 0o644); err != nil {
+			return "", err
+		}
+	}
+	return folder, nil
+}
+
+func (t *test) tokenCredential() (string, error) {
+	token, err := os.ReadFile(filepath.Join(t.dir, "fleet/firmware/token"))
+	return "systemd.set_credential=boxd.token:" + strings.TrimSpace(string(token)), err
 }
