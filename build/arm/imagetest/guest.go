@@ -40,7 +40,7 @@ func (g *guest) start() error {
 		"-kernel", filepath.Join(g.image, "vmlinuz"), "-initrd", filepath.Join(g.image, "initrd"),
 		"-append", "console=ttyAMA0 panic=2 net.ifnames=0 systemd.debug_shell=hvc0 systemd.getty_auto=no " +
 			"systemd.default_timeout_start_sec=300 " +
-			"ip=" + g.address + "::" + hostAddress + ":255.255.255.0:" + g.name + ":eth0:off "+g.kernelArgs,
+			"ip=" + g.address + "::" + hostAddress + ":255.255.255.0:" + g.name + ":eth0:off " + g.kernelArgs,
 		"-serial", "file:" + filepath.Join(g.dir, g.name+".console"),
 		"-netdev", "tap,id=n,ifname=" + tapOf(g.name) + ",script=no,downscript=no",
 		"-device", "virtio-net-pci,netdev=n,romfile=,mac=" + macOf(g.name),

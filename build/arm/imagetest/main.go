@@ -100,6 +100,9 @@ func (t *test) prepare(ctx context.Context) error {
 	if os.Getenv(insideEnv) != "" {
 		return nil
 	}
+	if _, err := exec.LookPath("qemu-system-aarch64"); err != nil {
+		return fmt.Errorf("the boxes run in qemu (Debian: qemu-system-arm): %w", err)
+	}
 	if t.from != "" {
 		return nil
 	}
