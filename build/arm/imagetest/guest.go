@@ -20,11 +20,12 @@ import (
 type guest struct {
 	name, address string
 	disk          string
-	writeLog      string // where qemu logs every write to the disk; "" is nowhere
-	dir           string // for sockets and the console's text
-	image         string // folder with vmlinuz and initrd
-	memory        int    // MiB
-	kernelArgs    string // more for the kernel's command line
+	writeLog      string        // where qemu logs every write to the disk; "" is nowhere
+	dir           string        // for sockets and the console's text
+	image         string        // folder with vmlinuz and initrd
+	memory        int           // MiB
+	kernelArgs    string        // more for the kernel's command line
+	slow          time.Duration // how many times longer than on a machine of its own everything may take
 
 	cmd     *exec.Cmd
 	ended   chan struct{}
@@ -75,7 +76,7 @@ func (g *guest) start() error {
 // connect waits for the shell.
 func (g *guest) connect(ctx context.Context) error {
 	console := filepath.Join(g.dir, g.name+".sock")
-	ctx, cancel := context.WithTimeout(ctx, 6*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 6*time.Minute*g.slow)
 	defer cancel()
 	for {
 		conn, err := net.Dial("unix", console)
@@ -96,7 +97,7 @@ func (g *guest) connect(ctx context.Context) error {
 // hello waits until the shell answers, at the first start and after the guest restarted itself.
 func (g *guest) hello(ctx context.Context) error {
 	for {
-		try, cancel := context.WithTimeout(ctx, 3*time.Second)
+		try, cancel := context.WithTimeout(ctx, 3*time.Second*g.slow)
 		out, err := g.shell.run(try, "stty -echo 2>/dev/null; PS1= ; PS2= ; bind 'set enable-bracketed-paste off' 2>/dev/null; echo up")
 		cancel()
 		if err == nil && strings.Contains(out, "up") {
@@ -119,7 +120,7 @@ func (g *guest) lastWords() string {
 
 // run runs a command in the guest and returns what it prints.
 func (g *guest) run(ctx context.Context, command string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute*g.slow)
 	defer cancel()
 	out, err := g.shell.run(ctx, command)
 	if err != nil {
@@ -130,7 +131,7 @@ func (g *guest) run(ctx context.Context, command string) (string, error) {
 
 // until repeats a question until it has an answer.
 func (g *guest) until(ctx context.Context, what string, limit time.Duration, f func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, errors.New("took too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit*g.slow, errors.New("took too long"))
 	defer cancel()
 	for {
 		err := f(ctx)

@@ -32,6 +32,7 @@ func main() {
 	flag.IntVar(&o.size, "size", 96, "MiB of the large asset")
 	flag.StringVar(&o.only, "only", "", "end after the part of this name")
 	flag.StringVar(&o.from, "from", "", "begin with the part of this name, on what an earlier run left; for finding faults")
+	flag.IntVar(&o.slow, "slow", 1, "how many times longer everything may take: for a machine that has other work")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of the cuts")
 	flag.Parse()
 	if os.Getuid() != 0 {
@@ -60,7 +61,7 @@ type options struct {
 	boxd, fleetd, media, image, work string
 	arch                             string
 	only, from                       string
-	cuts, size                       int
+	cuts, size, slow                 int
 	seed                             uint64
 }
 

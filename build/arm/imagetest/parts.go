@@ -90,7 +90,7 @@ func (g *guest) ready(ctx context.Context) (seconds float64, err error) {
 func (t *test) guests() {
 	for name, at := range guests {
 		g := &guest{
-			name: name, address: at.address, dir: t.dir, image: t.work, memory: 512,
+			name: name, address: at.address, dir: t.dir, image: t.work, memory: 512, slow: time.Duration(t.slow),
 			disk: filepath.Join(t.dir, name+".img"), writeLog: filepath.Join(t.dir, name+".writes"),
 		}
 		if name == "box-a" {
@@ -283,11 +283,11 @@ func (t *test) update(ctx context.Context) error {
 func (g *guest) runsSlot(ctx context.Context, want ...string) error {
 	last := ""
 	err := g.until(ctx, strings.Join(want, " "), 8*time.Minute, func(ctx context.Context) error {
-		try, cancel := context.WithTimeout(ctx, 10*time.Second)
+		try, cancel := context.WithTimeout(ctx, 10*time.Second*g.slow)
 		defer cancel()
 		out, err := g.shell.run(try, "boxd-slot status")
 		if err != nil { // it restarts: its shell is a new one
-			again, cancel := context.WithTimeout(ctx, 10*time.Second)
+			again, cancel := context.WithTimeout(ctx, 10*time.Second*g.slow)
 			defer cancel()
 			if hello := g.hello(again); hello != nil {
 				return fmt.Errorf("it says nothing, last %q: %w", last, err)
