@@ -18,13 +18,14 @@ var arrows = map[string][]string{
 	"internal/asset":    {},
 	"internal/health":   {},
 	"internal/durable":  {},
+	"internal/courtesy": {},
 	"internal/schedule": {},
 	"internal/mqttwire": {},
 	"internal/ops":      {},
 	"internal/config":   {},
 	"internal/cli":      {"internal/durable"},
 	"internal/state":    {"internal/durable"},
-	"internal/cache":    {"internal/durable", "internal/state"},
+	"internal/cache":    {"internal/durable", "internal/state", "internal/courtesy"},
 	"internal/identity": {"internal/durable", "internal/state", "internal/ops"},
 	// Whole fleets for tests; nothing but tests imports it.
 	"internal/identity/identitytest": {"internal/identity", "internal/identity/pki", "internal/fleet/ca"},
@@ -33,7 +34,7 @@ var arrows = map[string][]string{
 	"internal/lan":     {"internal/identity"},
 	"internal/fetch": {
 		"internal/schedule", "internal/catalog", "internal/cache", "internal/lan", "internal/identity",
-		"internal/durable", "internal/state",
+		"internal/durable", "internal/state", "internal/courtesy",
 	},
 	"internal/remote":   {"internal/lan", "internal/identity"},
 	"internal/firmware": {"internal/cache", "internal/catalog", "internal/durable"},
@@ -69,7 +70,7 @@ var shared = []string{
 var boxSide = []string{
 	"internal/durable", "internal/state", "internal/cache", "internal/identity", "internal/ops", "internal/catalog",
 	"internal/lan", "internal/schedule", "internal/fetch", "internal/control", "internal/mgmt", "internal/mqttwire",
-	"internal/httpapi", "internal/config", "internal/firmware", "internal/remote", "internal/cli",
+	"internal/httpapi", "internal/config", "internal/firmware", "internal/remote", "internal/cli", "internal/courtesy",
 }
 
 const module = "boxd/"

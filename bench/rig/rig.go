@@ -93,6 +93,9 @@ type paper struct{ snap *catalog.Snapshot }
 func (p paper) Snapshot() *catalog.Snapshot { return p.snap }
 func (p paper) Changed() <-chan struct{}    { return nil }
 
+// Trace is told of every decision about the pace, if it is set.
+var Trace func(fetch.Trace)
+
 // Ours is one boxd's fetching half in a namespace.
 type Ours struct {
 	Fetcher *fetch.Fetcher
@@ -144,7 +147,7 @@ func StartOurs(t testing.TB, fl *identitytest.Fleet, fs *FleetSide, b *netlab.Bo
 			Identity: id, Listener: mux.Listener(identity.ALPNSwarm),
 		}),
 		Origin: oc, Tracker: &http.Client{Transport: tr, Timeout: 30 * time.Second}, TrackerURL: fs.URL + "/announce",
-		Port: port, Limits: lim, Probe: fetch.Probe{Do: b.Do},
+		Port: port, Limits: lim, Probe: fetch.Probe{Do: b.Do, Off: os.Getenv("PROBE") == "off", Trace: Trace},
 	})
 	if err != nil {
 		t.Fatal(err)

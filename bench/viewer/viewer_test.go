@@ -91,7 +91,37 @@ func newLab(t *testing.T, down, loss float64) (*netlab.Lab, *netlab.Home) {
 			Down: int64(down), Up: int64(min(down/5, 100e6)), Delay: 10 * time.Millisecond, Queue: int64(down / 8 / 5), Loss: loss,
 		},
 	}}})
+	if cc := os.Getenv("CC"); cc != "" {
+		if err := lab.WAN.Do(func() error {
+			return os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte(cc), 0o600)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return lab, lab.Homes[0]
+}
+
+// trace writes what the controller decides to a file that TRACE names.
+func trace(t *testing.T, line *netlab.Line) {
+	name := os.Getenv("TRACE")
+	if name == "" {
+		return
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	last := line.Counters()
+	rig.Trace = func(e fetch.Trace) {
+		c := line.Counters()
+		d := c.Sub(last)
+		last = c
+		fmt.Fprintf(f, "%7.2f %-9s rate %6.2f line %6.2f arrived %6.2f read %6.2f MB/s queue %5.1f ms down %6.2f dropped %d\n",
+			e.At.Sub(begin).Seconds(), e.Phase, float64(e.Rate)/1e6, e.Line/1e6, float64(e.Arrived)*20/1e6,
+			float64(e.Read)*20/1e6, ms(e.Queue), float64(d.Down.Bytes)*20/1e6, d.Down.Dropped)
+	}
+	t.Cleanup(func() { rig.Trace = nil; _ = f.Close() })
 }
 
 // download starts a client that downloads the asset in the first box of the home, and returns what ends it.
@@ -120,6 +150,9 @@ func alone(t *testing.T, client string, down, loss float64) {
 	lab, home := newLab(t, down, loss)
 	size := int(min(down/8*(warm+measured+4*time.Second).Seconds(), 1500<<20))
 	fs := rig.ServeFleet(t, lab, size, 1<<20)
+	if client == "boxd" {
+		trace(t, home.Line)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	p := startPinger(t, ctx, lab, home.Boxes[1])

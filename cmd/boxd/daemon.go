@@ -22,6 +22,7 @@ import (
 	"boxd/internal/catalog"
 	"boxd/internal/config"
 	"boxd/internal/control"
+	"boxd/internal/courtesy"
 	"boxd/internal/fetch"
 	"boxd/internal/fetch/engine"
 	"boxd/internal/fetch/origin"
@@ -58,6 +59,7 @@ type daemon struct {
 	lan                    *lan.LAN
 	fetch                  *fetch.Fetcher
 	firmware               *firmware.Firmware
+	courtesy               *courtesy.Governor
 	box                    *control.Box
 	http                   *httpapi.Server
 	mgmt                   *mgmt.Manager  // nil without a broker
@@ -301,9 +303,11 @@ func fetchLimits(c *config.Config) fetch.Limits {
 	if c.Limits.MonthlyWAN.Set {
 		budget = schedule.LimitTo(int64(c.Limits.MonthlyWAN.Value))
 	}
-	return fetch.Limits{WANDown: rate(c.Limits.WANDown), WANUp: rate(c.Limits.WANUp),
+	return fetch.Limits{
+		WANDown: rate(c.Limits.WANDown), WANUp: rate(c.Limits.WANUp),
 		UploadRatio: float64(c.Limits.UploadRatio), UploadOff: c.Limits.UploadRatio == 0 || c.Limits.UploadSlots == 0,
-		Budget: budget}
+		LAN: rate(c.Limits.LAN), Budget: budget,
+	}
 }
 
 func (d *daemon) httpURL() string { return "http://" + d.tcp.Addr().String() }
@@ -313,11 +317,18 @@ func (d *daemon) openFaces(context.Context) (err error) {
 	if d.reads != nil {
 		reads = d.reads
 	}
+	d.courtesy = courtesy.New(courtesy.Options{
+		Thermal: os.DirFS("/sys/class/thermal"), Health: d.health, Log: d.named("courtesy"),
+		Apply: func(s courtesy.State) {
+			d.cache.SetQuiet(s.Quiet())
+			d.fetch.SetHeat(s.Heat)
+		},
+	})
 	d.box, err = control.New(control.Options{
 		Remote: reads, Strangers: d.strangers,
 		Version: version, Config: d.cfg, Identity: d.id, Catalog: d.catalog, Cache: d.cache, LAN: d.lan,
 		Fetch: control.FromFetch(d.fetch, fetchLimits(d.cfg), d.id.Now), Broker: d.broker, FleetTLS: d.id.FleetClient,
-		Store: d.state, HTTP: d.httpURL(), Health: d.health, LogRing: d.ring, Log: d.named("control"),
+		Playing: d.courtesy.SetPlaying, Store: d.state, HTTP: d.httpURL(), Health: d.health, LogRing: d.ring, Log: d.named("control"),
 	})
 	if err != nil {
 		return err
@@ -373,6 +384,7 @@ func (d *daemon) services(ctx context.Context, g *errgroup.Group) {
 	}
 	start("fetch", d.fetch.Run)
 	start("firmware", d.firmware.Run)
+	start("courtesy", d.courtesy.Run)
 	start("control", d.box.Run)
 	start("http", d.http.Run)
 	start("revocations", d.followCatalog)

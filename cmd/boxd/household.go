@@ -16,6 +16,7 @@ func (d *daemon) openRemote(context.Context) (err error) {
 	}
 	d.reads, err = remote.New(remote.Options{
 		Identity: d.id, Home: d.lan, Listener: d.mux.Listener(remote.ALPN), Log: d.named("remote"),
+		Pay: func(n int, done <-chan struct{}) error { return d.fetch.PayLAN(n, done) }, // made later, used while all run
 		Asset: func(id asset.ID) (remote.Store, bool) {
 			a, ok := d.cache.Asset(id)
 			return a, ok

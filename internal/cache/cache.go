@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"boxd/internal/asset"
@@ -183,6 +184,8 @@ type Cache struct {
 	arm   chan struct{} // there is something to commit
 	kick  chan struct{} // a group is full
 	check chan struct{} // there are pieces to re-hash, or one of them is wanted now
+	soon  chan extent   // verified bytes that the kernel should begin to write
+	quiet atomic.Bool   // work that nobody waits for rests
 	stats counters
 }
 
@@ -196,7 +199,7 @@ func Open(o Options) (*Cache, error) {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
 	c := &Cache{
-		o: o, fs: o.FS, dir: filepath.Join(o.Dir, "assets"), bufs: make(chan []byte, 4),
+		o: o, fs: o.FS, dir: filepath.Join(o.Dir, "assets"), bufs: make(chan []byte, 4), soon: make(chan extent, 64),
 		entries: map[asset.ID]*entry{}, dirty: map[*entry]struct{}{}, changed: make(chan struct{}),
 		flushed: make(chan struct{}),
 		arm:     make(chan struct{}, 1), kick: make(chan struct{}, 1), check: make(chan struct{}, 1),
@@ -217,6 +220,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	g.Go(func() error { return c.runCommits(ctx) })
 	g.Go(func() error { return c.runSpace(ctx) })
 	g.Go(func() error { return c.runChecks(ctx) })
+	g.Go(func() error { return c.runWriteback(ctx) })
 	g.Go(func() error { return c.runScrub(ctx) })
 	return g.Wait()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/courtesy"
 	"boxd/internal/health"
 )
 
@@ -62,6 +63,7 @@ const (
 
 // runCommits commits when a group is full, when the oldest piece has waited long enough, and again after a failure.
 func (c *Cache) runCommits(ctx context.Context) error {
+	courtesy.IdleIO() // a sync writes in the name of its thread
 	retry := retryFirst
 	var timer <-chan time.Time
 	c.setRunning(true)

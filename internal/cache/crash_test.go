@@ -167,7 +167,7 @@ func (s *story) remove(m int) error {
 // settleAll does what Run does for pieces about which nothing is known.
 func settleAll(c *Cache) {
 	for {
-		e, i := c.unknownNext()
+		e, i, _ := c.unknownNext()
 		if e == nil {
 			return
 		}

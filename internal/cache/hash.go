@@ -8,7 +8,6 @@ import (
 	"io"
 
 	"boxd/internal/asset"
-	"boxd/internal/durable"
 )
 
 // HashPiece is the SHA-1 of a piece as it stands, from what was hashed on the way and, for the rest, from the file.
@@ -145,26 +144,6 @@ func (a *Asset) MarkVerified(i int) error {
 	e.c.throttle()
 	return nil
 }
-
-// writeSoon has the kernel begin to write a piece, so that the sync of a group does not come as one burst that a player
-// would have to wait behind. Small pieces are left to the kernel's own time.
-func (e *entry) writeSoon(i int) {
-	off, n := e.span(i)
-	if n < writeSoonFrom {
-		return
-	}
-	f, release, err := e.acquire(true)
-	if err != nil {
-		return // the sync will say so
-	}
-	defer release()
-	if adv, ok := f.(durable.Adviser); ok {
-		adv.Advise(durable.WriteSoon, off, n)
-	}
-}
-
-// writeSoonFrom is the length of piece from which one more system call for each does not count.
-const writeSoonFrom = 256 << 10
 
 // beginJudging keeps writers away from a piece. It returns nil when the piece is verified already, if need be after
 // waiting for somebody else who judges it.

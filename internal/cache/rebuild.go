@@ -6,17 +6,26 @@ import (
 	"errors"
 	"io"
 
+	"boxd/internal/courtesy"
 	"boxd/internal/durable"
 )
 
 // runChecks hashes the pieces about which the index knows nothing any more, those that a reader waits for first.
 func (c *Cache) runChecks(ctx context.Context) error {
+	courtesy.IdleIO()
 	for {
 		for {
-			e, i := c.unknownNext()
+			e, i, wanted := c.unknownNext()
 			if e == nil {
 				break
 			}
+			if c.quiet.Load() && !wanted {
+				if !wait(ctx, scrubPause) {
+					return nil
+				}
+				continue
+			}
+			courtesy.Rest(!wanted)
 			c.settle(e, i)
 			if ctx.Err() != nil {
 				return nil
@@ -30,20 +39,19 @@ func (c *Cache) runChecks(ctx context.Context) error {
 	}
 }
 
-// unknownNext is the piece to hash next.
-func (c *Cache) unknownNext() (*entry, int) {
+// unknownNext is the piece to hash next, and whether a reader waits for it.
+func (c *Cache) unknownNext() (_ *entry, piece int, wanted bool) {
 	c.mu.Lock()
 	list := c.sorted()
 	c.mu.Unlock()
 	var first *entry
-	piece := 0
 	for _, e := range list {
 		e.mu.Lock()
 		if e.unknown.ones > 0 && !e.gone {
 			for r := range e.readers {
 				if i := int(min(r.base+r.pos, e.length-1) / e.pieceLen); e.unknown.get(i) {
 					e.mu.Unlock()
-					return e, i
+					return e, i, true
 				}
 			}
 			if first == nil {
@@ -55,7 +63,7 @@ func (c *Cache) unknownNext() (*entry, int) {
 	if first == nil {
 		c.o.Health.Clear(CodeRebuilt)
 	}
-	return first, piece
+	return first, piece, false
 }
 
 // settle finds out about one unknown piece. Space that was never written is skipped without reading.

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/courtesy"
 	"boxd/internal/durable"
 	"boxd/internal/health"
-
-	"golang.org/x/sys/unix"
 )
 
 // VerifyResult is what Verify found.
@@ -118,17 +116,6 @@ func (e *entry) uncache(i int) {
 	}
 }
 
-// idle makes the calling goroutine's thread the last to get the disk and the processor. The thread ends with it.
-func idle() {
-	runtime.LockOSThread() // never unlocked
-	const (
-		whoProcess = 1
-		classIdle  = 3 << 13
-	)
-	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, 0, classIdle) // best effort: a courtesy
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19)                        // best effort: a courtesy
-}
-
 const (
 	scrubLook  = 10 * time.Minute       // how often the scrub looks for something to do
 	scrubPause = 500 * time.Millisecond // how often it looks whether the player has ended
@@ -140,7 +127,7 @@ func (c *Cache) runScrub(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	idle()
+	courtesy.Idle()
 	for wait(ctx, min(scrubLook, c.o.ScrubPeriod/8)) {
 		for {
 			a := c.scrubNext()
@@ -208,7 +195,7 @@ func (c *Cache) scrubNext() *Asset {
 func (c *Cache) scrubAsset(ctx context.Context, a *Asset) error {
 	bad := 0
 	for i := 0; i < a.e.n; i++ {
-		for c.stats.readers.Load() > 0 {
+		for c.stats.readers.Load() > 0 || c.quiet.Load() {
 			if !wait(ctx, scrubPause) {
 				return ctx.Err()
 			}

@@ -88,13 +88,13 @@ type HTTP struct {
 // Limits bounds what boxd takes from the home. A key that is absent is no limit, 0 stops. Remote configuration may narrow
 // them, never widen.
 type Limits struct {
-	WANDown    RateLimit `toml:"wan_down"`    // bytes a second
-	WANUp      RateLimit `toml:"wan_up"`      // bytes a second
-	MonthlyWAN SizeLimit `toml:"monthly_wan"` // bytes over the access line in a calendar month, both ways
-	// UploadRatio is how many bytes go over the access line for each byte of an asset; 0: none.
-	UploadRatio Ratio `toml:"upload_ratio"`
-	UploadSlots int   `toml:"upload_slots"` // boxes of other homes served at one time from a complete asset; 0: none
-	Memory      Size  `toml:"memory"`       // soft limit of the Go heap
+	WANDown     RateLimit `toml:"wan_down"`     // bytes a second
+	WANUp       RateLimit `toml:"wan_up"`       // bytes a second
+	LAN         RateLimit `toml:"lan"`          // bytes a second between boxes of the home, both ways together
+	MonthlyWAN  SizeLimit `toml:"monthly_wan"`  // bytes over the access line in a calendar month, both ways
+	UploadRatio Ratio     `toml:"upload_ratio"` // bytes sent over the access line for each byte of an asset; 0: none
+	UploadSlots int       `toml:"upload_slots"` // boxes of other homes served at one time from a complete asset; 0: none
+	Memory      Size      `toml:"memory"`       // soft limit of the Go heap
 }
 
 // Schedule is how the box reads times of day.

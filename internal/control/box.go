@@ -82,7 +82,8 @@ type Options struct {
 	Cache     *cache.Cache
 	LAN       Household
 	Fetch     Fetcher
-	Remote    RemoteReader // plays what other boxes of the home hold and this one has no room for
+	Playing   func(active bool) // told beside Fetch that somebody watches, or no longer
+	Remote    RemoteReader      // plays what other boxes of the home hold and this one has no room for
 	Broker    func() Broker
 	Strangers func() Strangers
 	FleetTLS  func() *tls.Config // for the doctor
@@ -138,6 +139,9 @@ func New(o Options) (*Box, error) {
 	b.playback = NewPlayback(func(active bool) {
 		if o.Fetch != nil {
 			o.Fetch.SetPlayback(active)
+		}
+		if o.Playing != nil {
+			o.Playing(active)
 		}
 		b.wake()
 	}, time.Now)

@@ -47,14 +47,14 @@ func (c cacheAdapter) SetAttr(id asset.ID, a Attr) error { return c.Cache.SetAtt
 func cacheAttr(a Attr) cache.Attr {
 	return cache.Attr{
 		Name: a.Name, Version: a.Version, Publisher: a.Publisher, Priority: a.Priority, Deadline: a.Deadline,
-		KeepUntil: a.KeepUntil, NeighbourHolds: a.NeighbourHolds,
+		KeepUntil: a.KeepUntil, PrefixBytes: a.PrefixBytes, NeighbourHolds: a.NeighbourHolds,
 	}
 }
 
-// taken recognises the cache's refusal of bytes that are here already, are being judged or are just being played. Whoever
-// sent them is not to blame when the piece is not whole then.
+// taken recognises the cache's refusal of bytes that are here already, are being judged, are just being played, or for
+// which no space is reserved. Whoever sent them is not to blame when the piece is not whole then.
 func taken(err error) bool {
-	return errors.Is(err, cache.ErrVerified) || errors.Is(err, cache.ErrInUse)
+	return errors.Is(err, cache.ErrVerified) || errors.Is(err, cache.ErrInUse) || errors.Is(err, cache.ErrNotReserved)
 }
 
 type assetAdapter struct{ *cache.Asset }
@@ -84,6 +84,7 @@ func NewEngine(base engine.Options, o EngineOptions) func(Hooks) Swarm {
 		opts.Listener, opts.Limits = o.Listener, o.Limits
 		opts.Taken = taken
 		opts.Lazy, opts.OnFailure, opts.IsLAN, opts.Home = h.Lazy, h.OnFailure, h.IsLAN, h.Home
+		opts.Sockets = h.Sockets
 		if id := o.Identity; id != nil {
 			opts.Self = id.BoxID
 			opts.ClientTLS = func(box, sni string) *tls.Config { return id.SwarmClient(box, sni, identity.ALPNSwarm) }

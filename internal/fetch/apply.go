@@ -10,6 +10,7 @@ import (
 
 	"boxd/internal/asset"
 	"boxd/internal/fetch/engine"
+	"boxd/internal/fetch/pace"
 	"boxd/internal/health"
 	"boxd/internal/lan"
 	"boxd/internal/schedule"
@@ -56,56 +57,6 @@ func (f *Fetcher) load(mono time.Time) {
 	}
 }
 
-// reserve creates a wanted asset in the cache: admission precedes download.
-func (f *Fetcher) reserve(it *item, mono time.Time) {
-	if it.meta == nil {
-		return
-	}
-	attr := Attr{
-		Name: it.meta.name, Version: it.meta.version, Publisher: it.meta.publisher, Priority: it.want.Priority,
-		Deadline: it.want.Deadline, KeepUntil: it.want.KeepUntil, NeighbourHolds: f.neighbourHolds(it.id),
-	}
-	if it.store != nil && (it.store.Reserved() >= it.info.Length || !it.want.Fetch) {
-		if attr != it.attr {
-			if err := f.o.Cache.SetAttr(it.id, attr); err == nil {
-				it.attr = attr
-			}
-		}
-		return
-	}
-	rejected := it.state == Rejected && mono.Before(it.retryAt)
-	if rejected || !(it.want.Fetch || it.state == Rejected) {
-		return
-	}
-	store, err := f.o.Cache.Create(it.meta.torrent, attr)
-	if err != nil {
-		it.state, it.code, it.codeText = Rejected, rejectCode(err), err.Error()
-		it.retryAt = mono.Add(30 * time.Second)
-		f.log.Info("an asset was refused by the cache", "asset", it.id.Short(), "err", err)
-		return
-	}
-	if it.state == Rejected {
-		it.state, it.code, it.codeText = Accepted, "", ""
-	}
-	it.attr = attr
-	f.adopt(it, store)
-	f.wake()
-}
-
-func (f *Fetcher) neighbourHolds(id asset.ID) bool {
-	if f.o.LAN == nil {
-		return false
-	}
-	for _, n := range f.o.LAN.Neighbours() {
-		for _, h := range n.Holds {
-			if h == id {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // failed is called by the engine when a store refused to write or to mark a piece.
 func (f *Fetcher) failed(id asset.ID, err error) {
 	go f.do(context.Background(), func(mono time.Time) { f.fail(id, err, mono) })
@@ -117,6 +68,9 @@ func (f *Fetcher) fail(id asset.ID, err error, mono time.Time) {
 		return
 	}
 	f.unload(it)
+	if f.o.Taken(err) {
+		return // nothing is wrong with the disk: what it has no space for is not asked for the next time
+	}
 	it.failures++
 	wait := min(2*time.Second<<min(it.failures, 9), 10*time.Minute)
 	it.state, it.code, it.codeText, it.retryAt = Failed, failCode(err), err.Error(), mono.Add(wait)
@@ -190,7 +144,7 @@ func (f *Fetcher) tellLAN() {
 			continue
 		}
 		self.Wants = append(self.Wants, lan.Want{
-			ID: it.id, InFlight: it.store.HaveCount() > 0, Have: it.store.HaveCount(), NoWAN: !it.alone.WAN,
+			ID: it.id, InFlight: it.store.HaveCount() > 0, Have: it.store.HaveCount(), NoWAN: !it.alone.WAN || !it.loaded,
 			WANBytes: it.bytes().WAN(), WANRate: it.rates.smooth.WAN(), Paced: f.paced(it), Stalled: f.stalled(it),
 		})
 		for _, d := range it.demand {
@@ -232,25 +186,37 @@ func (f *Fetcher) paced(it *item) bool {
 func (f *Fetcher) applyRates() {
 	limits, _, playback := f.wishes()
 	down, up := f.yield.rates()
-	if playback {
-		line := f.lineRate.Load()
-		up = min(up, max(line/20, playbackFloor))
-		if !f.watching.Load() { // what is watched must arrive
-			down = min(down, max(line/4, playbackFloor))
+	r := f.hold(pacing{down, up, pace.Unlimited}, playback)
+	limit := func(l schedule.Limit) int64 {
+		if l.Set {
+			return l.Value
 		}
+		return pace.Unlimited
 	}
-	if limits.WANDown.Set {
-		down = min(down, limits.WANDown.Value)
+	r.most(limit(limits.WANDown), limit(limits.WANUp), limit(limits.LAN))
+	f.swarm.Down().SetRate(r.down)
+	f.swarm.Up().SetRate(r.up)
+	if b := f.lanBucket(); b != nil {
+		b.SetRate(r.home)
 	}
-	if limits.WANUp.Set {
-		up = min(up, limits.WANUp.Value)
-	}
-	f.swarm.Down().SetRate(down)
-	f.swarm.Up().SetRate(up)
 }
 
-// playbackFloor is what fetching keeps, in bytes per second, while a player plays something else on this box.
-const playbackFloor = 128 << 10
+// lanBucket is what all bytes within the home go through; nil for the scripted swarm, which has no connections.
+func (f *Fetcher) lanBucket() *pace.Bucket {
+	if s, ok := f.swarm.(interface{ LAN() *pace.Bucket }); ok {
+		return s.LAN()
+	}
+	return nil
+}
+
+// PayLAN waits until n bytes beside the swarm's may pass within the home, or done closes.
+func (f *Fetcher) PayLAN(n int, done <-chan struct{}) error {
+	b := f.lanBucket()
+	if b == nil {
+		return nil
+	}
+	return b.Take(n, done)
+}
 
 // finish drops everything and saves the counters.
 func (f *Fetcher) finish() {

@@ -134,9 +134,9 @@ func (f *Fetcher) prioritise(it *item) {
 	n := it.info.NumPieces()
 	want := make([]engine.Priority, n)
 	if it.want.Fetch {
-		end := n
+		end := it.reservedPieces()
 		if it.want.Prefix {
-			end = f.prefixEnd(it)
+			end = min(end, f.prefixEnd(it))
 		}
 		mine := f.share(it)
 		for i := range end {
@@ -146,10 +146,11 @@ func (f *Fetcher) prioritise(it *item) {
 			}
 		}
 	}
+	room := it.reservedPieces()
 	for _, spans := range [][]Span{f.neighbourDemand(it), it.demand} {
 		first := true
 		for _, s := range spans {
-			for i := max(s.First, 0); i < min(s.End, n); i++ {
+			for i := max(s.First, 0); i < min(s.End, room); i++ {
 				want[i] = max(want[i], engine.Ahead)
 				if first && !it.store.Have(i) {
 					want[i], first = engine.Now, false
@@ -163,19 +164,6 @@ func (f *Fetcher) prioritise(it *item) {
 		}
 	}
 	f.swarm.SetPriorities(it.id, want)
-}
-
-func (f *Fetcher) prefixEnd(it *item) int {
-	var prefix int64
-	for _, c := range f.sched.Campaigns {
-		for _, r := range c.Assets {
-			if r.ID == it.want.ID {
-				prefix = max(prefix, r.PrefixBytes)
-			}
-		}
-	}
-	_, end := it.info.PiecesOf(0, min(prefix, it.info.Length))
-	return end
 }
 
 // neighbourDemand is what players elsewhere in the home wait for.

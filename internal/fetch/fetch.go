@@ -49,6 +49,7 @@ type Attr struct {
 	Name, Version, Publisher string
 	Priority                 int
 	Deadline, KeepUntil      time.Time
+	PrefixBytes              int64 // reserve only so much from the front; 0 is all
 	NeighbourHolds           bool
 }
 
@@ -114,6 +115,7 @@ type Swarm interface {
 // Limits are what the box's owner and its operator allow. A zero schedule.Limit is no limit; LimitTo(0) stops.
 type Limits struct {
 	WANDown, WANUp schedule.Limit // bytes per second
+	LAN            schedule.Limit // bytes per second within the home, both ways together
 	Budget         schedule.Limit // bytes over the WAN in a calendar month
 	MaxActive      int            // assets that use the WAN at one time; default schedule.DefaultMaxActive
 	MaxLoaded      int            // torrents loaded at one time, default 16
@@ -154,6 +156,7 @@ type Hooks struct {
 	OnFailure func(id asset.ID, err error)
 	IsLAN     func(netip.Addr) bool
 	Home      func(box string) bool // the box is in the household: it is talked to over the LAN only
+	Sockets   *pace.Sockets         // connections over the access line go here
 }
 
 // Validate joins all faults.
@@ -195,6 +198,7 @@ type Fetcher struct {
 
 	yield    *yielder
 	usesWAN  atomic.Bool  // something uses the access line or may
+	heat     atomic.Int32 // courtesy.Heat
 	lineRate atomic.Int64 // bytes per second, as measured so far
 	watching atomic.Bool  // a player plays what is being fetched
 
@@ -242,8 +246,8 @@ func New(o Options) (*Fetcher, error) {
 	ch := make(chan struct{})
 	f.changed.Store(&ch)
 	f.home.Store(&map[string]bool{})
-	f.yield = &yielder{f: f}
-	f.swarm = o.NewSwarm(Hooks{Lazy: f.lazy, OnFailure: f.failed, IsLAN: f.isLAN, Home: f.isHome})
+	f.yield = newYielder(f)
+	f.swarm = o.NewSwarm(Hooks{Lazy: f.lazy, OnFailure: f.failed, IsLAN: f.isLAN, Home: f.isHome, Sockets: f.yield.sockets})
 	return f, nil
 }
 
@@ -290,12 +294,16 @@ func (f *Fetcher) Run(ctx context.Context) error {
 	return err
 }
 
-// tick is how often everything is looked at when nothing tells of a change.
-const tick = time.Second
+// How often everything is looked at when nothing tells of a change: while something moves or may, and else, when what is
+// noticed late is a clock that was put right.
+const (
+	tick     = time.Second
+	idleTick = 10 * time.Second
+)
 
 // loop looks, decides and acts until ctx ends; it reports whether the engine ended first.
 func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bool) {
-	t := time.NewTicker(tick)
+	t := time.NewTimer(tick)
 	defer t.Stop()
 	plan := time.NewTimer(time.Hour)
 	defer plan.Stop()
@@ -313,6 +321,9 @@ func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bo
 			wait = max(f.next.Sub(now), 10*time.Millisecond)
 		}
 		plan.Reset(wait)
+		if t.Reset(tick); f.idle() {
+			t.Reset(idleTick)
+		}
 		select {
 		case <-ctx.Done():
 			return false
@@ -330,6 +341,16 @@ func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bo
 		}
 		f.settle(ctx)
 	}
+}
+
+// idle reports that nothing moves, and that whatever could set something moving tells of it.
+func (f *Fetcher) idle() bool {
+	for _, it := range f.items {
+		if it.wanOn || it.ann.busy || len(it.runs) > 0 || len(it.live.Peers) > 0 || it.rates.smooth != (Sources{}) {
+			return false
+		}
+	}
+	return true
 }
 
 // settle lets what comes in bursts (pieces, peers) arrive before everything is looked at again.

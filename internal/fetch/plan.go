@@ -207,7 +207,7 @@ func (f *Fetcher) input(now, mono time.Time, trusted bool) schedule.Input {
 func (f *Fetcher) describe(it *item, prefix int64, now, mono time.Time) schedule.Asset {
 	a := schedule.Asset{
 		ID: it.id.String(), Length: it.info.Length, Missing: it.missing(), Playing: it.playing(),
-		Started: it.wanSince, PeerRate: float64(it.rates.smooth.Peer), PeersKnown: it.ann.known,
+		Started: it.wanSince, Since: it.rec.Started, Swarm: f.swarmSize(it, mono), PeerRate: float64(it.rates.smooth.Peer), PeersKnown: it.ann.known,
 	}
 	if prefix > 0 {
 		a.PrefixMissing = it.missingOf(prefix)
@@ -220,8 +220,11 @@ func (f *Fetcher) describe(it *item, prefix int64, now, mono time.Time) schedule
 	if it.ann.known && a.Peers == 0 {
 		a.Peers = min(len(it.ann.answer.Peers), it.live.Known) // not connected yet, but there
 	}
-	if it.state == Rejected {
+	switch {
+	case it.state == Rejected:
 		a.Rejected = it.codeText
+	case it.growErr != nil && it.missingOf(it.store.Reserved()) == 0:
+		a.Rejected = it.growErr.Error() // of the rest, and all else is here: it must not keep others waiting
 	}
 	if f.o.LAN != nil {
 		box, self := f.o.LAN.Courier(it.id)
@@ -238,6 +241,22 @@ func (f *Fetcher) describe(it *item, prefix int64, now, mono time.Time) schedule
 		it.carries = true
 	}
 	return a
+}
+
+// swarmSize is how many boxes are known to fetch or hold the asset outside of the home, and this one. Those that the tracker
+// counts and that cannot be reached do not help.
+func (f *Fetcher) swarmSize(it *item, mono time.Time) int {
+	n := 1
+	for _, p := range it.live.Peers {
+		if p.Class == engine.WAN {
+			n++
+		}
+	}
+	if n > 1 || it.wanOn && mono.Sub(it.wanSince) < aloneAfter {
+		a := &it.ann.answer
+		n = max(n, a.ShareOf, a.Complete+a.Incomplete)
+	}
+	return n
 }
 
 func campaign(c *catalog.Campaign) schedule.Campaign {

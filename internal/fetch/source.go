@@ -100,6 +100,7 @@ func (f *Fetcher) openSource(it *item) bool {
 	it.inflight = make([]bool, it.info.NumPieces())
 	it.src = origin.New(it.store, urls, origin.Options{
 		Client: f.o.Origin, Taken: f.o.Taken, Buckets: []*pace.Bucket{it.bucket, f.swarm.Down()}, Log: f.log,
+		Sockets: f.yield.sockets,
 		OnPiece: func(int) { f.wake() }, OnBytes: func(n int) { it.fromOrigin.Add(int64(n)) },
 	})
 	return true
@@ -117,7 +118,7 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 	}
 	for _, spans := range [][]Span{it.demand, f.neighbourDemand(it)} {
 		for _, s := range spans {
-			for i := max(s.First, 0); i < min(s.End, it.info.NumPieces()); i++ {
+			for i := max(s.First, 0); i < min(s.End, it.reservedPieces()); i++ {
 				if missing(i) {
 					pieces = append(pieces, i)
 				}
@@ -127,9 +128,9 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 			return pieces, true
 		}
 	}
-	end := it.info.NumPieces()
+	end := it.reservedPieces()
 	if it.want.Prefix {
-		end = f.prefixEnd(it)
+		end = min(end, f.prefixEnd(it))
 	}
 	have := f.swarm.Availability(it.id, engine.WAN)
 	var boxes []string
@@ -140,8 +141,8 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 	}
 	index, of := it.ann.answer.ShareIndex, it.ann.answer.ShareOf
 	switch elapsed := time.Since(it.wanSince); {
-	case len(boxes) >= of:
-		of = 0 // the swarm has grown since the tracker said so
+	case len(boxes)+1 >= of:
+		of = 0 // all are known: they divide the pieces by their names, and agree
 	case len(boxes) == 0 && elapsed > aloneAfter:
 		of = 0 // those that the tracker counts cannot be reached: nobody brings the rest
 	}
@@ -154,7 +155,7 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 			return 0
 		},
 		Peers: boxes, Index: index, Of: of,
-		Elapsed: time.Since(it.wanSince),
+		Elapsed: time.Since(it.wanSince), Pace: it.want.Pace, Before: max(0, it.want.Elapsed-time.Since(it.wanSince)),
 	})
 	if !it.carries { // the courier begins at the other end
 		pieces = slices.Concat(pieces[len(pieces)/2:], pieces[:len(pieces)/2])
@@ -239,6 +240,7 @@ func (f *Fetcher) ranOrigin(it *item, r *originRun, res origin.Result, mono time
 		f.o.Health.Clear("origin-unusable")
 	case errors.Is(res.Err, context.Canceled):
 	case errors.Is(res.Err, origin.ErrStore) && it.store == nil: // evicted meanwhile
+	case errors.Is(res.Err, origin.ErrStore) && f.o.Taken(res.Err): // it is being judged, or no space is reserved for it
 	case errors.Is(res.Err, origin.ErrStore):
 		f.fail(it.id, res.Err, mono)
 	default:

@@ -192,6 +192,10 @@ func (f *Fetcher) explain(it *item, a *AssetStatus) {
 		a.Why = fmt.Sprintf("It is not being fetched: %s. It is tried again within minutes.", it.codeText)
 	case it.complete():
 		a.Why = "It is here, whole and verified."
+	case it.growErr != nil:
+		a.Code = "prefix-only"
+		a.Why = fmt.Sprintf("Its first %d MiB have space; the cache has none for the rest (%v). It is asked again within minutes.",
+			it.store.Reserved()>>20, it.growErr)
 	case it.store != nil && it.store.Unknown() > 0:
 		a.Why = fmt.Sprintf("Checking what is on the disk: %d pieces to go.", it.store.Unknown())
 	case !it.want.Fetch:

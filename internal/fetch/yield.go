@@ -7,179 +7,255 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"boxd/internal/fetch/pace"
 )
 
-// Probe says how the round-trip time over the access line is measured.
+// Probe says how the access line is watched, so that its queue stays empty.
 type Probe struct {
-	Off    bool
+	Off    bool                     // only the limits hold
+	NoEcho bool                     // send no echo requests: only our own connections tell
 	Target netip.Addr               // what to ping; zero: the first router behind the access line
 	Do     func(func() error) error // runs socket calls, for tests in another network namespace; nil: here
+	Trace  func(Trace)              // told of every decision, by one goroutine; nil: nobody is
+}
+
+// Trace is one decision about the downlink.
+type Trace struct {
+	At       time.Time
+	Rate     int64   // bytes per second
+	Line     float64 // what the line gives, as far as it is known
+	Queue    time.Duration
+	Arrived  int64 // bytes since the last decision
+	Read     int64
+	Phase    string
+	UpRate   int64
+	UpActive bool
 }
 
 // yielder keeps the access line's queue empty: it measures the line while it is used, and sets how fast both directions
 // may go. It has a goroutine of its own, because it must not wait for the owner of the state.
 type yielder struct {
-	f    *Fetcher
+	f       *Fetcher
+	sockets *pace.Sockets
+	exempt  atomic.Bool // the fleet is not behind an access line, or nobody may measure
+
 	mu   sync.Mutex // guards the fields below
 	down *pace.Yield
 	up   *pace.Yield
-	live bool // samples come
+	live bool // the line is used and measured
 	next time.Time
 }
 
-// probeAgain is how long to wait after the line could not be measured.
-const probeAgain = 5 * time.Minute
+const (
+	probeAgain = 5 * time.Minute        // after the line could not be probed
+	lineIdle   = 10 * time.Second       // without traffic, after which measuring ends
+	lineWatch  = 100 * time.Millisecond // how often it is looked whether the line is used
+)
+
+func newYielder(f *Fetcher) *yielder {
+	y := &yielder{f: f, sockets: pace.NewSockets(), down: pace.NewYield(0), up: pace.NewYield(0)}
+	y.exempt.Store(f.o.Probe.Off)
+	return y
+}
 
 // run measures while the line is used, until ctx ends.
 func (y *yielder) run(ctx context.Context) {
 	if y.f.o.Probe.Off {
 		return
 	}
-	t := time.NewTicker(200 * time.Millisecond)
+	far, err := y.far(ctx)
+	if err != nil {
+		y.f.log.Info("the access line is not watched; only the limits hold", "err", err)
+		y.exempt.Store(true)
+		y.f.applyRates()
+		return
+	}
+	t := time.NewTicker(lineWatch)
 	defer t.Stop()
+	var passed int64
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-t.C:
-			if !y.f.usesWAN.Load() || now.Before(y.next) {
-				continue
-			}
+		case <-t.C:
 		}
-		if err := y.measure(ctx); err != nil && ctx.Err() == nil {
-			y.f.log.Info("the access line's delay cannot be measured; only the limits hold", "err", err)
-			y.next = time.Now().Add(probeAgain)
+		p := y.passed()
+		if p != passed || y.f.usesWAN.Load() {
+			y.measure(ctx, far)
 		}
+		passed = p
 	}
 }
 
-// measure probes until the line has been idle for a while.
-func (y *yielder) measure(ctx context.Context) error {
-	target, err := y.target(ctx)
-	if err != nil {
-		return err
-	}
-	p, err := pace.OpenProbe(target, y.f.o.Probe.Do)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = p.Close() }()
+func (y *yielder) passed() int64 { return y.f.swarm.Down().Passed() + y.f.swarm.Up().Passed() }
+
+// measure watches the line until it has been idle for a while.
+func (y *yielder) measure(ctx context.Context, far string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	line := y.f.lineRate.Load()
+	line := float64(y.f.lineRate.Load())
 	y.mu.Lock()
-	y.down, y.up = pace.NewYield(float64(line)), pace.NewYield(0)
+	y.down, y.up, y.live = y.down.Again(line), y.up.Again(y.up.Line()), true
 	y.mu.Unlock()
-	defer func() {
-		y.mu.Lock()
-		y.live = false
-		y.mu.Unlock()
-		y.f.applyRates()
-	}()
-	silent := time.Now()
 	var wg sync.WaitGroup
-	wg.Go(func() { y.steer(ctx, cancel, &silent) })
-	err = p.Run(ctx, pace.Interval, func(now time.Time, rtt time.Duration) {
-		y.mu.Lock()
-		defer y.mu.Unlock()
-		y.live, silent = true, now
-		y.down.Sample(now, rtt)
-		y.up.Sample(now, rtt)
-	}, func(now time.Time) {
-		y.mu.Lock()
-		defer y.mu.Unlock()
-		y.down.Lost(now)
-		y.up.Lost(now)
-	})
+	wg.Go(func() { y.echo(ctx, far) })
+	y.steer(ctx)
 	cancel()
 	wg.Wait()
 	y.mu.Lock()
-	defer y.mu.Unlock()
-	if err == nil && !y.live {
-		err = errors.New("nothing answers the probe")
-	}
-	return err
+	y.live = false
+	y.mu.Unlock()
+	y.f.applyRates()
 }
 
-// steer sets the rates, and ends the measurement when the line is idle or nothing answers.
-func (y *yielder) steer(ctx context.Context, stop func(), silent *time.Time) {
+// echo probes the first router behind the line until ctx ends. Without it our own connections have to tell.
+func (y *yielder) echo(ctx context.Context, far string) {
+	if y.f.o.Probe.NoEcho || time.Now().Before(y.next) {
+		return
+	}
+	err := func() error {
+		target, err := y.target(ctx, far)
+		if err != nil {
+			return err
+		}
+		p, err := pace.OpenProbe(target, y.f.o.Probe.Do)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = p.Close() }() // nothing to lose
+		return p.Run(ctx, pace.Interval, func(now time.Time, rtt time.Duration) {
+			y.mu.Lock()
+			defer y.mu.Unlock()
+			y.down.Sample(now, rtt)
+			y.up.Sample(now, rtt)
+		}, func(now time.Time) {
+			y.mu.Lock()
+			defer y.mu.Unlock()
+			y.down.Lost(now)
+			y.up.Lost(now)
+		})
+	}()
+	if err != nil && ctx.Err() == nil {
+		y.f.log.Info("the access line cannot be probed; our own connections tell how long its queue is", "err", err)
+		y.next = time.Now().Add(probeAgain)
+	}
+}
+
+// steer sets the rates until the line is idle.
+func (y *yielder) steer(ctx context.Context) {
 	t := time.NewTicker(pace.Interval)
 	defer t.Stop()
 	down, up := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
 	used := time.Now()
 	for {
+		var now time.Time
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-t.C:
-			d, u := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
-			y.mu.Lock()
-			if d-down > 2<<10 || y.down.Rate() < 1<<20 {
-				y.down.Tick(now, d-down, y.up.Busy())
-			}
-			if u-up > 2<<10 || y.up.Rate() < 1<<18 {
-				y.up.Tick(now, u-up, y.down.Busy())
-			}
-			quiet := now.Sub(*silent)
-			y.mu.Unlock()
-			if d-down+u-up > 4<<10 || y.f.usesWAN.Load() {
-				used = now
-			}
-			down, up = d, u
-			y.f.applyRates()
-			if now.Sub(used) > 10*time.Second || quiet > 5*time.Second {
-				y.mu.Lock()
-				y.live = y.live && quiet <= 5*time.Second
-				y.mu.Unlock()
-				stop()
-				return
-			}
+		case now = <-t.C:
+		}
+		d, u := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
+		y.decide(now, d-down, u-up)
+		if d-down+u-up > 4<<10 || y.f.usesWAN.Load() {
+			used = now
+		}
+		down, up = d, u
+		y.f.applyRates()
+		if now.Sub(used) > lineIdle {
+			return
 		}
 	}
 }
 
-// rates are the present rates that keep the queue empty; pace.Unlimited while they are not known.
-func (y *yielder) rates() (down, up int64) {
+// decide takes what was read and written since the last decision, and what the kernel knows.
+func (y *yielder) decide(now time.Time, read, written int64) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	if !y.live || y.down == nil {
+	look := y.sockets.Look(now, float64(y.down.Rate()), y.down.Slack())
+	arrived, sent := read, written
+	if look.Sockets > 0 {
+		arrived, sent = look.Received, look.Acked // what is read may have waited in memory
+	}
+	if look.Known {
+		y.down.SampleOwn(now, look.Queue)
+		y.up.SampleOwn(now, look.Queue)
+	}
+	y.down.Tick(now, arrived, y.up.Busy())
+	y.up.Tick(now, sent, y.down.Busy())
+	if y.f.o.Probe.Trace != nil {
+		y.f.o.Probe.Trace(Trace{
+			At: now, Rate: y.down.Rate(), Line: y.down.Line(), Queue: y.down.Queue(), Arrived: arrived, Read: read,
+			Phase: y.down.Phase(), UpRate: y.up.Rate(), UpActive: y.up.Busy(),
+		})
+	}
+}
+
+// rates are the present rates that keep the queue empty.
+func (y *yielder) rates() (down, up int64) {
+	if y.exempt.Load() {
 		return pace.Unlimited, pace.Unlimited
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if !y.live { // whoever begins before the line is measured does not begin with a burst
+		return int64(pace.First(float64(y.f.lineRate.Load()))), int64(pace.First(y.up.Line()))
 	}
 	return y.down.Rate(), y.up.Rate()
 }
 
-// line is the rate at which the downlink's queue begins, as far as it is known.
+// line is what the downlink gives, as far as it is known.
 func (y *yielder) line() float64 {
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	if !y.live || y.down == nil {
+	if !y.live {
 		return 0
 	}
 	return y.down.Line()
 }
 
-// target finds what to ping: the first router behind the access line on the way to the fleet's servers.
-func (y *yielder) target(ctx context.Context) (netip.Addr, error) {
+// far names a server of the fleet when it is behind the access line.
+func (y *yielder) far(ctx context.Context) (string, error) {
 	if y.f.o.Probe.Target.IsValid() {
-		return y.f.o.Probe.Target, nil
+		return y.f.o.Probe.Target.String(), nil
 	}
 	host, err := y.fleetHost()
 	if err != nil {
-		return netip.Addr{}, err
+		return "", err
 	}
-	a, err := netip.ParseAddr(host)
+	if a, err := netip.ParseAddr(host); err == nil {
+		return host, y.behind(a)
+	}
+	if ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host); err == nil && len(ips) > 0 {
+		return host, y.behind(ips[0])
+	}
+	return host, nil // not known yet: it is behind something
+}
+
+func (y *yielder) behind(a netip.Addr) error {
+	if a = a.Unmap(); y.f.isLAN(a) || a.IsLoopback() {
+		return errors.New("the fleet is not behind an access line")
+	}
+	return nil
+}
+
+// target finds what to ping: the first router behind the access line on the way to the fleet's servers.
+func (y *yielder) target(ctx context.Context, far string) (netip.Addr, error) {
+	if y.f.o.Probe.Target.IsValid() {
+		return y.f.o.Probe.Target, nil
+	}
+	a, err := netip.ParseAddr(far)
 	if err != nil {
-		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
+		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", far)
 		if err != nil || len(ips) == 0 {
 			return netip.Addr{}, errors.Join(errors.New("the fleet's address is not known"), err)
 		}
 		a = ips[0]
 	}
-	if a = a.Unmap(); !a.Is4() || y.f.isLAN(a) || a.IsLoopback() {
-		return netip.Addr{}, errors.New("the fleet is not behind the access line")
+	if a = a.Unmap(); !a.Is4() {
+		return netip.Addr{}, errors.New("the fleet has no IPv4 address")
 	}
 	return pace.Hop(ctx, a, 2, y.f.o.Probe.Do)
 }

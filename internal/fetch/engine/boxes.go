@@ -65,6 +65,9 @@ func (t *tallies) list() []BoxBytes {
 	return list
 }
 
+// unchoke is the message that lets the other end ask for blocks.
+var unchoke = [5]byte{0, 0, 0, 1, byte(pp.Unchoke)}
+
 // handshakeBytes is the length of BEP 3's handshake, which a stream of messages follows.
 const handshakeBytes = 68
 
@@ -77,6 +80,7 @@ type blockMeter struct {
 	block int64   // bytes of a block that come next
 	head  [5]byte // length and type of a message
 	n     int     // bytes of head
+	choke bool    // make a choke of each unchoke, before it is written
 }
 
 // written takes what went out and returns how many bytes of it were blocks.
@@ -98,6 +102,9 @@ func (m *blockMeter) written(p []byte) (blocks int64) {
 		default:
 			k := copy(m.head[m.n:], p)
 			m.n += k
+			if m.choke && m.n == 5 && m.head == unchoke {
+				p[k-1] = byte(pp.Choke)
+			}
 			p = p[k:]
 			m.message()
 		}

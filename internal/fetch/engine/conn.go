@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"boxd/internal/fetch/pace"
 )
 
 // conn is one connection of the swarm: counted, and slowed when it uses the access line.
@@ -22,8 +24,11 @@ type conn struct {
 
 	debt int // bytes read and not yet paid for; only the reader uses it
 
-	meter blockMeter // used by who writes, one at a time
-	gave  *tally     // of the box at the other end; nil while the torrent is not known
+	meter blockMeter  // used by who writes, one at a time
+	gave  *tally      // of the box at the other end; nil while the torrent is not known
+	mute  *blockMeter // not nil: the box at the other end is never unchoked
+
+	sock *pace.Socket // set before the connection is handed out; nil for one of the LAN
 
 	in, sent atomic.Int64 // bytes on the connection, all protocols included
 }
@@ -36,6 +41,7 @@ func (c *conn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		close(c.done)
+		c.sock.Remove()
 		err = c.Conn.Close()
 		c.e.forget(c)
 	})
@@ -45,11 +51,6 @@ func (c *conn) Close() error {
 // Read pays for what the last Read brought, then reads no more at once than the rate suggests: the receive window does
 // the rest (the sender is slowed by the bytes that we leave unread).
 func (c *conn) Read(p []byte) (int, error) {
-	if c.remote.class == LAN {
-		n, err := c.Conn.Read(p)
-		c.in.Add(int64(n))
-		return n, err
-	}
 	if err := c.pay(); err != nil {
 		return 0, err
 	}
@@ -99,9 +100,14 @@ func (c *conn) Write(p []byte) (int, error) {
 		if c.remote.class == LAN {
 			bucket = c.e.lan
 		}
-		n := bucket.Grant(len(p) - sent)
-		if err := bucket.Take(n, c.done); err != nil {
-			return sent, net.ErrClosed
+		n := len(p) - sent
+		if c.mute != nil {
+			c.mute.written(p[sent:]) // requests only; they pass whatever the rate is
+		} else {
+			n = bucket.Grant(n)
+			if err := bucket.Take(n, c.done); err != nil {
+				return sent, net.ErrClosed
+			}
 		}
 		w, err := c.Conn.Write(p[sent : sent+n])
 		sent += w
@@ -126,6 +132,12 @@ func (e *Engine) track(c *conn) bool {
 		return false
 	}
 	e.conns[c] = struct{}{}
+	if c.remote.class == WAN && !c.remote.swarm.policy.WANUp {
+		c.mute = &blockMeter{choke: true}
+	}
+	if c.remote.class == WAN {
+		c.sock = e.opts.Sockets.Add(c.Conn)
+	}
 	e.wakeLocked()
 	return true
 }

@@ -63,6 +63,7 @@ type Options struct {
 	OnFailure func(id asset.ID, err error)
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error)
 	Limits    Limits
+	Sockets   *pace.Sockets // watches connections over the access line; nil: nobody does
 	Log       *slog.Logger
 }
 

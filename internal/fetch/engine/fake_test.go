@@ -293,3 +293,13 @@ func all(p Priority, n int) []Priority {
 	}
 	return list
 }
+
+// tick is a moment later.
+func tick(t testing.TB) <-chan time.Time {
+	select {
+	case <-t.Context().Done():
+		t.Fatal("the test is over")
+	default:
+	}
+	return time.After(10 * time.Millisecond)
+}

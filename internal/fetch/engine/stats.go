@@ -11,9 +11,9 @@ import (
 
 // Stats is what a torrent has done since it was loaded.
 type Stats struct {
-	Received [2]int64 // bytes of blocks by class
-	Useful   [2]int64 // of them, those that were not here already
-	Sent     [2]int64 // bytes sent by class
+	Received [2]int64   // bytes of blocks by class
+	Useful   [2]int64   // of them, those that were not here already
+	Sent     [2]int64   // bytes sent by class
 	Boxes    []BoxBytes // what each box gave and got, over all its connections
 	Peers    []PeerStats
 	Known    int // peers that could be dialled

@@ -16,7 +16,7 @@ import (
 type Policy struct {
 	Complete bool // nothing is missing
 	WANDown  bool // WAN peers may be used while something is missing
-	WANUp    bool // WAN peers are served once nothing is missing
+	WANUp    bool // WAN peers are served
 }
 
 // Priority of a piece; the zero value is not wanted.
@@ -164,13 +164,14 @@ func (e *Engine) SetPolicy(id asset.ID, p Policy) {
 		return
 	}
 	e.mu.Lock()
-	same := s.policy == p
+	old := s.policy
 	s.policy = p
 	e.mu.Unlock()
-	if same {
+	if old == p {
 		return
 	}
-	if (p.Complete && !p.WANUp) || (!p.Complete && !p.WANDown) {
+	// A connection is made with or without leave to ask for blocks, and keeps it.
+	if (p.Complete && !p.WANUp) || (!p.Complete && !p.WANDown) || old.WANUp != p.WANUp {
 		e.closeConns(func(c *conn) bool { return c.remote.swarm == s && c.remote.class == WAN })
 	}
 }

@@ -36,6 +36,7 @@ type Options struct {
 	Taken   func(error) bool
 	OnBytes func(n int)   // told of every byte read, as it comes
 	OnPiece func(i int)   // told of every piece that became verified
+	Sockets *pace.Sockets // watches the connections; nil: nobody does
 	Idle    time.Duration // a body that brings nothing for so long is given up; default 15 s
 	MinRate int64         // bytes per second over Patience below which a server is given up; default 2 KiB/s
 	// Patience is how long a server may be slower than MinRate; default 30 s.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/fetch/pace"
 )
 
 // run is one Fetch: consecutive pieces from one server, a request for each file that they touch.
@@ -25,6 +27,7 @@ type run struct {
 
 	pos  int64 // where in the asset the next byte goes
 	kept int64 // bytes of the present piece that this run wrote
+	sock *pace.Socket
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
@@ -61,8 +64,9 @@ func (r *run) files(ctx context.Context, info *asset.Info, end int64) error {
 
 // file asks for the bytes [from, to) of one file.
 func (r *run) file(ctx context.Context, info *asset.Info, f asset.File, from, to int64) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(r.watch(ctx, to-from))
 	defer cancel(nil)
+	defer func() { r.sock.Remove() }()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fileURL(r.url, info, f), http.NoBody)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStatus, err)
@@ -81,6 +85,18 @@ func (r *run) file(ctx context.Context, info *asset.Info, f asset.File, from, to
 		return err
 	}
 	return cause(ctx, r.body(ctx, io.LimitReader(resp.Body, to-from), to-from, idle))
+}
+
+// watch has the connection watched that the request gets.
+func (r *run) watch(ctx context.Context, n int64) context.Context {
+	if r.s.opts.Sockets == nil {
+		return ctx
+	}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		r.sock.Remove() // of a redirect
+		r.sock = r.s.opts.Sockets.Add(i.Conn)
+		r.sock.Expect(n)
+	}})
 }
 
 // cause prefers the reason for which we ended the request to the error that the ending made.
@@ -108,6 +124,7 @@ func (r *run) body(ctx context.Context, body io.Reader, want int64, idle *time.T
 		n, err := body.Read((*bp)[:n])
 		idle.Stop() // waiting for our own pace is not the server's fault
 		r.count(n)
+		r.sock.Got(n)
 		if n > 0 {
 			if werr := r.take(ctx, (*bp)[:n]); werr != nil {
 				return werr

@@ -9,197 +9,287 @@ import (
 // controller in the spirit of LEDBAT (RFC 6817) and rLEDBAT (RFC 9840), which sets the pace of our reads and writes
 // instead of a window. It is pure: samples go in, a rate comes out. One goroutine uses it.
 //
-// It grows fast far below the rate at which a queue last began, slowly near it, and halves within a few samples while a
-// queue stands that its own slowing does not empty: that queue is somebody else's.
+// It rises until a queue begins; what arrives while a queue of its own stands is what the line gives. It then holds a
+// little less, and looks now and then whether the line gives more. A queue that its own slowing down does not empty is
+// somebody else's: then it keeps next to nothing until that queue is gone.
 type Yield struct {
-	rate    float64 // bytes per second
-	ceil    float64 // where a queue began lately; 0: not known yet
-	min     float64 // never less, so that samples keep coming
-	delay   delayFilter
-	last    time.Time
-	episode bool      // a queue stands since the last growth
-	stood   time.Time // when it began
-	seen    float64   // what passed then
-	calm    int       // ticks without a queue in a row
-	used    float64   // bytes per second that passed lately
-	waited  time.Time // no growth before: what we sent must show first
+	rate  float64     // bytes per second
+	line  float64     // what the line gives; 0: not known yet
+	min   float64     // never less, so that samples keep coming
+	probe delayFilter // of what the probe says
+	own   delayFilter // of what our connections say, where nothing answers a probe
+	delay *delayFilter
+	last  time.Time
+	phase phase
+	since time.Time // of the phase
+
+	arrived [arrivals]arrival // the last ticks, newest first
+	used    float64           // bytes per second that arrived lately, smoothed
+	calm    int               // ticks without a queue in a row
+
+	seen  float64   // the most that arrived while this queue stands
+	asked float64   // the rate when it began
+	near  bool      // it began where one was to be expected
+	due   time.Time // when it must be empty, if it is ours
+	doubt float64   // what the last queue said that did not fit what is known
+	doubted,
+	look time.Time // when to look for more
+	pause time.Duration // between looks
+	step  float64       // of a look, as a share of the line
 }
 
-// Constants of the controller. The queue is ours to keep below target; a sample comes about every Interval.
+type phase byte
+
 const (
-	Interval     = 50 * time.Millisecond
-	target       = 2 * time.Millisecond
-	standing     = 9 * time.Millisecond // a queue that ours cannot be
-	initialRate  = 256 << 10
-	lowestRate   = 48 << 10
-	fastGrowth   = 1.12
-	slowGrowth   = 0.001 // a tick, doubling every 1.5 s that stay calm
-	cut          = 0.95
-	retreat      = 0.80
-	nearCeil     = 0.88
-	keepOfCeil   = 0.91
-	ours         = time.Second // a queue that empties within so long of our slowing down was ours
-	floorOfCeil  = 0.04
-	historySpans = 10
-	lately       = 5                     // samples, of which the best counts
-	noisy        = 15 * time.Millisecond // a spread within half a second that shows busy processors or radios
+	rising   phase = iota // towards what is known, or until a queue begins
+	holding               // at a little less than the line
+	looking               // whether the line gives more
+	draining              // a queue stands; is it ours?
+	yielding              // it is not
+)
+
+type arrival struct{ bytes, seconds float64 }
+
+// Constants of the controller.
+const (
+	Interval    = 50 * time.Millisecond // between samples, and between ticks
+	arrivals    = 3
+	initialRate = 256 << 10
+	lowestRate  = 48 << 10
+	growth      = 1.10  // a tick, while rising
+	keep        = 0.955 // of the line, while holding
+	drain       = 0.60  // of what arrives, while a short queue drains
+	drainLong   = 0.40  // and a long one
+	longQueue   = 25 * time.Millisecond
+	floor       = 0.04                   // of the line, while yielding
+	calmTicks   = 5                      // without a queue before rising again
+	firstStep   = 0.012                  // of a look beyond the line
+	lookFor     = 350 * time.Millisecond // before the next step
+	firstPause  = 4 * time.Second
+	lastPause   = 20 * time.Second
 )
 
 // NewYield returns a controller; line is the rate that the link gave before, in bytes per second, 0 if it is not known.
 func NewYield(line float64) *Yield {
-	y := &Yield{rate: initialRate, min: lowestRate}
-	if line > 0 {
-		y.ceil = line
-		y.rate = max(initialRate, line/4)
-	}
+	y := &Yield{rate: First(line), min: lowestRate, line: max(line, 0), pause: firstPause}
+	y.delay = &y.probe
 	return y
+}
+
+// First is the rate to begin with, on a line that gave so much before.
+func First(line float64) float64 { return max(initialRate, line/4) }
+
+// Again begins anew after a pause; what is known of the way's length holds.
+func (y *Yield) Again(line float64) *Yield {
+	n := NewYield(line)
+	n.probe, n.own = y.probe, y.own
+	return n
 }
 
 // Rate is the present rate in bytes per second.
 func (y *Yield) Rate() int64 { return int64(y.rate) }
 
-// Line is the rate at which a queue begins, in bytes per second; 0 while it is not known.
-func (y *Yield) Line() float64 { return y.ceil }
+// Line is what the line gives, in bytes per second; 0 while it is not known.
+func (y *Yield) Line() float64 { return y.line }
 
 // Queue is how long packets wait in the queue now, as far as it can be told.
 func (y *Yield) Queue() time.Duration { return y.delay.queue() }
 
-// Sample takes a round-trip time over the line.
-func (y *Yield) Sample(now time.Time, rtt time.Duration) { y.delay.add(now, rtt) }
+// Slack is how long our bytes may wait anywhere.
+func (y *Yield) Slack() time.Duration { return 2*y.delay.target() + time.Millisecond }
+
+// Yielding says that somebody else uses the line.
+func (y *Yield) Yielding() bool { return y.phase == yielding }
+
+// Sample takes a round-trip time of the probe.
+func (y *Yield) Sample(now time.Time, rtt time.Duration) { y.probe.add(now, rtt) }
 
 // Lost tells that a probe was not answered in time: the queue is full, or the probe's way is broken.
 func (y *Yield) Lost(now time.Time) {
-	if y.delay.known() {
-		y.delay.add(now, y.delay.base()+100*time.Millisecond)
+	if y.probe.fresh(now) {
+		y.probe.late(now, y.probe.base()+100*time.Millisecond)
 	}
+}
+
+const (
+	ownBase  = 50 * time.Millisecond // any
+	ownSlack = 5 * time.Millisecond  // what the other end takes to answer
+)
+
+// SampleOwn takes by how much our own connections are slower than at their best. It counts while the probe says nothing.
+func (y *Yield) SampleOwn(now time.Time, queue time.Duration) {
+	y.own.add(now, ownBase+max(queue-ownSlack, 0))
 }
 
 // Busy says that this direction carries about what it may: a queue is likely to be its own.
 func (y *Yield) Busy() bool { return y.used >= 0.6*y.rate && y.rate > initialRate/2 }
 
-// Tick sets the rate anew, once every Interval; moved is how many bytes passed in this direction since the last call, and
-// otherBusy says that the other direction of the same line is Busy, and so rather the one to blame if this one is not.
+// Tick sets the rate anew, once every Interval; moved is how many bytes came through the line in this direction since the
+// last call, and otherBusy says that the other direction of the same line is Busy, and so rather the one to blame if this
+// one is not.
 func (y *Yield) Tick(now time.Time, moved int64, otherBusy bool) {
 	dt := now.Sub(y.last).Seconds()
 	y.last = now
 	if dt <= 0 || dt > 5 {
 		return
 	}
+	copy(y.arrived[1:], y.arrived[:])
+	y.arrived[0] = arrival{float64(moved), dt}
 	y.used += (float64(moved)/dt - y.used) * min(1, dt/0.3)
-	if !y.delay.known() {
-		y.rate = min(y.rate*fastGrowth, max(y.ceil, initialRate)) // blind: no faster than the line ever was
-		return
-	}
-	q := y.delay.queue()
-	if q > target && otherBusy && y.used < 0.6*y.ceil {
-		return
-	}
 	switch {
-	case q <= target:
-		y.grow(now)
-	case q > standing:
-		y.yield(now, retreat)
+	case y.probe.fresh(now):
+		y.delay = &y.probe
+	case y.own.fresh(now):
+		y.delay = &y.own
 	default:
-		y.yield(now, cut)
+		y.rate = min(y.rate*growth, max(y.line, initialRate)) // blind: no faster than the line ever was
+		return
+	}
+	queue := y.delay.queue() > y.delay.target()
+	if queue && otherBusy && y.used < 0.6*max(y.line, y.rate) {
+		return
+	}
+	if queue {
+		y.calm = 0
+		y.queued(now)
+	} else {
+		y.calm++
+		y.free(now)
 	}
 	y.rate = min(max(y.rate, y.lowest()), math.MaxInt64/4)
 }
 
-func (y *Yield) lowest() float64 { return max(y.min, y.ceil*floorOfCeil) }
+func (y *Yield) lowest() float64 { return max(y.min, y.line*floor) }
 
-func (y *Yield) grow(now time.Time) {
-	y.calm++
-	if y.episode && now.Sub(y.stood) < ours {
-		if y.ceil == 0 {
-			y.ceil = y.seen
-		}
-		y.ceil += (y.seen - y.ceil) * 0.5
-		y.rate = min(y.rate, keepOfCeil*y.ceil)
-	}
-	y.episode = false
-	if y.used < 0.6*y.rate && y.rate > y.lowest()*4 {
-		return // we do not even use what we have: growing would only make a burst later
-	}
-	switch {
-	case y.ceil == 0 || y.rate < nearCeil*y.ceil:
-		y.rate *= fastGrowth
-	default: // the longer there is no queue, the more likely the line is faster than it seemed
-		y.rate *= 1 + min(slowGrowth*math.Exp2(float64(y.calm)/30), fastGrowth-1)
-		y.ceil = max(y.ceil, 0.98*min(y.rate, y.used))
-	}
-}
+func (y *Yield) enter(p phase, now time.Time) { y.phase, y.since = p, now }
 
-// yield slows down. What passed when a queue began is what the line gives, if the queue turns out to be ours.
-func (y *Yield) yield(now time.Time, factor float64) {
-	if y.used < 0.5*y.rate && y.rate <= max(initialRate, y.ceil/8) {
-		y.calm = 0
-		return // whosever queue it is, what we send is not worth slowing, and says nothing about the line
+// arrives is what came through in the last ticks, in bytes per second.
+func (y *Yield) arrives() float64 {
+	var sum arrival
+	for _, a := range y.arrived {
+		sum.bytes += a.bytes
+		sum.seconds += a.seconds
 	}
-	if !y.episode {
-		y.episode, y.stood = true, now
-		y.seen = max(min(y.rate, 1.05*y.used), y.lowest())
-		y.rate = min(y.rate, keepOfCeil*y.seen)
-		y.waited = now.Add(2 * Interval)
-	}
-	y.calm = 0
-	if factor > retreat && now.Before(y.waited) {
-		factor = 0.985 // a cut needs a round trip to show
-	}
-	y.rate *= factor
-}
-
-// delayFilter keeps the smallest round-trip time of the last minutes, which is the way itself, and of the last samples,
-// which is the way and the queue: a single late answer is a busy radio or processor, not a queue.
-type delayFilter struct {
-	spans  [historySpans]time.Duration // smallest of each minute, newest first
-	began  time.Time                   // of spans[0]
-	recent [10]time.Duration
-	n      int
-}
-
-func (d *delayFilter) known() bool { return d.n > 0 }
-
-func (d *delayFilter) add(now time.Time, rtt time.Duration) {
-	if rtt <= 0 {
-		return
-	}
-	if d.began.IsZero() || now.Sub(d.began) > time.Minute {
-		copy(d.spans[1:], d.spans[:])
-		d.spans[0], d.began = rtt, now
-	}
-	d.spans[0] = min(d.spans[0], rtt)
-	d.recent[d.n%len(d.recent)] = rtt
-	d.n++
-}
-
-func (d *delayFilter) base() time.Duration {
-	best := time.Duration(math.MaxInt64)
-	for _, s := range d.spans {
-		if s > 0 {
-			best = min(best, s)
-		}
-	}
-	return best
-}
-
-func (d *delayFilter) queue() time.Duration {
-	if d.n == 0 {
+	if sum.seconds == 0 {
 		return 0
 	}
-	base := d.base()
-	low, highest, empty := time.Duration(math.MaxInt64), time.Duration(0), 0
-	for i := range min(d.n, len(d.recent)) {
-		r := d.recent[(d.n-1-i)%len(d.recent)]
-		if i < lately {
-			low = min(low, r)
+	return sum.bytes / sum.seconds
+}
+
+// queued acts on a queue.
+func (y *Yield) queued(now time.Time) {
+	got := y.arrives()
+	switch y.phase {
+	case yielding:
+		y.rate *= 0.8
+		if y.delay.steady(now) {
+			y.delay.rebase(now)
 		}
-		if r-base <= target {
-			empty++
+	case draining:
+		if now.Sub(y.since) <= 2*Interval {
+			y.seen = max(y.seen, got) // later the queue may be empty, and we slow
 		}
-		highest = max(highest, r)
+		if now.After(y.due) {
+			y.enter(yielding, now)
+			y.rate *= 0.5
+		}
+	default:
+		if y.used < 0.5*y.rate && y.rate <= max(initialRate, y.line/8) {
+			return // whosever queue it is, what we send is not worth slowing
+		}
+		q, factor := y.delay.queue(), drain
+		if q > longQueue {
+			factor = drainLong
+		}
+		y.near = y.line == 0 || y.rate >= 0.9*y.line
+		y.seen, y.asked = got, y.rate
+		y.rate = factor * min(y.rate, got)
+		y.due = now.Add(time.Duration(float64(q)/(1-factor)) + y.delay.base() + 8*Interval)
+		y.enter(draining, now)
 	}
-	if empty >= 3 && highest-base > noisy {
-		return min(low-base, target) // answers are late for other reasons than a queue, which does not come and go so fast
+}
+
+// free acts on there being no queue.
+func (y *Yield) free(now time.Time) {
+	switch y.phase {
+	case draining:
+		y.learn(now)
+		y.look = now.Add(y.pause)
+		y.enter(rising, now)
+		y.rate = min(max(y.rate, 0.9*keep*min(y.seen, y.line)), keep*y.line)
+	case yielding:
+		if y.calm >= calmTicks {
+			y.enter(rising, now)
+			y.look = now.Add(y.pause)
+		}
+	case rising:
+		y.rise(now)
+	case holding:
+		y.rate = keep * y.line
+		if now.After(y.look) && y.used > 0.85*y.rate {
+			y.step = firstStep
+			y.rate = y.line * (1 + y.step)
+			y.enter(looking, now)
+		}
+	case looking:
+		y.lookOn(now)
 	}
-	return low - base
+}
+
+func (y *Yield) rise(now time.Time) {
+	if y.used < 0.6*y.rate && y.rate > y.lowest()*4 {
+		return // we do not even use what we have: rising would only make a burst later
+	}
+	y.rate *= growth
+	if y.line > 0 && y.rate >= keep*y.line {
+		y.rate = keep * y.line
+		y.enter(holding, now)
+	}
+}
+
+// lookOn goes on looking for what the line gives beyond what is known, as long as there is no queue.
+func (y *Yield) lookOn(now time.Time) {
+	switch {
+	case now.Sub(y.since) < lookFor:
+	case y.arrives() < 0.97*y.rate: // it does not come through at this rate, or we do not use it
+		y.look = now.Add(y.pause)
+		y.enter(holding, now)
+	default:
+		y.line = y.rate
+		y.pause = firstPause
+		y.step = min(2*y.step, 0.2)
+		y.rate = y.line * (1 + y.step)
+		y.since = now
+	}
+}
+
+// learn takes what came through while a queue of ours stood for what the line gives.
+func (y *Yield) learn(now time.Time) {
+	switch {
+	case y.line == 0:
+		y.line = max(y.seen, y.min)
+		return
+	case y.seen >= y.line:
+		y.line = y.seen
+		return
+	case y.near && y.asked < y.line && y.seen >= 0.97*y.asked:
+		y.line *= 0.995 // all that we asked for came: rather somebody else's burst
+		return
+	case y.near && y.seen >= 0.9*y.line:
+		y.line += (y.seen - y.line) * 0.5
+		y.pause = min(2*y.pause, lastPause)
+		return
+	}
+	// Far less than it was: a slower line, or somebody else's short burst beside us. The second time it is the line.
+	fits := y.doubt > 0 && math.Abs(y.seen-y.doubt) < 0.2*y.doubt && now.Sub(y.doubted) < 10*time.Second
+	if fits {
+		y.line, y.doubt, y.pause = max(y.seen, y.min), 0, firstPause
+		return
+	}
+	y.doubt, y.doubted = y.seen, now
+}
+
+// Phase names what the controller does, for people.
+func (y *Yield) Phase() string {
+	return [...]string{"rising", "holding", "looking", "draining", "yielding"}[y.phase]
 }

@@ -2,12 +2,13 @@ package pace
 
 import (
 	"math/rand/v2"
-	"sort"
+	"slices"
 	"testing"
 	"time"
 )
 
-// line is a drop-tail queue that is fed by us, at our pace, and by somebody's TCP download, which fills what is there.
+// line is a drop-tail queue that is fed by us, at our pace one way's time ago, and by somebody's TCP download, which
+// fills what is there.
 type line struct {
 	rate   float64 // bytes per second
 	queue  float64 // bytes that wait
@@ -17,14 +18,20 @@ type line struct {
 	rnd    *rand.Rand
 	base   time.Duration
 	noise  time.Duration
+	jitter float64   // of what we send in one step, as a share
+	paces  []float64 // ours, which act a round trip later
 }
 
-// step passes dt and returns how many of our bytes came through, and a round-trip time.
-func (l *line) step(dt time.Duration, ours float64) (int64, time.Duration) {
-	s := dt.Seconds()
+const simStep = 5 * time.Millisecond
+
+// step passes simStep and returns how many of our bytes came through.
+func (l *line) step(pace float64) float64 {
+	s := simStep.Seconds()
+	l.paces = append(l.paces, pace)
+	ours := l.paces[max(0, len(l.paces)-1-int(l.base/simStep))] * (1 + l.jitter*(l.rnd.Float64()-0.5))
 	var others float64
 	if l.other {
-		l.window = min(l.window*1.1+100_000, l.rate*1.05)
+		l.window = min(l.window*1.01+10_000, l.rate*1.05)
 		others = l.window
 	} else {
 		l.window = 0
@@ -34,72 +41,126 @@ func (l *line) step(dt time.Duration, ours float64) (int64, time.Duration) {
 	if in > 0 {
 		share = ours * s / in
 	}
+	had := l.queue
 	l.queue = max(0, l.queue+in-l.rate*s)
 	if l.queue > l.limit {
 		l.queue = l.limit
 		l.window *= 0.7
 	}
-	through := min(in, l.rate*s) * share
-	return int64(through), l.base + time.Duration(l.queue/l.rate*float64(time.Second)) +
-		time.Duration(l.rnd.Float64()*float64(l.noise))
+	return min(had+in, l.rate*s) * share
+}
+
+func (l *line) rtt() time.Duration {
+	late := time.Duration(l.rnd.Float64() * float64(l.noise))
+	if l.rnd.IntN(20) == 0 {
+		late += 5 * time.Millisecond // a busy processor
+	}
+	return l.base + l.waits() + late
+}
+
+func (l *line) waits() time.Duration { return time.Duration(l.queue / l.rate * float64(time.Second)) }
+
+// sim runs a controller on a line.
+type sim struct {
+	*line
+	y   *Yield
+	now time.Time
+}
+
+func newSim(mbit, known float64) *sim {
+	return &sim{
+		line: &line{
+			rate: mbit * 1e6 / 8, limit: mbit * 1e6 / 8 * 0.2, rnd: rand.New(rand.NewPCG(1, 2)), //nolint:gosec // a test
+			base: 20 * time.Millisecond, noise: 600 * time.Microsecond, jitter: 0.5,
+		},
+		y: NewYield(known * 1e6 / 8), now: time.Unix(1000, 0),
+	}
+}
+
+// run returns the share of the line that we used, and the 95th percentile of how long packets waited in its queue.
+func (s *sim) run(d time.Duration) (share float64, p95 time.Duration) {
+	var sum, moved float64
+	var added []time.Duration
+	steps := 0
+	for end := s.now.Add(d); s.now.Before(end); {
+		s.now = s.now.Add(simStep)
+		moved += s.step(s.y.rate)
+		added = append(added, s.waits())
+		if steps++; steps%int(Interval/simStep) == 0 {
+			s.y.Sample(s.now, s.rtt())
+			s.y.Tick(s.now, int64(moved), false)
+			sum += moved
+			moved = 0
+		}
+	}
+	slices.Sort(added)
+	return sum / s.rate / d.Seconds(), added[len(added)*95/100]
+}
+
+func (s *sim) expect(t *testing.T, what string, d time.Duration, least, most float64, p95 time.Duration) {
+	t.Helper()
+	share, added := s.run(d)
+	t.Logf("%-28s %5.1f%% of the line, %v added at p95, line seen as %.1f%%", what, 100*share,
+		added.Round(100*time.Microsecond), 100*s.y.line/s.rate)
+	if share < least || share > most || added > p95 {
+		t.Errorf("%s: %.1f%% of the line (want %.0f to %.0f%%), %v added at p95 (want %v)", what, 100*share, 100*least,
+			100*most, added, p95)
+	}
 }
 
 func TestYieldFillsTheLineKeepsItsQueueEmptyAndGetsOutOfTheWay(t *testing.T) {
+	const never = time.Hour
 	for name, c := range map[string]struct{ mbit, known float64 }{
-		"50 Mbit/s": {50, 0}, "50 Mbit/s, known": {50, 45}, "500 Mbit/s": {500, 0}, "8 Mbit/s": {8, 0}, "wrongly known": {50, 200},
+		"50 Mbit/s": {50, 0}, "50 Mbit/s, known": {50, 45}, "500 Mbit/s": {500, 0}, "8 Mbit/s": {8, 0},
+		"known as too fast": {50, 200}, "known as too slow": {50, 10},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := &line{
-				rate: c.mbit * 1e6 / 8, limit: c.mbit * 1e6 / 8 * 0.2, rnd: rand.New(rand.NewPCG(1, 2)), //nolint:gosec // a test
-				base: 20 * time.Millisecond, noise: 600 * time.Microsecond,
-			}
-			y := NewYield(c.known * 1e6 / 8)
-			now := time.Unix(1000, 0)
-			run := func(d time.Duration) (share float64, added []time.Duration) {
-				var sum int64
-				for end := now.Add(d); now.Before(end); {
-					now = now.Add(Interval)
-					moved, rtt := l.step(Interval, y.rate)
-					sum += moved
-					y.Sample(now, rtt)
-					y.Tick(now, moved, false)
-					added = append(added, time.Duration(l.queue/l.rate*float64(time.Second)))
-				}
-				return float64(sum) / l.rate / d.Seconds(), added
-			}
-			run(15 * time.Second)
-			share, added := run(30 * time.Second)
-			sort.Slice(added, func(i, j int) bool { return added[i] < added[j] })
-			p95 := added[len(added)*95/100]
-			t.Logf("alone: %.1f%% of the line, %v added at p95", 100*share, p95)
-			if share < 0.90 || p95 > 6*time.Millisecond {
-				t.Errorf("alone: %.1f%% of the line, %v added at p95", 100*share, p95)
-			}
-			l.other = true
-			run(2 * time.Second)
-			share, _ = run(5 * time.Second)
-			t.Logf("beside a TCP download: %.1f%%", 100*share)
-			if share > 0.10 {
-				t.Errorf("%.1f%% kept beside a TCP download", 100*share)
-			}
-			l.other = false
-			run(5 * time.Second)
-			share, _ = run(3 * time.Second)
-			t.Logf("five seconds after its end: %.1f%%", 100*share)
-			if share < 0.85 {
-				t.Errorf("only %.1f%% taken back", 100*share)
-			}
-			l.rate /= 2
-			l.limit /= 2
-			run(8 * time.Second)
-			share, added = run(20 * time.Second)
-			sort.Slice(added, func(i, j int) bool { return added[i] < added[j] })
-			t.Logf("half the rate: %.1f%%, %v added at p95", 100*share, added[len(added)*95/100])
-			if share < 0.85 || added[len(added)*95/100] > 12*time.Millisecond {
-				t.Errorf("after the rate halved: %.1f%%, %v", 100*share, added[len(added)*95/100])
-			}
+			s := newSim(c.mbit, c.known)
+			s.run(8 * time.Second)
+			s.expect(t, "alone", 30*time.Second, 0.92, 1, 3*time.Millisecond)
+			s.other = true
+			s.run(2 * time.Second)
+			s.expect(t, "beside a TCP download", 10*time.Second, 0, 0.10, never)
+			s.other = false
+			s.run(5 * time.Second)
+			s.expect(t, "five seconds after its end", 5*time.Second, 0.9, 1, 5*time.Millisecond)
+			s.rate /= 2
+			s.limit /= 2
+			s.run(8 * time.Second)
+			s.expect(t, "half the rate", 20*time.Second, 0.90, 1, 5*time.Millisecond)
+			s.rate *= 2
+			s.limit *= 2
+			s.run(40 * time.Second)
+			s.expect(t, "the whole rate again", 20*time.Second, 0.90, 1, 5*time.Millisecond)
 		})
 	}
+}
+
+func TestYieldIsNotHeldDownByShortBurstsOfOthers(t *testing.T) {
+	s := newSim(50, 0)
+	s.run(8 * time.Second)
+	for range 20 { // somebody reads the news
+		s.other = true
+		s.run(300 * time.Millisecond)
+		s.other = false
+		s.run(4 * time.Second)
+	}
+	s.expect(t, "between pages", 3*time.Second, 0.85, 1, 10*time.Millisecond)
+}
+
+func TestYieldOverARadioThatIsLateByItself(t *testing.T) {
+	s := newSim(50, 0)
+	s.noise = 8 * time.Millisecond
+	s.run(10 * time.Second)
+	s.expect(t, "a late radio", 60*time.Second, 0.70, 1, 20*time.Millisecond)
+}
+
+func TestYieldTakesALongerWayForWhatItIs(t *testing.T) {
+	s := newSim(50, 0)
+	s.run(10 * time.Second)
+	s.base += 30 * time.Millisecond
+	s.run(20 * time.Second)
+	s.expect(t, "a longer way", 10*time.Second, 0.90, 1, 5*time.Millisecond)
 }
 
 func TestYieldWithoutSamplesIsNoFasterThanTheLineEverWas(t *testing.T) {

@@ -1,0 +1,44 @@
+package pace
+
+import (
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// freshACK is how old the last acknowledgement may be, in milliseconds, for the round-trip time to be the present one.
+const freshACK = 200
+
+func readInfo(raw syscall.RawConn) (in info, ok bool) {
+	err := raw.Control(func(fd uintptr) {
+		t, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return
+		}
+		ok = true
+		in.received, in.acked = int64(t.Bytes_received), int64(t.Bytes_acked) //nolint:gosec // far below 2^63
+		in.minRTT = time.Duration(t.Min_rtt) * time.Microsecond
+		in.late = int64(t.Rcv_ooopack)
+		in.rcvRTT = time.Duration(t.Rcv_rtt) * time.Microsecond
+		if t.Last_ack_recv < freshACK {
+			in.rtt = time.Duration(t.Rtt) * time.Microsecond
+		}
+	})
+	return in, ok && err == nil
+}
+
+// clampWindow bounds the receive window that the kernel advertises.
+func clampWindow(raw syscall.RawConn, bytes int) {
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, bytes) // a courtesy
+	})
+}
+
+// lowWater keeps what waits in the kernel to be sent small, so that a change of pace shows at once.
+func lowWater(raw syscall.RawConn) {
+	const unsent = 32 << 10
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent) // a courtesy
+	})
+}
