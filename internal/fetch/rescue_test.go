@@ -8,6 +8,7 @@ import (
 	"github.com/anacrolix/torrent/bencode"
 
 	"boxd/internal/asset"
+	"boxd/internal/fetch/tracker"
 	"boxd/internal/lan"
 	"boxd/internal/schedule"
 )
@@ -42,6 +43,7 @@ func follower(t *testing.T, h *fixedHome) (*Fetcher, *item) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.home.Store(&map[string]bool{})
 	return f, &item{id: info.ID, info: info, runs: map[*originRun]bool{}}
 }
 
@@ -103,8 +105,10 @@ func TestTheHeirOfADeadCourierDoesNotWaitToMeet(t *testing.T) {
 		courier string // before
 		stays   bool   // in the home
 		waits   bool
+		first   bool // the tracker knows of this home only
 	}{
 		"the courier died":        {courier: "you", waits: false},
+		"nobody to meet":          {courier: "", first: true, waits: false},
 		"it handed over":          {courier: "you", stays: true, waits: true},
 		"there was none":          {courier: "", waits: true},
 		"it was this box already": {courier: "me", waits: true},
@@ -122,6 +126,9 @@ func TestTheHeirOfADeadCourierDoesNotWaitToMeet(t *testing.T) {
 				f.describe(it, 0, now, now)
 			}
 			it.want.Origin, it.wanSince, it.ann.known = schedule.OriginSpare, now, true
+			if !c.first {
+				it.ann.answer.Peers = []tracker.Peer{{Box: "far"}}
+			}
 			if got := f.settles(it, now.Add(time.Second)); got != c.waits {
 				t.Errorf("waits to meet: %v, want %v", got, c.waits)
 			}
