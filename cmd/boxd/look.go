@@ -236,13 +236,16 @@ func printAssets(w io.Writer, s *control.Snapshot) {
 func printPeers(w io.Writer, s *control.Snapshot) {
 	var p cli.Page
 	p.Line("In this home:")
-	home := cli.Table{Head: []string{"BOX", "ADDRESS", "CLASS", "WAN", ">HOLDS", ">WANTS", ">RTT", ">FROM IT", ">TO IT"}}
+	home := cli.Table{Head: []string{
+		"BOX", "ADDRESS", "CLASS", "WAN", ">CARRIES", "HEALTH", ">HOLDS", ">WANTS", ">RTT", ">FROM IT", ">TO IT",
+	}}
 	for _, n := range s.Home {
 		wan := "no"
 		if n.WAN {
 			wan = "yes"
 		}
-		home.Add(cli.Plain(n.ID), n.Address, fmt.Sprint(n.Class), wan, fmt.Sprint(n.Holds), fmt.Sprint(n.Wants),
+		home.Add(cli.Plain(n.ID), n.Address, fmt.Sprint(n.Class), wan, fmt.Sprint(n.Courier),
+			cli.Plain(cmp.Or(n.Health, "good")), fmt.Sprint(n.Holds), fmt.Sprint(n.Wants),
 			fmt.Sprintf("%.1f ms", n.RTT*1000), cli.Bytes(n.Received), cli.Bytes(n.Sent))
 	}
 	home.Print(&p)

@@ -278,7 +278,18 @@ func (b *Box) home() []Neighbour {
 		return list
 	}
 	for _, n := range b.o.LAN.Neighbours() {
+		got := make([]Got, 0, len(n.Got))
+		for _, g := range n.Got {
+			got = append(got, Got{ID: g.Box, Bytes: g.Bytes})
+		}
+		carries := 0
+		for _, w := range n.Wants {
+			if w.Acting {
+				carries++
+			}
+		}
 		list = append(list, Neighbour{
+			Got: got, WANGot: n.WANGot, Courier: carries, Health: string(n.Health),
 			ID: n.ID, Address: n.Addr.String(), Class: n.Class, WAN: n.WAN, Holds: len(n.Holds), Wants: len(n.Wants),
 			Since: n.Since, LastSeen: n.LastSeen, RTT: n.RTT.Seconds(),
 		})

@@ -222,15 +222,25 @@ type Window struct {
 type Neighbour struct {
 	ID       string    `json:"id"`
 	Address  string    `json:"address"`
-	Class    int       `json:"class"` // 0 is best
-	WAN      bool      `json:"wan"`   // it can reach the access line
-	Holds    int       `json:"holds"` // assets that it has whole
+	Class    int       `json:"class"`      // 0 is best
+	WAN      bool      `json:"wan"`        // it can reach the access line
+	Courier  int       `json:"courier_of"` // assets that it carries over the access line
+	Health   string    `json:"health"`     // severity of its worst warning; empty: none
+	Holds    int       `json:"holds"`      // assets that it has whole
 	Wants    int       `json:"wants"`
 	Since    time.Time `json:"since,omitzero"`
 	LastSeen time.Time `json:"last_seen,omitzero"`
 	RTT      float64   `json:"rtt_seconds"`
 	Received int64     `json:"received_bytes"` // by us from it
 	Sent     int64     `json:"sent_bytes"`     // by us to it
+	Got      []Got     `json:"got"`            // what it says that it got over the LAN, by box
+	WANGot   int64     `json:"wan_got_bytes"`  // what it says that it got over the access line
+}
+
+// Got is how many bytes one box of the home got from another.
+type Got struct {
+	ID    string `json:"id"`
+	Bytes int64  `json:"bytes"`
 }
 
 // Peer is one box that this box exchanges bytes with.

@@ -139,7 +139,8 @@ type Neighbour struct {
 	Demand   []Demand
 	Got      []Got // what it says that it got from each box
 	WANGot   int64
-	Since    time.Time // admitted
+	Health   health.Severity // of the worst warning that it has; empty: none
+	Since    time.Time       // admitted
 	LastSeen time.Time
 	RTT      time.Duration // smoothed; 0 unknown
 }

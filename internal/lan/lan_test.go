@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/health"
 )
 
 // household starts n boxes of one fleet and waits until they have looked round.
@@ -375,16 +376,18 @@ func TestACourierThatIsHeldBackStays(t *testing.T) {
 	}
 }
 
-// TestWhoGotWhatIsTold: each box knows who gave what to whom in the whole home.
+// TestWhoGotWhatIsTold: each box knows who gave what to whom in the whole home, and how the others are.
 func TestWhoGotWhatIsTold(t *testing.T) {
 	ca := newCA(t, "acme")
 	synctest.Test(t, func(t *testing.T) {
 		boxes := household(t, newSimNet(), ca, 2)
 		defer stopAll(boxes)
+		boxes[0].opt.Health.Raise(health.Warning{Code: "a", Severity: health.Critical})
+		boxes[0].opt.Health.Raise(health.Warning{Code: "b", Severity: health.Info})
 		boxes[0].SetSelf(Self{Got: []Got{{"box-1", 7}, {"box-2", 9}}, WANGot: 5})
 		time.Sleep(idleHeartbeat + time.Second)
 		n := boxes[1].Neighbours()[0]
-		if !slices.Equal(n.Got, []Got{{"box-1", 7}, {"box-2", 9}}) || n.WANGot != 5 {
+		if !slices.Equal(n.Got, []Got{{"box-1", 7}, {"box-2", 9}}) || n.WANGot != 5 || n.Health != health.Critical {
 			t.Errorf("heard %+v", n)
 		}
 	})

@@ -66,7 +66,7 @@ func (k *link) poke() {
 func (k *link) neighbour() Neighbour {
 	return Neighbour{
 		ID: k.id, Addr: k.addr, Wants: k.public, Holds: k.state.Holds, Class: k.state.Class, WAN: k.state.WAN,
-		WANRate: k.state.WANRate, Demand: k.demand, Got: k.state.Got, WANGot: k.state.WANGot,
+		WANRate: k.state.WANRate, Demand: k.demand, Got: k.state.Got, WANGot: k.state.WANGot, Health: k.state.Health,
 		Since: k.since, LastSeen: k.seen, RTT: k.rtt,
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"math"
 
 	"boxd/internal/asset"
+	"boxd/internal/health"
 )
 
 // A frame is its length (4 bytes, big endian) and a JSON message. Unknown members are ignored, so that newer boxes
@@ -45,15 +46,16 @@ type message struct {
 }
 
 type wireState struct {
-	Class   int          `json:"class"`
-	WAN     bool         `json:"wan"`
-	WANRate int64        `json:"wan_rate,omitempty"`
-	Wants   []wireWant   `json:"wants,omitempty"`
-	Holds   []asset.ID   `json:"holds,omitempty"`
-	Demand  []wireDemand `json:"demand,omitempty"`
-	Vetoes  []wireVeto   `json:"vetoes,omitempty"`
-	Got     []Got        `json:"got,omitempty"`
-	WANGot  int64        `json:"wan_got,omitempty"`
+	Class   int             `json:"class"`
+	WAN     bool            `json:"wan"`
+	WANRate int64           `json:"wan_rate,omitempty"`
+	Wants   []wireWant      `json:"wants,omitempty"`
+	Holds   []asset.ID      `json:"holds,omitempty"`
+	Demand  []wireDemand    `json:"demand,omitempty"`
+	Vetoes  []wireVeto      `json:"vetoes,omitempty"`
+	Got     []Got           `json:"got,omitempty"`
+	WANGot  int64           `json:"wan_got,omitempty"`
+	Health  health.Severity `json:"health,omitempty"`
 }
 
 type wireWant struct {
@@ -147,6 +149,8 @@ func (s *wireState) check() error {
 	switch {
 	case s.Class < 0 || s.Class > worstClass:
 		return fmt.Errorf("class %d", s.Class)
+	case s.Health != "" && s.Health != health.Info && s.Health != health.Warn && s.Health != health.Critical:
+		return fmt.Errorf("health of %d characters", len(s.Health))
 	case s.WANRate < 0 || s.WANGot < 0:
 		return fmt.Errorf("rate %d, got %d", s.WANRate, s.WANGot)
 	case len(s.Wants) > MaxWants, len(s.Holds) > MaxHolds, len(s.Demand) > MaxDemand, len(s.Vetoes) > maxVetoes,

@@ -47,6 +47,7 @@ func TestBadMessages(t *testing.T) {
 	for name, body := range map[string]string{
 		"not JSON":         `{`,
 		"got less than 0":  `{"kind":"state","state":{"got":[{"box":"a","bytes":-1}]}}`,
+		"unknown health":   `{"kind":"state","state":{"health":"splendid"}}`,
 		"got from nobody":  `{"kind":"state","state":{"got":[{"box":"","bytes":1}]}}`,
 		"two values":       `{"kind":"ping"} {}`,
 		"hello w/o port":   `{"kind":"hello","v":1,"nonce":"0123456789abcdef"}`,

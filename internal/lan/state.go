@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"boxd/internal/asset"
+	"boxd/internal/health"
 )
 
 // refresh works out which assets this box is the courier of, tells the neighbours when its state is not what it last
@@ -50,7 +51,7 @@ func (l *LAN) encode() {
 
 func (l *LAN) wire() *wireState {
 	st := &wireState{Class: l.ownClass(), WAN: l.self.WAN, WANRate: l.self.WANRate, Holds: l.tellHolds()}
-	st.WANGot = l.self.WANGot
+	st.WANGot, st.Health = l.self.WANGot, worst(l.opt.Health.List())
 	for _, g := range l.self.Got {
 		if g.Box != "" && len(g.Box) <= maxBoxID && g.Bytes > 0 {
 			st.Got = append(st.Got, g)
@@ -77,6 +78,19 @@ func (l *LAN) wire() *wireState {
 		return bytes.Compare([]byte(a.Box), []byte(b.Box))
 	})
 	return st
+}
+
+// worst is the severity of the worst warning; empty without any.
+func worst(list []health.Warning) (s health.Severity) {
+	rank := func(s health.Severity) int {
+		return slices.Index([]health.Severity{"", health.Info, health.Warn, health.Critical}, s)
+	}
+	for _, w := range list {
+		if rank(w.Severity) > rank(s) {
+			s = w.Severity
+		}
+	}
+	return s
 }
 
 // moved reports whether something of the asset has come.

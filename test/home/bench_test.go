@@ -66,7 +66,38 @@ func TestBenchCopies(t *testing.T) {
 				}
 			}
 			t.Logf("assets carried by each box: %v", carried)
+			s.whoServedWhom(t)
 		})
+	}
+}
+
+// whoServedWhom prints the bytes that each box got from each other one over the LAN.
+func (s *setup) whoServedWhom(t *testing.T) {
+	t.Helper()
+	number := map[string]int{}
+	for _, b := range s.boxes {
+		number[s.boxID(t, b)] = b.number
+	}
+	var all, most int64
+	given := make([]int64, len(s.boxes))
+	for _, b := range s.boxes {
+		st, err := b.status()
+		must(t, err)
+		got := make([]int64, len(s.boxes))
+		for _, g := range st.Given {
+			if g.Link == "lan" && g.ID != "" {
+				got[number[g.ID]] = g.Received >> 20
+				given[number[g.ID]] += g.Received
+				all += g.Received
+			}
+		}
+		t.Logf("box %d got from each, MiB: %v", b.number, got)
+	}
+	for _, n := range given {
+		most = max(most, n)
+	}
+	if all > 0 {
+		t.Logf("the busiest box gave %.0f %% of the LAN bytes", 100*float64(most)/float64(all))
 	}
 }
 

@@ -58,6 +58,7 @@ func TestRogue(t *testing.T) {
 		t.Logf("with nobody but the rogue: %v, %+v", alone.took.Round(time.Second), last.asset(film.id).Bytes)
 		honest.start()
 		late.start()
+		ready(t, time.Minute, []*box{honest, late}, film)
 	}
 
 	// A certificate that has been stolen with a box, and revoked.

@@ -57,7 +57,7 @@ func (s *setup) stranger(t *testing.T, b *box, m media) {
 			_ = c.Close()
 		})
 	}
-	for _, alpn := range []string{"boxd-swarm/1", "boxd-home/1", "h2", ""} {
+	for _, alpn := range []string{"boxd-swarm/1", "boxd-home/1", "boxd-read/1", "h2", ""} {
 		raw, err := host.Dial(t.Context(), "tcp", at)
 		must(t, err)
 		cfg := &tls.Config{InsecureSkipVerify: true, ServerName: m.id + ".boxd"} //nolint:gosec // a stranger does not care
