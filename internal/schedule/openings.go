@@ -88,6 +88,16 @@ func (o openings) until(deadline time.Time) float64 {
 	return sum
 }
 
+// lasting adds up the open time before the end, whether the box tends to be on or not.
+func (o openings) lasting(end time.Time) (sum time.Duration) {
+	for _, x := range o {
+		if x.to = earliest(x.to, end); x.to.After(x.from) {
+			sum += x.to.Sub(x.from)
+		}
+	}
+	return sum
+}
+
 // after is the moment at which so many usable seconds will have passed; zero when that is beyond the look-ahead.
 func (o openings) after(seconds float64) time.Time {
 	for _, x := range o {

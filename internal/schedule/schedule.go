@@ -93,6 +93,8 @@ type Asset struct {
 	PrefixMissing int64 // bytes of the campaign's prefix not verified yet
 	Playing       bool  // a player waits for it or reads it
 	Started       time.Time
+	Since         time.Time // when this box was first allowed the WAN for it; zero: never yet
+	Swarm         int       // boxes that fetch or hold it, this one included, as far as is known
 	PeerRate      float64   // bytes per second from WAN peers now
 	PeersKnown    bool      // the tracker has answered
 	Peers         int       // WAN peers that can be reached
@@ -134,14 +136,20 @@ type Want struct {
 	WAN      bool   // WAN peers may be used
 	Origin   OriginMode
 	Rate     Limit // bytes per second over the WAN for this asset
-	Priority int
-	Deadline time.Time
+	// Pace is the time over which the swarm's boxes together ask the origin for its pieces in OriginSpare, and Elapsed how
+	// much of it has passed; see ShareInput. Zero: there is nobody to share with, or no time to lose.
+	Pace, Elapsed time.Duration
+	Priority      int
+	Deadline      time.Time
 	// KeepUntil is the latest of all campaigns that name the asset; zero means for ever.
 	KeepUntil time.Time
 	Danger    bool      // the deadline needs more than peers can be trusted to give
 	Late      bool      // the deadline will be missed at the rate seen
 	ETA       time.Time // when it would be complete at the rate seen, counting only usable time; zero: cannot be told
 	Reason    Reason
+
+	missed bool // a campaign wanted it until its deadline only
+	stops  bool // all campaigns that want it do so until their deadlines only
 }
 
 // Reason says why a want is as it is.
@@ -159,8 +167,9 @@ func Decide(now time.Time, in Input) Plan {
 	plan := Plan{WAN: in.WANDown}
 	var ahead int64
 	for _, c := range d.candidates() {
-		plan.Wants = append(plan.Wants, d.want(c, ahead))
-		if c.carried() {
+		w := d.want(c, ahead)
+		plan.Wants = append(plan.Wants, w)
+		if c.carried() && !w.Late { // what is late does not make others late
 			ahead += c.asset.Missing
 		}
 	}
@@ -243,10 +252,12 @@ func sortWants(wants []Want, assets []Asset) {
 	class := func(w Want) int {
 		switch {
 		case !w.Fetch:
-			return 4
+			return 5
 		case playing[w.ID]:
 			return 0
-		case w.Danger:
+		case w.Late && w.stops: // it is given up at the deadline: nothing that can be had in time waits for it
+			return 4
+		case w.Danger && !w.Late: // what cannot be met takes nothing from what can
 			return 1
 		case w.Prefix:
 			return 2

@@ -113,7 +113,7 @@ func TestReasonsThatKeepTheLineClosed(t *testing.T) {
 		{"not-wanted", func(in *Input) { in.Campaigns = nil }, false},
 		{"not-wanted", func(in *Input) { in.Campaigns[0].KeepUntil = now }, false},
 		{"not-before", func(in *Input) { in.Campaigns[0].NotBefore = now.Add(time.Second) }, false},
-		{"not-wanted", func(in *Input) { in.Campaigns[0].Deadline, in.Campaigns[0].MissedStops = now, true }, false},
+		{"missed", func(in *Input) { in.Campaigns[0].Deadline, in.Campaigns[0].MissedStops = now, true }, false},
 	} {
 		in := base()
 		c.change(&in)

@@ -16,19 +16,26 @@ type ShareInput struct {
 	Peers   []string             // box ids of the known peers of the swarm, for when the tracker tells no share
 	// Index and Of are this box's place among the boxes of the swarm, as the tracker tells it; Of 0: it does not.
 	Index, Of int
-	Elapsed   time.Duration // since this box may use the WAN for the asset
-	Patience  time.Duration // after so long, the next box in line takes over a piece that its owner has not brought
-	Max       int           // pieces to return at most; 0: all
+	Elapsed   time.Duration // since this box may use the WAN for the asset, this time
+	// Pace is the time over which the pieces become due in OriginSpare, and Before how much of it had passed before Elapsed.
+	Pace, Before time.Duration
+	// Patience: after so long, the next box in line takes over a piece that was due and that its owner has not brought.
+	Patience time.Duration
+	Max      int // pieces to return at most; 0: all
 }
 
 // DefaultPatience is how long the owner of a piece is given to bring it into the swarm.
 const DefaultPatience = 30 * time.Second
 
+// shortPatience is the least that it is when the pieces become due one after the other.
+const shortPatience = 5 * time.Second
+
 // OriginPieces returns the pieces that this box may ask the origin for now, best first. Every piece has one owner in the
 // swarm and a line of boxes behind it, so that boxes that know nothing of each other ask for different pieces, and a
 // piece whose owner is dead is brought by the next in line.
 //
-// OriginSpare gives the pieces that no known peer has and whose turn it is; OriginAssist and OriginUrgent give every
+// OriginSpare gives the pieces that are due, that no known peer has and whose turn it is: this box's own, and only when there
+// are none those that it takes over. OriginAssist and OriginUrgent give every
 // missing piece, this box's own first, then those that the fewest peers have.
 func OriginPieces(in ShareInput) []int {
 	if in.Mode == OriginOff {
@@ -39,16 +46,25 @@ func OriginPieces(in ShareInput) []int {
 	patience := in.Patience
 	if patience <= 0 {
 		patience = DefaultPatience
+		if in.Pace > 0 { // the owner is told of its pieces one by one, and needs no long for each
+			patience = min(max(in.Pace/4, shortPatience), patience)
+		}
 	}
-	turns := int(in.Elapsed / patience)
-	line := in.line()
+	line, dues := in.line(), in.dues()
+	own := false
 	for p := range in.Pieces {
 		if !in.Missing(p) {
 			continue
 		}
 		c := choice{p, line.turn(p), in.Holders(p)}
-		if in.Mode == OriginSpare && (c.holders > 0 || c.turn > turns) {
-			continue
+		if in.Mode == OriginSpare {
+			due := dues.since(p)
+			if c.holders > 0 || due < 0 || c.turn > int(due/patience) || own && c.turn > 0 {
+				continue
+			}
+			if c.turn == 0 && !own {
+				own, list = true, list[:0]
+			}
 		}
 		list = append(list, c)
 	}
@@ -70,6 +86,35 @@ func OriginPieces(in ShareInput) []int {
 		pieces[i] = c.piece
 	}
 	return pieces
+}
+
+// jitter is the part of the pace by which boxes differ: of those that take a piece for theirs, because they do not know of
+// each other, the first brings it, and the others hear of it.
+const jitter = 0.1
+
+// part is a number in [0, 1) from the high bits.
+func part(x uint64) float64 { return float64(x>>11) / (1 << 53) }
+
+// dues knows when pieces become due to this box.
+type dues struct {
+	in    *ShareInput
+	first uint64  // place of piece 0
+	late  float64 // this box's part of the jitter
+}
+
+func (in *ShareInput) dues() dues {
+	return dues{in, mix(hashOf(in.Asset)), jitter * fraction(in.BoxID, in.Asset)}
+}
+
+// since is for how long the piece has been due; negative when it is not yet. Pieces become due evenly over the pace, in an
+// order that is the same for all boxes and looks random: the golden ratio spreads them as evenly as can be.
+func (d *dues) since(piece int) time.Duration {
+	if d.in.Pace <= 0 {
+		return d.in.Elapsed
+	}
+	place := d.first + uint64(piece)*0x9e3779b97f4a7c15 //nolint:gosec // pieces are not negative
+	due := time.Duration((part(place) + d.late) * float64(d.in.Pace))
+	return min(d.in.Before+d.in.Elapsed-due, d.in.Elapsed)
 }
 
 // line knows this box's place in the line for each piece.

@@ -38,16 +38,74 @@ func TestSharesAreDisjointAndComplete(t *testing.T) {
 }
 
 func TestTheNextInLineTakesOverFromADeadOwner(t *testing.T) {
+	here := map[int]bool{}
 	in := ShareInput{
-		BoxID: "b", Asset: "x", Mode: OriginSpare, Pieces: 300, Missing: all, Holders: nobody, Index: 1, Of: 3,
-		Patience: time.Second,
+		BoxID: "b", Asset: "x", Mode: OriginSpare, Pieces: 300, Missing: func(p int) bool { return !here[p] }, Holders: nobody,
+		Index: 1, Of: 3, Patience: time.Second,
 	}
-	first := len(OriginPieces(in))
+	take := func() int {
+		list := OriginPieces(in)
+		for _, p := range list {
+			here[p] = true
+		}
+		return len(list)
+	}
+	first := take()
+	if again := take(); again != 0 {
+		t.Errorf("%d pieces of others at once", again)
+	}
 	in.Elapsed = time.Second
-	second := len(OriginPieces(in))
+	second := take()
 	in.Elapsed = 2 * time.Second
-	if third := len(OriginPieces(in)); first >= second || second >= third || third != 300 {
-		t.Errorf("pieces after 0, 1 and 2 turns: %d, %d, %d; want more each time and all in the end", first, second, third)
+	if third := take(); first < 60 || second < 60 || third < 60 || len(here) != 300 {
+		t.Errorf("pieces in turns 0, 1 and 2: %d, %d, %d; want about 100 each and all in the end", first, second, third)
+	}
+}
+
+// Pieces become due evenly, in an order that all boxes agree on; a box that takes over waits from that moment on.
+func TestPiecesBecomeDueOverThePace(t *testing.T) {
+	in := ShareInput{
+		BoxID: "a", Asset: "x", Mode: OriginSpare, Pieces: 1000, Missing: all, Holders: nobody,
+		Pace: 1000 * time.Second, Patience: 100 * time.Second,
+	}
+	due := map[int]bool{}
+	for in.Elapsed = 0; in.Elapsed <= in.Pace; in.Elapsed += 50 * time.Second {
+		for _, p := range OriginPieces(in) {
+			due[p] = true
+		}
+		if want := int(in.Elapsed / time.Second); len(due) < want-103 || len(due) > want+3 {
+			t.Errorf("%d pieces are due after %v, want %d", len(due), in.Elapsed, want)
+		}
+	}
+	// A night later the box knows what was due before, but gives the owners their time anew.
+	in.Index, in.Of, in.Before, in.Elapsed = 1, 2, 500*time.Second, 0
+	own := OriginPieces(in)
+	if len(own) < 200 || len(own) > 300 {
+		t.Errorf("%d own pieces are due, want about a quarter", len(own))
+	}
+	mine := map[int]bool{}
+	for _, p := range own {
+		mine[p] = true
+	}
+	in.Missing = func(p int) bool { return !mine[p] }
+	if list := OriginPieces(in); len(list) != 0 {
+		t.Errorf("%d pieces of the other box at once", len(list))
+	}
+	in.Elapsed = 101 * time.Second
+	// All that were due at the beginning of this night, and own ones that became due since.
+	n := 0
+	for _, p := range OriginPieces(in) {
+		if !mine[p] {
+			n++
+		}
+	}
+	if n == 0 {
+		t.Error("nothing more is due after 100 s")
+	}
+	in.Mode = OriginUrgent
+	in.Elapsed = 0
+	if n := len(OriginPieces(in)); n != 1000-len(own) {
+		t.Errorf("urgent: %d pieces, want all %d", n, 1000-len(own))
 	}
 }
 

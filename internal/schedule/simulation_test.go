@@ -31,7 +31,10 @@ type simBox struct {
 	have     uint64 // bit set of pieces
 	known    []int  // peers
 	joined   bool
-	place    int
+	place    int // as the tracker told it last
+	of       int
+	told     int // the step of that answer
+	knew     int // peers known then
 	since    int // the step of joining
 	seen     [simPieces]uint8
 	takes    int // pieces that may still come in this step
@@ -66,6 +69,7 @@ func newSwarm(seed uint64, homes int, camp Campaign, shares bool) *swarm {
 func (s *swarm) join(i, now int) {
 	b := &s.boxes[i]
 	b.joined, b.since, b.place = true, now, len(s.present)
+	b.of, b.told = len(s.present)+1, now
 	for range min(simKnown/2, len(s.present)) {
 		j := s.present[s.rnd.IntN(len(s.present))]
 		if p := &s.boxes[j]; len(p.known) < simKnown {
@@ -81,6 +85,17 @@ func (s *swarm) learn(b *simBox, have uint64) {
 	for ; have != 0; have &= have - 1 {
 		b.seen[bits.TrailingZeros64(have)]++
 	}
+}
+
+// announce asks the tracker for the box's share again when it is time: its interval grows with the swarm, as the fleet's
+// tracker has it, and a box whose swarm has grown much asks earlier.
+func (s *swarm) announce(b *simBox, now int) {
+	interval := max(time.Minute, time.Duration(len(s.present)/50)*time.Second)
+	since := time.Duration(now-b.told) * s.step
+	if since < interval && (since < 5*time.Second || len(b.known) <= 2*b.knew+1) {
+		return
+	}
+	b.of, b.told, b.knew = len(s.present), now, len(b.known)
 }
 
 // got gives a box a piece and tells those that know it.
@@ -122,11 +137,12 @@ func (s *swarm) decide(i, now int, at time.Time) {
 	missing := int64(simPieces-bits.OnesCount64(b.have)) * simPiece
 	a := Asset{
 		ID: "x", Length: simPieces * simPiece, Missing: missing, PeersKnown: b.joined && now > b.since, Peers: len(b.known),
-		PeerRate: simDown / 4, Started: s.begin.Add(time.Duration(b.since) * s.step),
+		PeerRate: simDown / 4, Started: s.begin.Add(time.Duration(b.since) * s.step), Swarm: max(b.of, len(b.known)+1),
 	}
 	if !b.joined {
 		a.Started = time.Time{}
 	}
+	a.Since = a.Started
 	w := Decide(at, Input{
 		BoxID: b.id, ClockTrusted: true, CatalogFresh: true, LineRate: simDown,
 		Campaigns: []Campaign{s.camp}, Assets: []Asset{a},
@@ -142,10 +158,12 @@ func (s *swarm) decide(i, now int, at time.Time) {
 		BoxID: b.id, Asset: "x", Mode: w.Origin, Pieces: simPieces, Max: downPerStep,
 		Missing: func(p int) bool { return b.have&(1<<p) == 0 },
 		Holders: func(p int) int { return int(b.seen[p]) },
-		Elapsed: time.Duration(now-b.since) * s.step,
+		Elapsed: time.Duration(now-b.since) * s.step, Pace: w.Pace,
 	}
-	if s.shares {
-		in.Index, in.Of = b.place, len(s.present)
+	in.Before = max(0, w.Elapsed-in.Elapsed)
+	s.announce(b, now)
+	if s.shares && b.of > len(b.known)+1 {
+		in.Index, in.Of = b.place, b.of
 	} else {
 		for _, j := range b.known {
 			in.Peers = append(in.Peers, s.boxes[j].id)

@@ -18,6 +18,9 @@ func (d *decider) want(c candidate, ahead int64) Want {
 		if w.Campaign != "" {
 			w.Reason = Reason{"not-before", "Its campaign has not begun yet."}
 		}
+		if w.missed {
+			w.Reason = Reason{"missed", "Its deadline has passed, and its campaign does not want it late."}
+		}
 		return w
 	case a.Missing <= 0:
 		w.Reason = Reason{"complete", "It is here, whole and verified."}
@@ -36,7 +39,25 @@ func (d *decider) want(c candidate, ahead int64) Want {
 	w.Prefix = a.PrefixMissing > 0
 	d.foresee(a, live, ahead, &w)
 	d.allowWAN(a, live, &w)
+	if w.WAN && w.Origin == OriginSpare {
+		d.pace(a, live, &w)
+	}
+	if w.Late {
+		w.Reason.Text = d.lateness(w) + " " + w.Reason.Text
+	}
 	return w
+}
+
+// lateness says that a deadline will be missed, or was, and when the asset is expected.
+func (d *decider) lateness(w Want) string {
+	eta := "it is not expected within weeks"
+	if !w.ETA.IsZero() {
+		eta = "it is expected " + when(w.ETA, d.now, d.loc)
+	}
+	if !d.now.Before(w.Deadline) {
+		return "It missed its deadline; " + eta + "."
+	}
+	return "It will miss its deadline " + when(w.Deadline, d.now, d.loc) + "; at the rate seen so far " + eta + "."
 }
 
 // campaignsOf gathers the campaigns that want a now, and what they say together: the earliest deadline to come, the
@@ -59,8 +80,10 @@ func (d *decider) campaignsOf(a Asset, w *Want) (live []Campaign) {
 		}
 		missed := !c.Deadline.IsZero() && !d.now.Before(c.Deadline)
 		if missed && c.MissedStops && a.Missing > 0 {
+			w.missed = true
 			continue
 		}
+		w.stops = (len(live) == 0 || w.stops) && c.MissedStops
 		if len(live) == 0 || beats(c, w) {
 			w.Campaign, w.Deadline = c.ID, c.Deadline
 		}
@@ -180,15 +203,20 @@ func soonest(a, b time.Time) time.Time {
 
 // startOf is when this box begins with the campaign: its place in the spread, which shrinks when the deadline is near.
 func (d *decider) startOf(a Asset, c Campaign) time.Time {
+	return c.NotBefore.Add(time.Duration(fraction("start", d.in.BoxID, c.ID) * float64(d.spreadOf(a, c))))
+}
+
+// spreadOf is the time over which the boxes of the fleet start with the campaign.
+func (d *decider) spreadOf(a Asset, c Campaign) time.Duration {
 	if c.NotBefore.IsZero() || c.Spread <= 0 {
-		return c.NotBefore
+		return 0
 	}
 	spread := c.Spread
 	if !c.Deadline.IsZero() {
 		need := time.Duration(float64(a.Length) / d.lineRate() * float64(time.Second))
 		spread = min(spread, max(0, (c.Deadline.Sub(c.NotBefore)-2*need)/2))
 	}
-	return c.NotBefore.Add(time.Duration(fraction("start", d.in.BoxID, c.ID) * float64(spread)))
+	return spread
 }
 
 // originFor decides how far the origin may be used by a box whose window is open.
@@ -264,7 +292,7 @@ func windowsOf(live []Campaign) (ws []Window, whole bool) {
 }
 
 // fraction is a number in [0, 1) that depends on the words alone and differs from box to box.
-func fraction(words ...string) float64 { return float64(mix(hashOf(words...))>>11) / (1 << 53) }
+func fraction(words ...string) float64 { return part(mix(hashOf(words...))) }
 
 func hashOf(words ...string) uint64 {
 	h := fnv.New64a()

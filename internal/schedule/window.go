@@ -33,7 +33,7 @@ func spans(t time.Time, ws []Window, loc *time.Location) []span {
 	for k := -1; k < horizonDays; k++ {
 		noon := time.Date(y, m, day+k, 12, 0, 0, 0, loc)
 		for _, w := range ws {
-			if w.Days != ([7]bool{}) && !w.Days[noon.Weekday()] {
+			if w.Days != ([7]bool{}) && !w.Days[noon.Weekday()] || w.Rate.Stopped() { // one that lets nothing through is closed
 				continue
 			}
 			s := span{from: clock(y, m, day+k, w.From, loc), to: clock(y, m, day+k, w.To, loc), rate: w.Rate}
