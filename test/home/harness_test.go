@@ -238,6 +238,19 @@ level = "debug"
 	return x
 }
 
+// configure adds to the box's configuration.
+func (b *box) configure(text string) {
+	b.t.Helper()
+	f, err := os.OpenFile(b.dir+"/boxd.toml", os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString(text)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 func (b *box) socket() string { return filepath.Join(b.dir, "boxd.sock") }
 
 func (b *box) start() {
