@@ -322,8 +322,8 @@ func TestTheClockIsPutRight(t *testing.T) {
 			{"2026-06-05 02:00", false, false, "The clock is not trusted yet"},
 			{"2026-06-05 02:00", true, true, "origin"},
 			{"2026-06-05 12:00", true, false, "Its next window opens on Saturday at 01:00."}, // forward, out of the window
-			{"2026-06-05 04:00", true, true, "origin"},                                      // back, into it
-			{"2026-06-04 04:30", true, true, "origin"},                                      // a whole day back
+			{"2026-06-05 04:00", true, true, "origin"},                                       // back, into it
+			{"2026-06-04 04:30", true, true, "origin"},                                       // a whole day back
 			{"2027-12-31 23:00", true, false, "Its next window opens on Saturday at 01:00."},
 		}
 		for _, s := range steps {

@@ -44,7 +44,7 @@ type item struct {
 	failures  int
 	growErr   error     // why the cache refused space for the rest of an asset of which it has the beginning
 	growAt    time.Time // when it is asked again
-	rec       record // counters that survive a restart, without those of the engine since loading
+	rec       record    // counters that survive a restart, without those of the engine since loading
 	live      engine.Stats
 	rates     rates
 	loaded    bool

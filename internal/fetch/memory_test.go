@@ -43,16 +43,16 @@ func (s *memSwarm) Changed() <-chan struct{}      { return s.changed }
 func (s *memSwarm) Load(engine.Store, engine.Policy, *pace.Bucket) error {
 	return nil
 }
-func (s *memSwarm) Drop(asset.ID) (engine.Stats, bool)           { return engine.Stats{}, true }
-func (s *memSwarm) SetPolicy(asset.ID, engine.Policy)            {}
-func (s *memSwarm) Refresh(asset.ID, ...int)                     {}
-func (s *memSwarm) AddPeers(asset.ID, ...engine.Peer)            {}
-func (s *memSwarm) Stats(asset.ID) (engine.Stats, bool)          { return engine.Stats{}, true }
-func (s *memSwarm) Availability(asset.ID, engine.Class) []int    { return nil }
-func (s *memSwarm) Pardon(string)                                {}
-func (s *memSwarm) Banned() []string                             { return nil }
-func (s *memSwarm) Down() *pace.Bucket                           { return s.down }
-func (s *memSwarm) Up() *pace.Bucket                             { return s.up }
+func (s *memSwarm) Drop(asset.ID) (engine.Stats, bool)        { return engine.Stats{}, true }
+func (s *memSwarm) SetPolicy(asset.ID, engine.Policy)         {}
+func (s *memSwarm) Refresh(asset.ID, ...int)                  {}
+func (s *memSwarm) AddPeers(asset.ID, ...engine.Peer)         {}
+func (s *memSwarm) Stats(asset.ID) (engine.Stats, bool)       { return engine.Stats{}, true }
+func (s *memSwarm) Availability(asset.ID, engine.Class) []int { return nil }
+func (s *memSwarm) Pardon(string)                             {}
+func (s *memSwarm) Banned() []string                          { return nil }
+func (s *memSwarm) Down() *pace.Bucket                        { return s.down }
+func (s *memSwarm) Up() *pace.Bucket                          { return s.up }
 func (s *memSwarm) SetPriorities(id asset.ID, p []engine.Priority) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -80,8 +80,8 @@ func TestPiecesBecomeDueOverThePace(t *testing.T) {
 	// A night later the box knows what was due before, but gives the owners their time anew.
 	in.Index, in.Of, in.Before, in.Elapsed = 1, 2, 500*time.Second, 0
 	own := OriginPieces(in)
-	if len(own) < 200 || len(own) > 300 {
-		t.Errorf("%d own pieces are due, want about a quarter", len(own))
+	if len(own) < 150 || len(own) > 260 {
+		t.Errorf("%d own pieces are due, want about two fifths of half", len(own))
 	}
 	mine := map[int]bool{}
 	for _, p := range own {
