@@ -9,18 +9,17 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"boxd/internal/fleet/operate"
 )
 
 type campaignDoc struct {
-	ID     string `json:"id"`
-	Name   string `json:"name"`
-	Group  string `json:"group"`
-	State  string `json:"state"`
-	Why    string `json:"why,omitempty"`
-	Counts *struct {
-		Boxes, Included, Ready, Failed, Offline, Working int
-		AtRisk                                           int `json:"at_risk"`
-	} `json:"counts,omitempty"`
+	ID     string          `json:"id"`
+	Name   string          `json:"name"`
+	Group  string          `json:"group"`
+	State  string          `json:"state"`
+	Why    string          `json:"why,omitempty"`
+	Counts *operate.Counts `json:"counts,omitempty"`
 }
 
 func campaignCmd(c *client) *cobra.Command {

@@ -36,7 +36,7 @@ func logger(level string) (*slog.Logger, error) {
 
 func serveCmd(c *client) *cobra.Command {
 	var o server.Options
-	var level string
+	var level, profiles string
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the manager; an empty directory becomes a new fleet", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,6 +56,9 @@ func serveCmd(c *client) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if profiles != "" {
+				go writeProfiles(cmd.Context(), profiles, log)
+			}
 			err = s.Run(cmd.Context())
 			return errors.Join(err, s.Close())
 		},
@@ -68,6 +71,7 @@ func serveCmd(c *client) *cobra.Command {
 	f.StringVar(&o.MQTTURL, "mqtt-cluster", "", "host:port of that cluster's MQTT listeners, comma separated")
 	f.StringArrayVar(&o.BrokerURLs, "broker", nil, "MQTT broker to name in the firmware: tls://host:port (repeatable)")
 	f.StringVar(&o.DB, "db", "", "PostgreSQL instead of SQLite: postgres://…")
+	f.StringVar(&profiles, "profiles", "", "directory for profiles of the Go runtime: SIGUSR1 writes them, SIGUSR2 begins or ends one of the CPU")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }

@@ -166,7 +166,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	so.DontListen, so.NoSigs, so.NoLog = true, true, true
+	so.DontListen, so.NoSigs, so.NoLog, so.NoSublistCache = true, true, true, true
 	so.MQTT = server.MQTTOpts{
 		Host: host, Port: port, TLSConfig: o.TLS, TLSTimeout: 15, AuthTimeout: 15, StreamReplicas: 1,
 		ConsumerInactiveThreshold: time.Hour, JSAPITimeout: 10 * time.Second,
@@ -191,7 +191,7 @@ func RunConfig(ctx context.Context, file string, log *slog.Logger) error {
 	}
 	so.MQTT.TLSConfig.ClientAuth = tls.VerifyClientCertIfGiven
 	so.MQTT.TLSConfig.MinVersion = tls.VersionTLS12
-	so.NoSigs, so.NoLog = true, true
+	so.NoSigs, so.NoLog, so.NoSublistCache = true, true, true
 	ns, err := server.NewServer(so)
 	if err != nil {
 		return fmt.Errorf("broker: %w", err)
@@ -203,8 +203,7 @@ func RunConfig(ctx context.Context, file string, log *slog.Logger) error {
 		return fmt.Errorf("broker %s did not start: are its ports taken?", so.ServerName)
 	}
 	log.Info("broker serves", "name", so.ServerName, "mqtt", so.MQTT.Port)
-	<-ctx.Done()
-	return nil
+	return TrimMemory(ctx)
 }
 
 func splitAddr(addr string) (string, int, error) {

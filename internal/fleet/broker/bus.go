@@ -112,6 +112,9 @@ func (b *Bus) Run(ctx context.Context, ready func()) error {
 	return b.consume(ctx, cons)
 }
 
+// consumer makes or finds the durable consumer. It has no filter, though only some topics matter: the broker goes through all
+// subjects that it has, two for each box, whenever it looks for the next message of a filter. The boxes' rules let
+// little else in.
 func (b *Bus) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	b.mu.Lock()
 	nc := b.nc
@@ -120,13 +123,11 @@ func (b *Bus) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	base := "$MQTT.msgs.boxd.v1." + b.o.Fleet + ".*."
 	var last error
 	for range 30 {
 		c, err := js.CreateOrUpdateConsumer(ctx, "$MQTT_msgs", jetstream.ConsumerConfig{
 			Durable: consumerName, AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second,
 			MaxAckPending: 20_000, DeliverPolicy: jetstream.DeliverAllPolicy,
-			FilterSubjects: []string{base + "state", base + "reported", base + "evt.*", base + "cmd.*.ack"},
 		})
 		if err == nil {
 			return c, nil
@@ -180,6 +181,9 @@ func (b *Bus) batch(ctx context.Context, raw []jetstream.Msg) {
 			b.o.Log.Debug("message on an unknown topic", "subject", m.Subject())
 			continue
 		}
+		if !fromBoxes(topic.Kind) { // it may write under its own name what is fleetd's to say: nobody listens
+			continue
+		}
 		msgs = append(msgs, Msg{Topic: topic, Payload: m.Data(), Received: now})
 	}
 	if err := b.o.Handle(ctx, msgs); err != nil {
@@ -198,6 +202,14 @@ func (b *Bus) batch(ctx context.Context, raw []jetstream.Msg) {
 			b.o.Log.Debug("broker not acknowledged; the message will come again and be known", "err", err)
 		}
 	}
+}
+
+func fromBoxes(kind mqttwire.Kind) bool {
+	switch kind {
+	case mqttwire.KindState, mqttwire.KindReported, mqttwire.KindEvent, mqttwire.KindCmdAck:
+		return true
+	}
+	return false
 }
 
 func (b *Bus) tele(m *nats.Msg) {

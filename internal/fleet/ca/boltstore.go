@@ -80,6 +80,14 @@ func (t boltTx) Put(table, key string, val []byte) error {
 	return b.Put([]byte(key), val)
 }
 
+func (t boltTx) Delete(table, key string) error {
+	b, err := t.bucket(table)
+	if err != nil {
+		return err
+	}
+	return b.Delete([]byte(key))
+}
+
 func (t boltTx) Each(table, prefix string, fn func(key string, val []byte) error) error {
 	b, err := t.bucket(table)
 	if err != nil {

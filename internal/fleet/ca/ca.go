@@ -42,7 +42,7 @@ type Options struct {
 const (
 	defaultBoxLife = 90 * 24 * time.Hour
 	minBoxLife     = time.Minute
-	maxChains      = 4096 // boxes that are recognised without checking their signatures again
+	maxChains      = 512 // boxes that are recognised without checking their signatures again: those that were here just now
 	// backdate is how much earlier than now a box's certificate begins, for clocks that are a little slow.
 	backdate = time.Hour
 	// keepRevoked is how long after its end a revoked certificate stays on the list, for boxes whose clock is at their floor.
@@ -99,6 +99,7 @@ func Open(ctx context.Context, opts Options) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate authority: %w", err)
 	}
+	opts.Now = notBefore(root.NotBefore, opts.Now)
 	c := &CA{
 		opts: opts, log: opts.Log, root: root, fleet: fleet, slots: make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
 		revoked: map[string]bool{}, changed: make(chan struct{}), chains: pki.NewCache(maxChains),
@@ -110,6 +111,20 @@ func Open(ctx context.Context, opts Options) (*CA, error) {
 	}
 	return c, c.Reload(ctx)
 }
+
+// notBefore is a clock that never shows a time at which there was no fleet: a machine without a battery wakes in 1970, and
+// must still be able to talk to itself.
+func notBefore(begin time.Time, now func() time.Time) func() time.Time {
+	return func() time.Time {
+		if t := now(); t.After(begin) {
+			return t
+		}
+		return begin
+	}
+}
+
+// Now is the time by which this authority judges.
+func (c *CA) Now() time.Time { return c.opts.Now() }
 
 func (c *CA) readIssuer(role pki.Role) (issuer, error) {
 	name := filepath.Join(c.opts.Dir, string(role)+".pem")

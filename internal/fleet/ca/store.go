@@ -19,6 +19,7 @@ type Store interface {
 type Tx interface {
 	Get(table, key string) ([]byte, error)
 	Put(table, key string, val []byte) error
+	Delete(table, key string) error
 	Each(table, prefix string, fn func(key string, val []byte) error) error
 }
 

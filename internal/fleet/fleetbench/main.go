@@ -19,7 +19,8 @@ import (
 type figures struct {
 	Boxes         int     `json:"boxes"`
 	ConnectsPerS  float64 `json:"connects_per_second"`
-	KBPerBox      float64 `json:"kb_per_box"`
+	KBPerBox      float64 `json:"kb_per_box"`              // resident, a while after all have connected
+	PeakKBPerBox  float64 `json:"peak_kb_per_box"`         // resident at most, while they connected
 	ReportsPerS   float64 `json:"reports_per_second"`      // committed to the store, or acknowledged by mosquitto
 	ReportsPerCPU float64 `json:"reports_per_second_core"` // a second of the manager's own CPU time
 	FanoutP50MS   float64 `json:"fanout_p50_ms"`           // from the operator's request to the box
@@ -43,6 +44,8 @@ func run() error {
 	seconds := flag.Int("seconds", 15, "how long reports are sent")
 	jitter := flag.Duration("jitter", 8*time.Second, "spread of reconnects after a kill")
 	only := flag.String("only", "", "fleetd or mosquitto; empty for both")
+	settle := flag.Duration("settle", 45*time.Second, "how long the boxes are left alone before memory is looked at")
+	profiles := flag.String("profiles", "", "directory for the manager's profiles")
 	flag.Parse()
 	if *fleetd == "" {
 		return fmt.Errorf("want -fleetd")
@@ -59,19 +62,19 @@ func run() error {
 		if *only != "" && *only != name {
 			continue
 		}
-		t, err := newTarget(ctx, name, *fleetd, dir)
+		t, err := newTarget(ctx, name, *fleetd, dir, *profiles)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		f, err := measure(ctx, t, *boxes, time.Duration(*seconds)*time.Second, *jitter)
+		f, err := measure(ctx, t, *boxes, time.Duration(*seconds)*time.Second, *jitter, *settle)
 		t.kill()
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		results[name] = f
-		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s  %5.1f kB/box  %7.0f reports/s  %7.0f reports/s·core  "+
+		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s  %5.1f kB/box (%.1f at most)  %7.0f reports/s  %7.0f reports/s·core  "+
 			"fan-out p50 %4.0f p99 %4.0f max %4.0f ms  all back %4.1f s (jitter %.0f)  lost %d\n", name, f.Boxes, f.ConnectsPerS,
-			f.KBPerBox, f.ReportsPerS, f.ReportsPerCPU, f.FanoutP50MS, f.FanoutP99MS, f.FanoutMaxMS, f.BackS, f.JitterS, f.Lost)
+			f.KBPerBox, f.PeakKBPerBox, f.ReportsPerS, f.ReportsPerCPU, f.FanoutP50MS, f.FanoutP99MS, f.FanoutMaxMS, f.BackS, f.JitterS, f.Lost)
 	}
 	out, err := json.Marshal(results)
 	if err != nil {
@@ -81,28 +84,37 @@ func run() error {
 	return nil
 }
 
-func measure(ctx context.Context, t *target, n int, span, jitter time.Duration) (figures, error) {
+func measure(ctx context.Context, t *target, n int, span, jitter, settle time.Duration) (figures, error) {
 	f := figures{Boxes: n, JitterS: jitter.Seconds()}
 	s, err := newSwarm(t, n)
 	if err != nil {
 		return f, err
 	}
 	defer s.close()
-	before, err := t.rss()
+	t.snapshot("empty")
+	before, err := t.memory("VmRSS:")
 	if err != nil {
 		return f, err
 	}
+	end := t.profileCPU("connect")
 	began := time.Now()
 	if err := s.connectAll(ctx, 64, 0); err != nil {
 		return f, err
 	}
 	f.ConnectsPerS = float64(n) / time.Since(began).Seconds()
-	time.Sleep(5 * time.Second) // let what was needed only for the handshakes go
-	after, err := t.rss()
+	end()
+	peak, err := t.memory("VmHWM:")
+	if err != nil {
+		return f, err
+	}
+	f.PeakKBPerBox = float64(peak-before) / float64(n) / 1000
+	time.Sleep(settle) // let what was needed only for the handshakes go
+	after, err := t.memory("VmRSS:")
 	if err != nil {
 		return f, err
 	}
 	f.KBPerBox = float64(after-before) / float64(n) / 1000
+	t.snapshot("idle")
 	if err := reports(ctx, t, s, span, &f); err != nil {
 		return f, err
 	}
@@ -132,7 +144,9 @@ func reports(ctx context.Context, t *target, s *swarm, span time.Duration, f *fi
 		return err
 	}
 	began := time.Now()
+	end := t.profileCPU("report")
 	sent, err := s.report(ctx, span)
+	end()
 	if err != nil {
 		return err
 	}

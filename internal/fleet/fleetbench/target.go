@@ -36,6 +36,8 @@ type target struct {
 	binary string
 	cmd    *exec.Cmd
 
+	profiles string // where profiles are written; empty: none
+
 	root   *x509.CertPool
 	inter  *x509.Certificate
 	signer *ecdsa.PrivateKey
@@ -44,8 +46,8 @@ type target struct {
 	serial int64
 }
 
-func newTarget(ctx context.Context, name, binary, dir string) (*target, error) {
-	t := &target{name: name, fleet: "bench", binary: binary, dir: filepath.Join(dir, "fleet")}
+func newTarget(ctx context.Context, name, binary, dir, profiles string) (*target, error) {
+	t := &target{name: name, fleet: "bench", binary: binary, dir: filepath.Join(dir, "fleet"), profiles: profiles}
 	var err error
 	if t.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
@@ -108,6 +110,9 @@ func (t *target) start(ctx context.Context) error {
 			"--log-level",
 			"warn",
 		)
+		if t.profiles != "" {
+			t.cmd.Args = append(t.cmd.Args, "--profiles", t.profiles)
+		}
 	}
 	t.cmd.Stdout, t.cmd.Stderr = log, log
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -240,19 +245,19 @@ func (t *target) boxTLS(id, group string) (*tls.Config, error) {
 	}, nil
 }
 
-// rss is the resident memory of the process in bytes.
-func (t *target) rss() (int64, error) {
+// memory is a line of the process's status, in bytes: VmRSS or VmHWM.
+func (t *target) memory(what string) (int64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", t.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
 	for _, line := range strings.Split(string(data), "\n") {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == what {
 			n, err := strconv.ParseInt(f[1], 10, 64)
 			return n * 1024, err
 		}
 	}
-	return 0, errors.New("no VmRSS")
+	return 0, errors.New("no " + what)
 }
 
 // cpu is the processor time that the process has used.

@@ -16,10 +16,9 @@ import (
 )
 
 const (
-	resendAfter  = 30 * time.Second
-	silentAfter  = 150 * time.Second // two and a half telemetry periods
-	leaseTTL     = 20 * time.Second
-	historyKeeps = 90 * 24 * time.Hour
+	resendAfter = 30 * time.Second
+	silentAfter = 150 * time.Second // two and a half telemetry periods
+	leaseTTL    = 20 * time.Second
 )
 
 // Handle commits a batch of boxes' messages and then acknowledges to the boxes. It is the bus's handler.
@@ -159,6 +158,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	g.Go(func() error { return f.every(ctx, resendAfter/2, "resend", f.resend) })
 	g.Go(func() error { return f.every(ctx, leaseTTL/4, "lead", f.lead) })
 	g.Go(func() error { return f.every(ctx, 24*time.Hour, "collect", f.collect) })
+	g.Go(func() error { return f.every(ctx, time.Hour, "prune", f.prune) })
 	g.Go(func() error { return f.revocationLoop(ctx) })
 	return g.Wait()
 }
@@ -267,22 +267,13 @@ func (f *Fleet) lead(ctx context.Context) error {
 	if err != nil || !ok {
 		return err
 	}
-	errs := []error{f.syncRevocations(ctx), f.stepRollouts(ctx), f.reloadWishes(ctx)}
+	errs := []error{f.syncRevocations(ctx), f.reloadWishes(ctx), f.judging.do(ctx, f.stepRollouts)}
 	if f.now().Sub(f.started) > silentAfter { // a fleetd that has just started has not listened long enough
 		_, err := f.o.Registry.MarkSilent(ctx, f.now().Add(-silentAfter))
 		errs = append(errs, err)
 	}
-	errs = append(errs, f.updateAlerts(ctx), f.o.Registry.Prune(ctx, f.now().Add(-historyKeeps)))
+	errs = append(errs, f.alerting.do(ctx, f.updateAlerts))
 	return errors.Join(errs...)
-}
-
-// collect removes catalog files that nothing has named for a week.
-func (f *Fleet) collect(context.Context) error {
-	n, err := f.o.Repo.Collect(7 * 24 * time.Hour)
-	if n > 0 {
-		f.log.Info("old catalog files removed", "files", n)
-	}
-	return err
 }
 
 // revocationLoop acts on a revocation at once, whichever fleetd or command made it: the catalog says so, and the box's

@@ -55,6 +55,8 @@ type Fleet struct {
 	log *slog.Logger
 
 	publishing sync.Mutex // one asset at a time is hashed
+	judging    paced      // rollouts; lead's
+	alerting   paced      // lead's
 	index      atomic.Pointer[Index]
 	messages   atomic.Int64 // committed since the start
 	refused    atomic.Int64 // of those, how many made no sense

@@ -121,6 +121,16 @@ func (g *Registry) SkewedOnline(ctx context.Context, skew time.Duration) (skewed
 	return skewed, online, nil
 }
 
+// NewestEvent is when the newest line of any box's history was written; zero when there is none.
+func (g *Registry) NewestEvent(ctx context.Context) (time.Time, error) {
+	var at int64
+	err := g.r.QueryRowContext(ctx, "SELECT at FROM history ORDER BY seq DESC LIMIT 1").Scan(&at)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return time.Time{}, fmt.Errorf("newest event: %w", err)
+	}
+	return fromMS(at), nil
+}
+
 // SetAlerts makes found the alerts that are raised: new ones begin now, those that are gone go.
 func (g *Registry) SetAlerts(ctx context.Context, found []Alert) error {
 	return g.update(ctx, false, func(tx *sql.Tx) error {

@@ -227,7 +227,8 @@ func (g *Registry) Touch(ctx context.Context, seen map[string]time.Time) error {
 	}
 	return g.update(ctx, false, func(tx *sql.Tx) error {
 		for id, at := range seen {
-			_, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET last_seen = ? WHERE id = ? AND last_seen < ?"), ms(at), id, ms(at))
+			_, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET last_seen = ? WHERE id = ? AND (last_seen < ? OR last_seen > ?)"),
+				ms(at), id, ms(at), ms(at)+farAhead)
 			if err != nil {
 				return fmt.Errorf("touch %s: %w", id, err)
 			}
@@ -237,18 +238,18 @@ func (g *Registry) Touch(ctx context.Context, seen map[string]time.Time) error {
 }
 
 // MarkSilent marks as offline the boxes that nothing was heard of since before, and returns how many. Wills are hints:
-// this is what "offline" rests on.
+// this is what "offline" rests on. One that was heard of in the future was heard of by a clock that was wrong.
 func (g *Registry) MarkSilent(ctx context.Context, before time.Time) (int64, error) {
 	var n int64
 	err := g.update(ctx, false, func(tx *sql.Tx) error {
 		now := ms(g.now())
 		_, err := tx.ExecContext(ctx, g.q("INSERT INTO history (box, at, kind, text) SELECT id, ?, 'offline', 'silent' "+
-			"FROM boxes WHERE online = 1 AND last_seen < ?"), now, ms(before))
+			"FROM boxes WHERE online = 1 AND (last_seen < ? OR last_seen > ?)"), now, ms(before), now+farAhead)
 		if err != nil {
 			return fmt.Errorf("mark silent: %w", err)
 		}
-		res, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET online = 0, online_since = ? WHERE online = 1 AND last_seen < ?"),
-			now, ms(before))
+		res, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET online = 0, online_since = ? WHERE online = 1 AND "+
+			"(last_seen < ? OR last_seen > ?)"), now, ms(before), now+farAhead)
 		if err != nil {
 			return fmt.Errorf("mark silent: %w", err)
 		}
@@ -289,16 +290,6 @@ func (g *Registry) History(ctx context.Context, box string, before int64, limit 
 		list = append(list, e)
 	}
 	return list, rows.Err()
-}
-
-// Prune forgets history older than before. Proofs, audit and commands' answers stay.
-func (g *Registry) Prune(ctx context.Context, before time.Time) error {
-	return g.update(ctx, false, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, g.q("DELETE FROM history WHERE at < ?"), ms(before)); err != nil {
-			return fmt.Errorf("prune history: %w", err)
-		}
-		return nil
-	})
 }
 
 // GroupCount is the state of a group in numbers.
@@ -379,48 +370,6 @@ func (g *Registry) CountAsset(ctx context.Context, group, id string) (AssetCount
 		c.AtRisk += risk
 	}
 	return c, rows.Err()
-}
-
-// Standing is how one box stands with a set of assets.
-type Standing struct {
-	Box    string
-	Online bool
-	Held   int // of the assets
-	Failed int // failed or rejected
-	AtRisk int
-}
-
-// EachStanding calls fn for every box of a group.
-func (g *Registry) EachStanding(ctx context.Context, group string, assets []string, fn func(Standing)) error {
-	if len(assets) == 0 {
-		return nil
-	}
-	in := "(" + marks(len(assets)) + ")"
-	var args []any
-	for range 2 {
-		for _, a := range assets {
-			args = append(args, a)
-		}
-	}
-	rows, err := g.r.QueryContext(ctx, g.q("SELECT b.id, b.online, COALESCE(h.n, 0), COALESCE(p.failed, 0), COALESCE(p.risk, 0) "+
-		"FROM boxes b LEFT JOIN (SELECT box, COUNT(*) AS n FROM holdings WHERE asset IN "+in+" GROUP BY box) h ON h.box = b.id "+
-		"LEFT JOIN (SELECT box, SUM(CASE WHEN state IN ('failed', 'rejected') THEN 1 ELSE 0 END) AS failed, "+
-		"SUM(at_risk) AS risk FROM progress WHERE asset IN "+in+" GROUP BY box) p ON p.box = b.id WHERE b.grp = ?"),
-		append(args, group)...)
-	if err != nil {
-		return fmt.Errorf("standing of %s: %w", group, err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var s Standing
-		var online int
-		if err := rows.Scan(&s.Box, &online, &s.Held, &s.Failed, &s.AtRisk); err != nil {
-			return fmt.Errorf("standing of %s: %w", group, err)
-		}
-		s.Online = online == 1
-		fn(s)
-	}
-	return rows.Err()
 }
 
 // Behind lists online boxes that have not applied a version: of their own wish, or of their group's when group is set.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // row is a line of the table boxes.
@@ -55,8 +56,13 @@ func (r *row) values() []any {
 func (r *row) sid() uint64 { return uint64(r.SID) } //nolint:gosec // written from a uint64
 func (r *row) seq() uint64 { return uint64(r.Seq) } //nolint:gosec // written from a uint64
 
+// farAhead is how far beyond now a time that this manager wrote itself must be to be a mistake of its clock.
+const farAhead = int64(time.Hour / time.Millisecond)
+
 func (r *row) see(at int64) {
-	r.LastSeen = max(r.LastSeen, at)
+	if r.LastSeen < at || r.LastSeen > at+farAhead {
+		r.LastSeen = at
+	}
 	r.dirty = true
 }
 

@@ -62,6 +62,13 @@ func (t caTx) Put(table, key string, val []byte) error {
 	return nil
 }
 
+func (t caTx) Delete(table, key string) error {
+	if _, err := t.tx.ExecContext(t.ctx, t.g.q("DELETE FROM kv WHERE tbl = ? AND k = ?"), table, key); err != nil {
+		return fmt.Errorf("delete %s %s: %w", table, key, err)
+	}
+	return nil
+}
+
 func (t caTx) Each(table, prefix string, fn func(key string, val []byte) error) error {
 	rows, err := t.tx.QueryContext(t.ctx, t.g.q("SELECT k, v FROM kv WHERE tbl = ? AND k >= ? ORDER BY k"), table, prefix)
 	if err != nil {
@@ -159,12 +166,7 @@ func ListDocs[T any](ctx context.Context, g *Registry, table string) ([]T, error
 
 // DeleteDoc removes a document; one that is not there is no error.
 func (g *Registry) DeleteDoc(ctx context.Context, table, key string) error {
-	return g.update(ctx, false, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, g.q("DELETE FROM kv WHERE tbl = ? AND k = ?"), table, key); err != nil {
-			return fmt.Errorf("delete %s %s: %w", table, key, err)
-		}
-		return nil
-	})
+	return g.update(ctx, false, func(tx *sql.Tx) error { return caTx{ctx, g, tx}.Delete(table, key) })
 }
 
 // AuditEntry is one thing that somebody did.
@@ -214,10 +216,17 @@ func (g *Registry) AuditLog(ctx context.Context, before int64, limit int) ([]Aud
 }
 
 // Lease takes or keeps a lease and returns its fence, which grows with each new holder. ok is false while another
-// fleetd holds it.
+// fleetd holds it. One that ends in a far future was taken by a
+// clock that was wrong.
 func (g *Registry) Lease(ctx context.Context, name, holder string, ttl time.Duration) (fence int64, ok bool, err error) {
 	err = g.update(ctx, true, func(tx *sql.Tx) error {
 		now := ms(g.now())
+		if g.dbClock {
+			err := tx.QueryRowContext(ctx, "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)").Scan(&now)
+			if err != nil {
+				return fmt.Errorf("lease %s: %w", name, err)
+			}
+		}
 		var who string
 		var until int64
 		ok = false
@@ -227,7 +236,7 @@ func (g *Registry) Lease(ctx context.Context, name, holder string, ttl time.Dura
 		case errors.Is(err, sql.ErrNoRows):
 		case err != nil:
 			return fmt.Errorf("lease %s: %w", name, err)
-		case who != holder && until > now:
+		case who != holder && until > now && until < now+10*ttl.Milliseconds():
 			return nil
 		}
 		if who != holder {

@@ -28,6 +28,8 @@ type Options struct {
 	URL  string // postgres://…; used instead of Path when set
 	Now  func() time.Time
 	Log  *slog.Logger
+
+	DBClock bool // leases go by PostgreSQL's clock: those of the machines that share it may differ
 }
 
 // Registry is the store. Its methods may be called from any goroutine.
@@ -38,6 +40,8 @@ type Registry struct {
 	now func() time.Time
 	log *slog.Logger
 
+	dbClock bool
+
 	ledger group // concurrent changes of the certificate authority's ledger; SQLite only
 }
 
@@ -46,7 +50,7 @@ var ErrNotFound = errors.New("not found")
 
 // Open opens or makes the store and brings its schema up to date.
 func Open(ctx context.Context, o Options) (*Registry, error) {
-	reg := &Registry{now: o.Now, log: o.Log, pg: o.URL != ""}
+	reg := &Registry{now: o.Now, log: o.Log, pg: o.URL != "", dbClock: o.DBClock && o.URL != ""}
 	if reg.now == nil {
 		reg.now = time.Now
 	}

@@ -53,6 +53,9 @@ var common = map[string]func(*testing.T, opener){
 	"CommandsAreSentUntilAnsweredOrExpired":  testCommandsAreSentUntilAnsweredOrExpired,
 	"SeveralWritersShareTheWork":             testSeveralWritersShareTheWork,
 	"ALeaseHasOneHolderAndAFence":            testALeaseHasOneHolderAndAFence,
+	"AClockThatWasAheadIsForgotten":          testAClockThatWasAheadIsForgotten,
+	"OldRecordsAreForgotten":                 testOldRecordsAreForgotten,
+	"StandingOfAGroup":                       testStandingOfAGroup,
 }
 
 type opener func(now func() time.Time) *registry.Registry

@@ -88,7 +88,7 @@ type Server struct {
 	view    *web.View
 	listen  net.Listener
 	apiL    net.Listener
-	mqtt    string // host:port where this process reaches the MQTT listener
+	mqtt    string       // host:port where this process reaches the MQTT listener
 	ready   readiness
 }
 
@@ -266,7 +266,7 @@ func (s *Server) open(ctx context.Context) error {
 	var err error
 	if s.reg, err = registry.Open(
 		ctx,
-		registry.Options{Path: filepath.Join(o.Dir, fileRegistry), URL: o.DB, Now: o.Now, Log: o.Log},
+		registry.Options{Path: filepath.Join(o.Dir, fileRegistry), URL: o.DB, Now: o.Now, Log: o.Log, DBClock: true},
 	); err != nil {
 		return err
 	}

@@ -42,6 +42,14 @@ type manager struct {
 
 func startManager(t *testing.T, dir string, change ...func(*server.Options)) *manager {
 	t.Helper()
+	m := openManager(t, dir, change...)
+	eventually(t, "fleetd is ready", func() bool { return ready(m.api) })
+	return m
+}
+
+// openManager does not wait until it is ready.
+func openManager(t *testing.T, dir string, change ...func(*server.Options)) *manager {
+	t.Helper()
 	o := server.Options{
 		Dir:    dir,
 		Fleet:  "home",
@@ -75,19 +83,11 @@ func startManager(t *testing.T, dir string, change ...func(*server.Options)) *ma
 		})
 	}
 	t.Cleanup(m.stop)
-	eventually(t, "fleetd is ready", func() bool {
-		resp, err := http.Get(m.api + "/readyz")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
+	eventually(t, "there is a token", func() bool {
+		data, err := os.ReadFile(filepath.Join(dir, "api-token"))
+		m.token = strings.TrimSpace(string(data))
+		return err == nil
 	})
-	data, err := os.ReadFile(filepath.Join(dir, "api-token"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.token = strings.TrimSpace(string(data))
 	return m
 }
 
@@ -219,7 +219,7 @@ func (b *box) lastConfig() mqttwire.Config {
 }
 
 // startBox enrols a box with the firmware bundle and the given token.
-func startBox(t *testing.T, m *manager, token string) *box {
+func startBox(t *testing.T, m *manager, token string, change ...func(*identity.Options)) *box {
 	t.Helper()
 	fw := filepath.Join(m.dir, "firmware")
 	dir := t.TempDir()
@@ -228,18 +228,19 @@ func startBox(t *testing.T, m *manager, token string) *box {
 		t.Fatal(err)
 	}
 	urls := configOf(t, fw)
-	id, err := identity.Open(identity.Options{
-		Dir: filepath.Join(
-			dir,
-			"identity",
-		),
+	io := identity.Options{
+		Dir:          filepath.Join(dir, "identity"),
 		State:        db,
 		CAFile:       filepath.Join(fw, "ca.pem"),
 		EnrollURL:    urls.url,
 		Token:        token,
 		Log:          logTo(),
 		TimeSyncPath: synced(t, dir),
-	})
+	}
+	for _, f := range change {
+		f(&io)
+	}
+	id, err := identity.Open(io)
 	if err != nil {
 		t.Fatal(err)
 	}

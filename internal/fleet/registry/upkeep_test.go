@@ -1,0 +1,127 @@
+package registry_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/fleet/registry"
+	"boxd/internal/mqttwire"
+)
+
+// After the manager's clock was a year ahead and is right again, nothing waits for that year to pass.
+func testAClockThatWasAheadIsForgotten(t *testing.T, open opener) {
+	now := at.Add(365 * 24 * time.Hour)
+	g := open(func() time.Time { return now })
+	msg := state(t, "box-a", env("epoch-one", 1, 1), true)
+	msg.Received = now
+	dead := state(t, "box-b", env("epoch-one", 1, 1), true)
+	dead.Received = now
+	ingest(t, g, msg, dead)
+	if _, ok, err := g.Lease(ctx, "lead", "dead", 20*time.Second); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	now = at
+	if _, ok, err := g.Lease(ctx, "lead", "alive", 20*time.Second); err != nil || !ok {
+		t.Errorf("the lease of next year holds: %v", err)
+	}
+	if err := g.Touch(ctx, map[string]time.Time{"box-a": at}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := g.MarkSilent(ctx, at.Add(-time.Minute)); err != nil || n != 1 {
+		t.Errorf("%d boxes are silent, %v; want box-b", n, err)
+	}
+	if b, err := g.Box(ctx, "box-a"); err != nil || !b.Online || !b.LastSeen.Equal(at) {
+		t.Errorf("box-a: online %t, seen %s, %v", b.Online, b.LastSeen, err)
+	}
+}
+
+// Old records go, in steps; proofs stay, and arrivals keep their sums.
+func testOldRecordsAreForgotten(t *testing.T, open opener) {
+	now := at
+	g := open(func() time.Time { return now })
+	for k := range 3 {
+		m := arrival(t, "box-a", "epoch-one", uint64(k+1), byte(k+1), "arrived")
+		m.Received = at.Add(time.Duration(k) * 7 * time.Minute)
+		ingest(t, g, m)
+	}
+	cmd := registry.Command{ID: "c1", Target: "box-a", Name: "refresh", Created: at, Expires: at.Add(time.Hour)}
+	if err := g.AddCommand(ctx, cmd, map[string][]byte{"box-a": []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	sum := func() (n int64) {
+		points, err := g.ArrivalSeries(ctx, nil, "", at.Add(-2*time.Hour), at.Add(2*time.Hour), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range points {
+			n += p.Boxes
+		}
+		return n
+	}
+	before := sum()
+	if err := g.Prune(ctx, registry.Keep{History: at, Commands: at, Minutes: at.Add(-24 * time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := g.History(ctx, "box-a", 0, 10); err != nil || len(h) != 3 {
+		t.Errorf("what is not old was forgotten: %v, %v", h, err)
+	}
+	late := at.Add(24 * time.Hour)
+	for range 2 {
+		if err := g.Prune(ctx, registry.Keep{History: late, Commands: late, Minutes: late}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h, err := g.History(ctx, "box-a", 0, 10); err != nil || len(h) != 0 {
+		t.Errorf("the history is still there: %v, %v", h, err)
+	}
+	if _, err := g.Command(ctx, "c1"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("the command is still there: %v", err)
+	}
+	if after := sum(); after != before || after != 3 {
+		t.Errorf("%d arrivals before, %d after, want 3", before, after)
+	}
+	n := 0
+	if err := g.EachProof(ctx, registry.ProofFilter{}, func(registry.Proof) error { n++; return nil }); err != nil || n != 3 {
+		t.Errorf("%d proofs, %v", n, err)
+	}
+}
+
+func testStandingOfAGroup(t *testing.T, open opener) {
+	g := open(clock)
+	groups := map[string]string{"box-a": "living", "box-b": "living", "box-c": "living", "box-d": "living", "box-e": "kitchen"}
+	if err := g.PutBoxes(ctx, groups); err != nil {
+		t.Fatal(err)
+	}
+	report := func(box string, a mqttwire.AssetProgress) mqttwire.Message {
+		a.Size = 1
+		return msg(t, box, "reported", &mqttwire.Reported{
+			Envelope: env("epoch-one", 1, 9), Software: "1", Assets: []mqttwire.AssetProgress{a},
+		})
+	}
+	ingest(t, g,
+		arrival(t, "box-a", "epoch-one", 1, 1, "arrived"), arrival(t, "box-a", "epoch-one", 2, 2, "arrived"),
+		arrival(t, "box-e", "epoch-one", 1, 1, "arrived"), arrival(t, "box-b", "epoch-one", 1, 1, "arrived"),
+		report("box-b", mqttwire.AssetProgress{ID: asset.ID{2}, State: mqttwire.Failed, Code: "x"}),
+		report("box-c", mqttwire.AssetProgress{ID: asset.ID{1}, State: mqttwire.Fetching, Late: true}),
+	)
+	got := map[string]registry.Standing{}
+	ids := []string{asset.ID{1}.String(), asset.ID{2}.String()}
+	if err := g.EachStanding(ctx, "living", ids, func(s registry.Standing) { got[s.Box] = s }); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []registry.Standing{
+		{Box: "box-a", Held: 2},
+		{Box: "box-b", Online: true, Held: 1, Failed: 1},
+		{Box: "box-c", Online: true, AtRisk: 1},
+		{Box: "box-d"},
+	} {
+		if got[want.Box] != want {
+			t.Errorf("%+v, want %+v", got[want.Box], want)
+		}
+	}
+	if len(got) != 4 {
+		t.Errorf("%d boxes of the group, want 4", len(got))
+	}
+}
