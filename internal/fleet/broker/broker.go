@@ -114,7 +114,8 @@ type Server struct {
 }
 
 // Config is the part of a nats-server configuration that is the same embedded and in a cluster: accounts, users and
-// the auth callout.
+// the auth callout. A box that does not read is dropped, and loses what it would have got, rather than waited for: all that
+// fleetd sends is sent again.
 func Config(c Creds, name, storeDir string, maxStore int64) (string, error) {
 	kp, err := nkeys.FromSeed([]byte(c.Issuer))
 	if err != nil {
@@ -126,7 +127,9 @@ func Config(c Creds, name, storeDir string, maxStore int64) (string, error) {
 	}
 	return fmt.Sprintf(`server_name: %s
 max_payload: 262144
+max_pending: 16777216
 write_deadline: "10s"
+no_fast_producer_stall: true
 jetstream { store_dir: %s, max_file_store: %d, max_memory_store: 268435456, sync_interval: "2m" }
 accounts {
   %s { jetstream: enabled, users: [ { user: %s, password: %s } ] }
