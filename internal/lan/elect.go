@@ -87,7 +87,7 @@ func (l *LAN) courier(id asset.ID) string {
 		return won
 	}
 	now := l.opt.now()
-	if !l.acting[id] && now.Before(l.settled) || !l.ticked.IsZero() && slept(l.ticked, now) {
+	if !l.acting[id] && (now.Before(l.settled) || now.Before(l.heard[id])) || !l.ticked.IsZero() && slept(l.ticked, now) {
 		return ""
 	}
 	return won
@@ -174,6 +174,9 @@ func (l *LAN) forgetWants() {
 	wanted := make(map[asset.ID]bool, len(l.self.Wants))
 	for _, w := range l.self.Wants {
 		wanted[w.ID] = true
+		if _, old := l.heard[w.ID]; !old {
+			l.listen(w.ID)
+		}
 		if _, flying := l.frozen[w.ID]; w.InFlight && !flying {
 			l.frozen[w.ID] = l.ownClass()
 		} else if !w.InFlight {
@@ -183,6 +186,7 @@ func (l *LAN) forgetWants() {
 			l.yielded[w.ID] = true
 		}
 	}
+	forget(l.heard, wanted)
 	forget(l.frozen, wanted)
 	forget(l.acting, wanted)
 	forget(l.yielded, wanted)
@@ -192,6 +196,20 @@ func (l *LAN) forgetWants() {
 		if !wanted[v.id] {
 			delete(l.vetoes, v)
 		}
+	}
+}
+
+// listen holds couriership of what is wanted anew back for a moment: all boxes hear of a campaign at about the same time, and
+// each would take itself for the only one, and tell the tracker so, before it hears the others.
+func (l *LAN) listen(id asset.ID) {
+	l.heard[id] = time.Time{}
+	if len(l.links) == 0 {
+		return
+	}
+	l.heard[id] = l.opt.now().Add(hearTime)
+	select {
+	case l.anew <- struct{}{}:
+	default:
 	}
 }
 

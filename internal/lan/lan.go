@@ -43,17 +43,18 @@ const (
 
 // Times of the protocol.
 const (
-	heartbeat     = time.Second      // between pings while somebody wants something
-	silence       = 3 * time.Second  // then a neighbour is dead
-	idleHeartbeat = 5 * time.Second  // the same when nobody wants anything
-	idleSilence   = 12 * time.Second //
-	settleTime    = 3 * time.Second  // after a start, a sleep or a change of interfaces nobody makes itself courier
-	stallAfter    = 30 * time.Second // a courier whose asset has not moved for so long is voted down
-	vetoFor       = time.Minute      // how long a vote stands
-	holderVetoFor = 10 * time.Minute // how long one against a box that holds the asset and does not give it
-	longPowered   = 10 * time.Minute // a box that was on for so long will probably stay on
-	slowAfter     = 10 * time.Second // a courier that is half as fast as another box for so long yields
-	fasterNow     = 3                // times faster at the same moment, on the same line
+	heartbeat     = time.Second            // between pings while somebody wants something
+	silence       = 3 * time.Second        // then a neighbour is dead
+	idleHeartbeat = 5 * time.Second        // the same when nobody wants anything
+	idleSilence   = 12 * time.Second       //
+	hearTime      = 150 * time.Millisecond // after a box begins to want something, so that it hears who else does
+	settleTime    = 3 * time.Second        // after a start, a sleep or a change of interfaces nobody makes itself courier
+	stallAfter    = 30 * time.Second       // a courier whose asset has not moved for so long is voted down
+	vetoFor       = time.Minute            // how long a vote stands
+	holderVetoFor = 10 * time.Minute       // how long one against a box that holds the asset and does not give it
+	longPowered   = 10 * time.Minute       // a box that was on for so long will probably stay on
+	slowAfter     = 10 * time.Second       // a courier that is half as fast as another box for so long yields
+	fasterNow     = 3                      // times faster at the same moment, on the same line
 	tick          = 500 * time.Millisecond
 )
 
@@ -165,6 +166,8 @@ type LAN struct {
 	watch    map[asset.ID]progress  // the couriers' progress, for votes
 	vetoes   map[veto]time.Time     // own votes and their ends
 	settled  time.Time              // not courier before this
+	heard    map[asset.ID]time.Time // nor of this asset before this
+	anew     chan struct{}          // something is wanted anew
 	links    map[string]*link       // admitted, by box id
 	pending  int                    // inbound connections that are not admitted yet
 	found    *candidates
@@ -209,6 +212,7 @@ func New(opt Options) (*LAN, error) {
 	l := &LAN{
 		opt: opt, log: opt.Log, nonce: hex.EncodeToString(nonce[:]),
 		frozen: map[asset.ID]int{}, acting: map[asset.ID]bool{}, yielded: map[asset.ID]bool{},
+		heard: map[asset.ID]time.Time{}, anew: make(chan struct{}, 1),
 		slow: map[asset.ID]time.Time{}, watch: map[asset.ID]progress{}, vetoes: map[veto]time.Time{},
 		links: map[string]*link{}, found: newCandidates(), dialling: map[netip.AddrPort]bool{},
 		own: map[netip.Addr]bool{}, changed: make(chan struct{}),

@@ -83,6 +83,9 @@ func (l *LAN) loop(ctx context.Context, moved <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+			ticker.Reset(tick)
+		case <-l.anew:
+			ticker.Reset(hearTime + time.Millisecond)
 		case <-moved:
 			if l.moved() {
 				restart()
