@@ -76,7 +76,7 @@ func TestStatusPageInChromium(t *testing.T) {
 		x.has(series, 90*time.Second)
 	}
 	b.Until(`document.getElementById('state').textContent === 'All is well'`)
-	b.Until(`document.querySelectorAll('#home svg circle').length === 2 && document.querySelectorAll('#disk .tile.ready').length === 2`)
+	b.Until(`document.querySelectorAll('#home svg rect.node').length === 3 && document.querySelectorAll('#disk .tile.ready').length === 2`)
 	looks(t, b)
 	playsInPage(t, b)
 	pairsAPhone(t, b)
@@ -105,6 +105,7 @@ func looks(t *testing.T, b *browsertest.Browser) {
 			if bad := browsertest.Eval[string](b, namesJS); bad != "" {
 				t.Errorf("%s %s: %s", v.name, scheme, bad)
 			}
+			b.Axe(v.name + " " + scheme)
 			b.Shot(v.name + "-" + scheme)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/url"
 
 	"boxd/internal/config"
+	"boxd/internal/control"
 	"boxd/internal/fetch/engine"
 	"boxd/internal/fetch/portmap"
 	"boxd/internal/health"
@@ -80,4 +81,17 @@ func (d *daemon) externalPort() int {
 		return d.swarmPort()
 	}
 	return d.ports.External()
+}
+
+// portMapping is what the doctor asks about the router; nil when it is not asked for anything.
+func (d *daemon) portMapping() func() control.PortMapping {
+	if d.ports == nil {
+		return nil
+	}
+	return func() control.PortMapping {
+		m := d.ports.Mapping()
+		return control.PortMapping{
+			Protocol: m.Protocol, External: m.External, Address: m.Address, Behind: m.Behind(), Err: m.Err,
+		}
+	}
 }

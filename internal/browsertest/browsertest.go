@@ -28,6 +28,7 @@ type Browser struct {
 	t     *testing.T
 	ctx   context.Context //nolint:containedctx // chromedp keeps the browser in it
 	shots string          // where pictures go, and how their names begin
+	axe   string          // the source of axe-core, once it was asked for
 
 	mu       sync.Mutex // guards the fields below
 	faults   []string

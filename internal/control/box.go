@@ -90,6 +90,7 @@ type Options struct {
 	Store     Store              // remembers paused and set-limits across restarts
 	HTTP      string             // base address of the loopback server
 	SwarmPort int
+	Ports     func() PortMapping // what the router was asked; nil: nothing
 	Health    *health.Set
 	LogRing   *LogRing
 	Log       *slog.Logger

@@ -52,6 +52,9 @@ type Doctor struct {
 	Static        []string
 	TLS           func() *tls.Config // of a client of the fleet; nil: only the TCP connection is tried
 	Live          func() *Snapshot   // nil when the daemon does not run
+	Ports         func() PortMapping // nil: the router is not asked
+
+	resolve func(ctx context.Context, host string) ([]string, error) // nil: the system's resolver
 }
 
 // DoctorFor is what can be looked at with the configuration alone.
@@ -67,7 +70,7 @@ func (b *Box) doctor() Doctor {
 	b.mu.Lock()
 	d := DoctorFor(b.cfg)
 	b.mu.Unlock()
-	d.TLS, d.Live = b.o.FleetTLS, b.Snapshot
+	d.TLS, d.Live, d.Ports = b.o.FleetTLS, b.Snapshot, b.o.Ports
 	return d
 }
 
@@ -193,12 +196,16 @@ func (d Doctor) hosts() []string {
 }
 
 func (d Doctor) names(ctx context.Context) []Check {
+	lookup := d.resolve
+	if lookup == nil {
+		lookup = net.DefaultResolver.LookupHost
+	}
 	var list []Check
 	for _, h := range d.hosts() {
 		if _, err := netip.ParseAddr(h); err == nil {
 			continue
 		}
-		addrs, err := net.DefaultResolver.LookupHost(ctx, h)
+		addrs, err := lookup(ctx, h)
 		if err != nil {
 			list = append(list, bad("dns", CheckFailed, "Check the router's DNS and /etc/resolv.conf.",
 				"%s cannot be resolved: %v", h, err)...)

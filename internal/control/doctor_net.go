@@ -61,6 +61,15 @@ func (d Doctor) multicast(context.Context) []Check {
 	return ok("multicast", "%s", text)
 }
 
+// PortMapping is how boxes of other homes reach this one through the home's router.
+type PortMapping struct {
+	Protocol string     // NAT-PMP or UPnP; empty: nothing is mapped
+	External int        // port; 0: nothing is mapped
+	Address  netip.Addr // of the router, outside; zero: not known
+	Behind   bool       // that router is behind another one
+	Err      error      // why nothing is mapped; nil before the first attempt
+}
+
 // nat looks at the address that the box would use towards the fleet.
 func (d Doctor) nat(ctx context.Context) []Check {
 	u, err := url.Parse(d.Fleet)
@@ -77,16 +86,36 @@ func (d Doctor) nat(ctx context.Context) []Check {
 	if err != nil {
 		return nil
 	}
-	switch a := local.Addr().Unmap(); {
+	return d.reachable(local.Addr().Unmap())
+}
+
+// reachable says whether boxes of other homes can connect to one that has this address.
+func (d Doctor) reachable(a netip.Addr) []Check {
+	const dials = "this box dials others, they cannot dial it"
+	switch {
 	case a.IsLoopback():
 		return ok("nat", "The fleet manager is on this machine.")
 	case cgnat.Contains(a):
-		return ok("nat", "%s is behind the provider's NAT: this box dials others, others cannot dial it.", a)
-	case a.IsPrivate() || a.IsLinkLocalUnicast():
-		return ok("nat",
-			"%s is behind the home's router: this box dials others; others can dial it when "+
-				"the router forwards the swarm port.", a)
-	default:
+		return bad("nat", CheckWarn, "Nothing is broken. If other homes should get more from here: ask the provider for "+
+			"a public address.", "%s is behind the provider's NAT: %s.", a, dials)
+	case !a.IsPrivate() && !a.IsLinkLocalUnicast():
 		return ok("nat", "%s is a public address: other boxes can dial this one.", a)
+	case d.Ports == nil:
+		return ok("nat", "%s is behind the home's router, which is not asked to forward a port: %s.", a, dials)
 	}
+	switch m := d.Ports(); {
+	case m.External > 0 && m.Behind:
+		return bad("nat", CheckWarn, "Nothing is broken. If other homes should get more from here: ask the provider for "+
+			"a public address, or put the router in front into bridge mode.",
+			"The router forwards port %d (%s), but is itself behind another NAT (%s): %s.", m.External, m.Protocol, m.Address,
+			dials)
+	case m.External > 0:
+		return ok("nat", "%s is behind the home's router, which forwards port %d (%s): other boxes can dial this one.", a,
+			m.External, m.Protocol)
+	case m.Err != nil:
+		return bad("nat", CheckWarn, "Switch on UPnP or NAT-PMP on the router, or forward the swarm's TCP port to this box "+
+			"there. Without it the box works, and gives other homes less.",
+			"%s is behind the home's router, which forwards no port (%v): %s.", a, m.Err, dials)
+	}
+	return ok("nat", "%s is behind the home's router, which has not been asked to forward a port: there was no need yet.", a)
 }

@@ -1,12 +1,12 @@
 'use strict';
 // The status page: listens to the box and shows what it says.
 (function (b) {
-  var $ = b.$, h = b.h, snap = null, day = null, past = null, mode = 'fine', skew = 0, showAll = false, last = null, drawn = 0, planned = '';
+  var $ = b.$, h = b.h, snap = null, day = null, past = null, mode = 'fine', skew = 0, shown = 8, last = null, drawn = 0, planned = '';
   var local = false; // this is the box's own page, which plays; the box tells
   var states = { enrolling: 'Joining the fleet', attention: 'Needs attention', paused: 'Paused', fetching: 'Fetching', waiting: 'Waiting', idle: 'All is well' };
   var words = { accepted: 'Waiting', fetching: 'Coming', verified: 'Almost here', ready: 'Here', rejected: 'Cannot be taken', failed: 'Failed' };
-  var roles = { courier: 'carried into the home by this box', follower: 'comes from another box of the home', alone: '' };
-  var few = 8;
+  var roles = { courier: 'Carried into the home by this box', follower: 'comes from another box of the home', alone: '' };
+  var step = 50; // titles that one more press shows
 
   function now() { return Date.now() + skew; }
   function plural(n, one) { return n + ' ' + one + (n === 1 ? '' : 's'); }
@@ -65,6 +65,7 @@
     if (a.rate > 0 && a.state === 'fetching') { parts.push(' at ' + b.rate(a.rate)); }
     if (a.eta && a.state !== 'ready') { parts.push(', here ' + b.when(b.time(a.eta), t)); }
     parts.push('. ');
+    if (a.read_back) { parts.push('Being read back and checked: ' + Math.floor(100 * a.read_back / Math.max(a.verified, 1)) + ' %. '); }
     if (a.state !== 'ready' && a.why) { parts.push(a.why + ' '); }
     if (a.state === 'ready') {
       parts.push(b.bytes(a.length) + (a.bytes.lan ? ', ' + b.bytes(a.bytes.lan) + ' of it from the home' : '') + '. ');
@@ -79,9 +80,10 @@
 
   function assets() {
     $('assets-none').hidden = snap.assets.length > 0;
-    $('assets-more').hidden = showAll || snap.assets.length <= few;
-    b.set($('more'), 'Show all ' + snap.assets.length);
-    b.each($('assets'), showAll ? snap.assets : snap.assets.slice(0, few), function (a) { return a.id; }, function () {
+    var more = snap.assets.length - shown;
+    $('assets-more').hidden = more <= 0;
+    b.set($('more'), more > step ? 'Show ' + step + ' more of ' + more : 'Show ' + more + ' more');
+    b.each($('assets'), snap.assets.slice(0, shown), function (a) { return a.id; }, function () {
       var bar = h('div', { 'class': 'bar', role: 'progressbar', 'aria-valuemin': 0, 'aria-valuemax': 100 }, [h('i', { 'class': 'lan' }), h('i', { 'class': 'peer' }), h('i', { 'class': 'origin' }), h('i', { 'class': 'rest' })]);
       return h('li', {}, [h('div', {}, [h('p', { 'class': 'name' }), h('p', { 'class': 'say' })]), h('div', { 'class': 'do' }), bar]);
     }, asset);
@@ -117,14 +119,29 @@
     kids.forEach(function (k) { el.appendChild(typeof k === 'string' ? document.createTextNode(k) : k); });
   }
 
+  var tabled = '';
   function homeTable() {
-    var list = snap.home, el = $('home-table');
-    if (!list.length) { b.clear(el); return; }
-    var table = h('table', {}, [h('caption', { 'class': 'sr', text: 'The other boxes of this home' }), h('tr', {}, [h('th', { scope: 'col', text: 'Box' }), h('th', { scope: 'col', text: 'Address' }), h('th', { scope: 'col', 'class': 'n', text: 'Holds' }), h('th', { scope: 'col', 'class': 'n', text: 'Gave us' }), h('th', { scope: 'col', 'class': 'n', text: 'Got from us' })])]);
-    list.forEach(function (n) {
-      table.appendChild(h('tr', {}, [h('td', { text: n.id }), h('td', { text: n.address }), h('td', { 'class': 'n', text: '' + n.holds }), h('td', { 'class': 'n', text: b.bytes(n.received_bytes) }), h('td', { 'class': 'n', text: b.bytes(n.sent_bytes) })]));
+    var el = $('home-table'), hh = b.household(snap, 7), n = hh.boxes.length, gone = 0;
+    snap.given.forEach(function (g) {
+      if (g.link === 'lan' && !snap.home.some(function (x) { return x.id === g.id; })) { gone += g.received_bytes; }
     });
-    fillWith(el, [table]);
+    var cells = hh.given.map(function (row) { return row.map(function (v) { return v ? b.bytes(v) : '–'; }); });
+    var outside = hh.boxes.map(function (x) { return x.wan ? b.bytes(x.wan) : '–'; });
+    var key = JSON.stringify([hh.boxes.map(function (x) { return x.name; }), cells, outside, gone, hh.rest]);
+    if (key === tabled) { return; }
+    tabled = key;
+    $('home-card').className = $('disk-card').className = n > 3 ? 'wide' : '';
+    if (n < 2) { b.clear(el); return; }
+    var head = [h('th', { scope: 'col', text: 'From' })].concat(hh.boxes.map(function (x) { return h('th', { scope: 'col', 'class': 'n', text: 'to ' + x.name }); }));
+    var rows = [h('tr', {}, head)];
+    rows.push(h('tr', {}, [h('th', { scope: 'row', text: 'the Internet' })].concat(outside.map(function (t) { return h('td', { 'class': 'n', text: t }); }))));
+    hh.boxes.forEach(function (x, i) {
+      rows.push(h('tr', {}, [h('th', { scope: 'row', text: x.name })].concat(cells[i].map(function (t, j) { return h('td', { 'class': 'n', text: i === j ? '' : t }); }))));
+    });
+    var notes = [];
+    if (hh.rest) { notes.push('and ' + plural(hh.rest, 'more box').replace('boxs', 'boxes') + ' that gave less'); }
+    if (gone) { notes.push(b.bytes(gone) + ' came from boxes that are not here now'); }
+    fillWith(el, [h('table', {}, [h('caption', { 'class': 'sr', text: 'Who gave what to whom' })].concat(rows))].concat(notes.length ? [h('p', { 'class': 'muted', text: notes.join('; ') + '.' })] : []));
   }
 
   function about() {
@@ -253,7 +270,7 @@
   $('video').addEventListener('playing', function () { b.set($('player-note'), ''); });
   $('player-close').addEventListener('click', shut);
   $('pairing-close').addEventListener('click', shut);
-  $('more').addEventListener('click', function () { showAll = true; assets(); $('assets').querySelector('button, li').focus(); });
+  $('more').addEventListener('click', function () { var from = shown; shown += step; assets(); var next = $('assets').children[from]; next.setAttribute('tabindex', '-1'); next.focus(); });
 
   function choose(m) {
     mode = m;

@@ -40,7 +40,7 @@
     [0, 0.5, 1].forEach(function (f) {
       var gy = y(f * top * 1e6 / 8);
       c.svg.appendChild(s('line', { 'class': 'grid', x1: left, x2: c.w, y1: gy, y2: gy }));
-      c.svg.appendChild(s('text', { x: left - 6, y: gy + 4, 'text-anchor': 'end', text: '' + +(f * top).toPrecision(2) }));
+      c.svg.appendChild(s('text', { x: left - 6, y: gy + 4, 'text-anchor': 'end', text: '' + +(f * top).toPrecision(3) }));
     });
     c.svg.appendChild(s('text', { x: left + 4, y: 20 * big(), text: 'Mbit/s' }));
     var ticks = c.w < 420 ? 3 : 5;
@@ -128,8 +128,9 @@
       c.svg.appendChild(s('line', { 'class': 'grid', x1: tx, x2: tx, y1: 6 * k, y2: c.h - 20 * k }));
       c.svg.appendChild(s('text', { x: tx, y: c.h - 5 * k, 'text-anchor': h === 0 ? 'start' : h >= 24 ? 'end' : 'middle', text: b.clock(from + h * 36e5) }));
     }
+    c.svg.appendChild(s('line', { 'class': 'now', x1: x(now), x2: x(now), y1: 6 * k, y2: c.h - 20 * k }));
     var y = top;
-    c.svg.appendChild(s('text', { 'class': 'strong', x: 0, y: y - 4 * k, text: 'The access line' }));
+    c.svg.appendChild(s('text', { 'class': 'strong halo', x: 0, y: y - 4 * k, text: 'The access line' }));
     c.svg.appendChild(s('rect', { 'class': 'lane', x: 0, y: y, width: c.w, height: 14 * k, rx: 4 }));
     ((day && day.slots) || []).forEach(function (slot) {
       if (!slot.active.length) { return; }
@@ -141,7 +142,7 @@
     camps.forEach(function (camp) {
       y += row;
       var due = b.time(camp.deadline), note = camp.paused ? ' (paused)' : due ? ' · due ' + b.when(due, now) : '';
-      c.svg.appendChild(s('text', { 'class': 'strong', x: 0, y: y - 4 * k, text: cut(camp.name + note, c.w) }));
+      c.svg.appendChild(s('text', { 'class': 'strong halo', x: 0, y: y - 4 * k, text: cut(camp.name, c.w - 7.6 * k * note.length) + note }));
       c.svg.appendChild(s('rect', { 'class': 'lane', x: 0, y: y, width: c.w, height: 10 * k, rx: 4 }));
       openings(camp, from, from + length).forEach(function (o) {
         c.svg.appendChild(s('rect', { 'class': 'win', x: x(o[0]), y: y, width: Math.max(2, x(o[1]) - x(o[0])), height: 10 * k, rx: 4 }, [s('title', { text: 'open ' + b.clock(o[0]) + ' to ' + b.clock(o[1]) })]));
@@ -152,7 +153,6 @@
         c.svg.appendChild(s('rect', { 'class': 'flag', x: dx - 2 * k, y: y - 3 * k, width: 4 * k, height: 16 * k, rx: 2 }, [s('title', { text: 'deadline' })]));
       }
     });
-    c.svg.appendChild(s('line', { 'class': 'now', x1: x(now), x2: x(now), y1: 6 * k, y2: c.h - 20 * k }));
     put(el, c, said.length ? said.slice(0, 12).join('; ') + '.' : 'Nothing is planned over the access line.');
     if (snap.campaigns.length > camps.length) {
       el.appendChild(b.h('p', { 'class': 'muted', text: 'and ' + (snap.campaigns.length - camps.length) + ' more campaigns' }));
@@ -190,7 +190,12 @@
       return { value: a.length, asset: a };
     });
     items.sort(function (p, q) { return q.value - p.value; });
-    var shown = items.slice(0, 60), quota = snap.cache.effective_quota_bytes || snap.cache.quota_bytes;
+    var shown = items.slice(0, 60), small = items.slice(60), quota = snap.cache.effective_quota_bytes || snap.cache.quota_bytes;
+    if (small.length) {
+      shown.push({ value: small.reduce(function (n, i) { return n + i.value; }, 0), asset: { name: small.length + ' smaller ones', length: 1, verified: 1, state: 'more' } });
+      shown[60].asset.length = shown[60].asset.verified = shown[60].value;
+      shown.sort(function (p, q) { return q.value - p.value; });
+    }
     var free = Math.max(quota - used, 0), said = [];
     var usedWidth = quota > 0 ? Math.max(items.length ? 0.22 : 0, Math.min(used / Math.max(quota, used), 1)) * c.w : c.w;
     squarify(shown, 0, 0, usedWidth, c.h, function (it, x, y, w, h) {
@@ -211,36 +216,64 @@
     put(el, c, said.length ? 'In the cache: ' + said.slice(0, 12).join('; ') + '. Free: ' + b.bytes(free) + '.' : 'The cache is empty.');
   };
 
-  // home: who gave what to whom.
-  b.home = function (el, snap) {
-    var boxes = snap.home.slice(0, 6), k = big(), c = sized(el, boxes.length ? 250 : 170), mid = c.w / 2;
-    var R = 26 * k, sy = 118 * k, wan = snap.fetch.bytes.peer + snap.fetch.bytes.origin, wanRate = snap.fetch.rates.peer + snap.fetch.rates.origin;
-    var said = [b.bytes(wan) + ' came over the access line'];
-    var thick = function (n) { return n > 0 ? Math.min(3 + Math.log(1 + n / 1048576) / Math.LN2, 14) * k : 1.5; };
-    function edge(cls, x1, y1, x2, y2, n, live) {
-      c.svg.appendChild(s('path', { 'class': 'edge ' + cls + (live ? ' live' : ''), 'stroke-width': thick(n), d: 'M' + x1 + ' ' + y1 + ' L' + x2 + ' ' + y2 }));
-    }
-    edge(wan > 0 ? 'wan' : '', mid, 34 * k, mid, sy - R, wan, wanRate > 0);
-    boxes.forEach(function (n, i) {
-      var x = c.w * (i + 0.5) / boxes.length, y = c.h - 52 * k;
-      edge(n.received_bytes > 0 ? 'in' : '', x - 5, y - R * 0.8, mid - 5, sy + R * 0.8, n.received_bytes, false);
-      edge(n.sent_bytes > 0 ? 'out' : '', mid + 5, sy + R * 0.8, x + 5, y - R * 0.8, n.sent_bytes, false);
+  // household is who gave what to whom in this home, as far as this box knows: its own counts, and what the others tell.
+  b.household = function (snap, most) {
+    var bytes = snap.fetch.bytes;
+    var all = [{ id: '', name: 'this box', holds: snap.assets.filter(function (a) { return a.state === 'ready'; }).length, wan: bytes.peer + bytes.origin, carries: snap.fetch.courier_of }];
+    snap.home.forEach(function (n) { all.push({ id: n.id, name: n.id, holds: n.holds, wan: n.wan_got_bytes, carries: n.courier_of, ill: n.health === 'warning' || n.health === 'critical', address: n.address, from: n }); });
+    var moved = function (n) { return n.from ? n.from.received_bytes + n.from.sent_bytes : Infinity; };
+    var rest = all.length - most;
+    if (rest > 0) { all.sort(function (p, q) { return moved(q) - moved(p); }); all = all.slice(0, most); }
+    var given = all.map(function (from) {
+      return all.map(function (to) {
+        if (from === to) { return 0; }
+        if (!to.from) { return from.from.received_bytes; }
+        if (!from.from) { return to.from.sent_bytes; }
+        return (to.from.got || []).reduce(function (n, g) { return g.id === from.id ? n + g.bytes : n; }, 0);
+      });
     });
-    var cloud = s('g', {}, [s('rect', { 'class': 'node', x: mid - 70 * k, y: 4, width: 140 * k, height: 30 * k, rx: 15 * k }), s('text', { 'class': 'strong', x: mid, y: 24 * k, 'text-anchor': 'middle', text: 'Internet' })]);
-    c.svg.appendChild(cloud);
-    c.svg.appendChild(s('text', { x: mid + 16, y: 64 * k, text: b.bytes(wan) + (wanRate > 0 ? ', now ' + b.rate(wanRate) : '') }));
-    c.svg.appendChild(s('circle', { 'class': 'node self', cx: mid, cy: sy, r: R }));
-    c.svg.appendChild(s('text', { 'class': 'strong', x: mid, y: sy + 4, 'text-anchor': 'middle', text: 'here' }));
-    c.svg.appendChild(s('text', { x: mid + R + 10, y: sy + 4, text: cut(snap.fetch.courier_of ? 'courier of ' + snap.fetch.courier_of : (snap.box.id || 'not enrolled'), mid - R - 12) }));
-    boxes.forEach(function (n, i) {
-      var x = c.w * (i + 0.5) / boxes.length, y = c.h - 52 * k, room = c.w / boxes.length - 8;
-      c.svg.appendChild(s('circle', { 'class': 'node', cx: x, cy: y, r: R * 0.8 }));
-      c.svg.appendChild(s('text', { 'class': 'strong', x: x, y: y + 4, 'text-anchor': 'middle', text: '' + n.holds }));
-      c.svg.appendChild(s('text', { 'class': 'strong', x: x, y: c.h - 16 * k, 'text-anchor': 'middle', text: cut(n.id, room) }));
-      c.svg.appendChild(s('text', { x: x, y: c.h - 1, 'text-anchor': 'middle', text: cut('gave ' + b.bytes(n.received_bytes) + ', got ' + b.bytes(n.sent_bytes), room) }));
-      said.push(n.id + ' gave ' + b.bytes(n.received_bytes) + ' and got ' + b.bytes(n.sent_bytes));
+    return { boxes: all, given: given, rest: Math.max(rest, 0) };
+  };
+
+  // home: the boxes of the home, what each got from outside, and what they gave each other: an arc leads to who got it.
+  b.home = function (el, snap) {
+    var k = big(), room = Math.max(240, el.clientWidth), hh = b.household(snap, room < 420 ? 4 : 7), n = hh.boxes.length;
+    var each = room / n, w = Math.min(each - 10, 170 * k), top = 104 * k, tall = 46 * k, base = top + tall, arcs = [], said = [];
+    hh.given.forEach(function (row, i) { row.forEach(function (v, j) { if (v > 0) { arcs.push({ i: i, j: j, v: v }); } }); });
+    var depth = function (a) { return (34 + 26 * Math.abs(a.i - a.j) + (a.i > a.j ? 26 : 0)) * k; };
+    var deepest = arcs.reduce(function (d, a) { return Math.max(d, depth(a)); }, 0);
+    var c = sized(el, (base + deepest * 0.75 + 18 * k) / k), mid = c.w / 2, x = function (i) { return each * (i + 0.5); };
+    var most = arcs.concat(hh.boxes.map(function (x) { return { v: x.wan }; })).reduce(function (m, a) { return Math.max(m, a.v); }, 1);
+    var thick = function (v) { return v > 0 ? (1.5 + 5.5 * Math.sqrt(v / most)) * k : 1; };
+    var live = snap.fetch.rates.peer + snap.fetch.rates.origin > 0;
+    hh.boxes.forEach(function (box, i) {
+      c.svg.appendChild(s('path', { 'class': 'edge' + (box.wan > 0 ? ' wan' : '') + (live && !box.from ? ' live' : ''), 'stroke-width': thick(box.wan), d: 'M' + mid + ' ' + 34 * k + ' L' + x(i) + ' ' + top }));
+      said.push((i ? box.name : 'this box') + ' got ' + b.bytes(box.wan) + ' from outside');
+    });
+    c.svg.appendChild(s('rect', { 'class': 'node', x: mid - 64 * k, y: 4, width: 128 * k, height: 30 * k, rx: 15 * k }));
+    c.svg.appendChild(s('text', { 'class': 'strong', x: mid, y: 24 * k, 'text-anchor': 'middle', text: 'Internet' }));
+    var few = arcs.length <= 8;
+    arcs.sort(function (p, q) { return depth(q) - depth(p); });
+    arcs.forEach(function (a) {
+      var d = depth(a), side = a.i < a.j ? 1 : -1, x0 = x(a.i) + side * w * 0.18, x1 = x(a.j) - side * w * 0.18, t = thick(a.v), h = Math.max(t, 5 * k);
+      var what = hh.boxes[a.i].name + ' gave ' + hh.boxes[a.j].name + ' ' + b.bytes(a.v);
+      said.push(what);
+      c.svg.appendChild(s('path', { 'class': 'edge in', 'stroke-width': t, d: 'M' + x0 + ' ' + base + ' C' + x0 + ' ' + (base + d) + ' ' + x1 + ' ' + (base + d) + ' ' + x1 + ' ' + (base + h) }, [s('title', { text: what })]));
+      c.svg.appendChild(s('path', { 'class': 'lan', d: 'M' + (x1 - h) + ' ' + (base + h + 2) + ' L' + (x1 + h) + ' ' + (base + h + 2) + ' L' + x1 + ' ' + base + ' Z' }));
+    });
+    arcs.forEach(function (a) {
+      if (few) { c.svg.appendChild(s('text', { 'class': 'halo', x: (x(a.i) + x(a.j)) / 2, y: base + depth(a) * 0.75 + 5 * k, 'text-anchor': 'middle', text: (a.i < a.j ? '' : '← ') + b.bytes(a.v) + (a.i < a.j ? ' →' : '') })); }
+    });
+    hh.boxes.forEach(function (box, i) {
+      var note = box.carries ? 'carries ' + box.carries : 'holds ' + box.holds;
+      if (box.ill) { note += ' · ill'; }
+      if (cut(note, w - 8) !== note) { note = '' + (box.carries || box.holds); }
+      c.svg.appendChild(s('rect', { 'class': 'node' + (box.from ? box.ill ? ' ill' : '' : ' self'), x: x(i) - w / 2, y: top, width: w, height: tall, rx: 8 * k }, [s('title', { text: box.name + (box.address ? ', ' + box.address : '') })]));
+      c.svg.appendChild(s('text', { 'class': 'strong', x: x(i), y: top + 19 * k, 'text-anchor': 'middle', text: cut(box.name, w - 8) }));
+      c.svg.appendChild(s('text', { x: x(i), y: top + 36 * k, 'text-anchor': 'middle', text: cut(note, w - 8) }));
+      if (box.wan > 0) { c.svg.appendChild(s('text', { 'class': 'halo', x: x(i), y: top - 8 * k, 'text-anchor': 'middle', text: cut(b.bytes(box.wan), each - 2) })); }
     });
     put(el, c, said.join('; ') + '.');
-    if (!boxes.length) { el.appendChild(b.h('p', { 'class': 'muted', text: 'No other box of this fleet has been found in this home.' })); }
+    if (n < 2) { el.appendChild(b.h('p', { 'class': 'muted', text: 'No other box of this fleet has been found in this home.' })); }
   };
 })(boxd);
