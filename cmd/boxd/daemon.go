@@ -278,6 +278,7 @@ func (d *daemon) openFetch(context.Context) (err error) {
 		ExternalPort: d.externalPort,
 		Class:        func() int { return spaceClass(d.cache.Usage()) },
 		Limits:       fetchLimits(d.cfg), Health: d.health, Log: d.named("fetch"),
+		Probe: fetch.Probe{Off: !d.cfg.Limits.Yield, NoEcho: !d.cfg.Limits.Probe},
 	})
 	return err
 }

@@ -94,6 +94,8 @@ type Limits struct {
 	MonthlyWAN  SizeLimit `toml:"monthly_wan"`  // bytes over the access line in a calendar month, both ways
 	UploadRatio Ratio     `toml:"upload_ratio"` // bytes sent over the access line for each byte of an asset; 0: none
 	UploadSlots int       `toml:"upload_slots"` // boxes of other homes served at one time from a complete asset; 0: none
+	Yield       bool      `toml:"yield"`        // keep the access line's queue empty, and leave the line to others
+	Probe       bool      `toml:"probe"`        // ping the first router behind the access line for it
 	Memory      Size      `toml:"memory"`       // soft limit of the Go heap
 }
 
@@ -123,7 +125,7 @@ func Default() Config {
 		Swarm:  Swarm{Listen: ":6880", MaxPeers: 24, PortMapping: true},
 		LAN:    LAN{MDNS: true, RemoteReads: true},
 		HTTP:   HTTP{Listen: "127.0.0.1:8480", MaxPlayers: 64},
-		Limits: Limits{UploadRatio: 2, UploadSlots: 8, Memory: 64 << 20},
+		Limits: Limits{UploadRatio: 2, UploadSlots: 8, Yield: true, Probe: true, Memory: 64 << 20},
 		Log:    Log{Level: "info", Format: "text"},
 	}
 }

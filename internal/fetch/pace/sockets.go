@@ -170,6 +170,7 @@ func (s *Sockets) share(rate float64, slack time.Duration, sum, way float64, los
 		s.windows = rate * (rtt + slack.Seconds())
 	}
 	for k := range s.set {
+		k.clamp = 0 // set it again: the kernel raises it when it enlarges its buffer
 		k.share = 1
 		if sum > 0 {
 			k.share = min(1, headroom*k.got/sum+leastShare)
