@@ -122,10 +122,13 @@ func (s *swarm) connect(ctx context.Context, b *simBox) error {
 		return errors.Join(fmt.Errorf("connack %v: %w", body, err), conn.Close())
 	}
 	sub := subscribePacket(base+"desired", base+"cmd/+", base+"evt/+/ack", mqttwire.GroupDesired(s.t.fleet, s.group))
-	if _, err := conn.Write(append(sub, publishPacket(base+"state", b.state(true), 1, true, 1)...)); err != nil {
+	// As a box does: its state, then its report, without which the manager would send it the wishes again and again.
+	sub = append(sub, publishPacket(base+"state", b.state(true), 1, true, 1)...)
+	sub = append(sub, publishPacket(base+"reported", b.report(2), 1, true, 2)...)
+	if _, err := conn.Write(sub); err != nil {
 		return errors.Join(err, conn.Close())
 	}
-	for acked := 0; acked < 2; { // SUBACK and PUBACK, among retained messages
+	for acked := 0; acked < 3; { // SUBACK and PUBACKs, among retained messages
 		kind, body, err := readPacket(r)
 		if err != nil {
 			return errors.Join(err, conn.Close())
@@ -189,8 +192,33 @@ func (b *simBox) state(online bool) []byte {
 	return data
 }
 
-// report lets every box send its report again as soon as the last one is acknowledged, and returns how many were.
-func (s *swarm) report(ctx context.Context, span time.Duration) (int64, error) {
+// report is what a box with 14 assets, all whole, says of itself.
+func (b *simBox) report(seq uint64) []byte {
+	r := mqttwire.Reported{
+		Envelope:       b.envelope(seq),
+		Software:       "bench",
+		ClockTrusted:   true,
+		GroupVersions:  map[string]int64{"default": 1 << 40},
+		CatalogVersion: 7,
+		CatalogExpires: time.Now().UTC(),
+		Traffic:        mqttwire.Traffic{LAN: int64(seq), Peer: 1 << 30, Origin: 1 << 20}, //nolint:gosec // a small count
+		Disk:           mqttwire.Disk{Used: 1 << 34, Quota: 1 << 35, Free: 1 << 36, Reserve: 1 << 30},
+		Household:      2,
+		Holdings: mqttwire.Holdings{
+			Count:  14,
+			Bytes:  1 << 34,
+			Digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+		},
+	}
+	data, err := mqttwire.Encode(mqttwire.MaxPayload, &r)
+	if err != nil {
+		panic(err) // the form of this message is fixed
+	}
+	return data
+}
+
+// reports lets every box send its report again as soon as the last one is acknowledged, and returns how many were.
+func (s *swarm) reports(ctx context.Context, span time.Duration) (int64, error) {
 	var sent atomic.Int64
 	ctx, cancel := context.WithTimeout(ctx, span)
 	defer cancel()
@@ -198,26 +226,8 @@ func (s *swarm) report(ctx context.Context, span time.Duration) (int64, error) {
 	for _, b := range s.boxes {
 		wg.Go(func() {
 			topic := "boxd/v1/" + s.t.fleet + "/" + b.id + "/reported"
-			for seq := uint64(2); ctx.Err() == nil && b.alive.Load(); seq++ {
-				r := mqttwire.Reported{
-					Envelope:       b.envelope(seq),
-					Software:       "bench",
-					ClockTrusted:   true,
-					CatalogVersion: 7,
-					CatalogExpires: time.Now().UTC(),
-					Traffic:        mqttwire.Traffic{LAN: int64(seq), Peer: 1 << 30, Origin: 1 << 20}, //nolint:gosec // a small count
-					Disk:           mqttwire.Disk{Used: 1 << 34, Quota: 1 << 35, Free: 1 << 36, Reserve: 1 << 30},
-					Household:      2,
-					Holdings: mqttwire.Holdings{
-						Count:  14,
-						Bytes:  1 << 34,
-						Digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-					},
-				}
-				data, err := mqttwire.Encode(mqttwire.MaxPayload, &r)
-				if err != nil {
-					panic(err) // the form of this message is fixed
-				}
+			for seq := uint64(3); ctx.Err() == nil && b.alive.Load(); seq++ {
+				data := b.report(seq)
 				if _, err := b.conn.Write(publishPacket(topic, data, 1, true, uint16(seq%65_000+1))); err != nil { //nolint:gosec // bounded
 					return
 				}

@@ -21,6 +21,7 @@ type figures struct {
 	ConnectsPerS  float64 `json:"connects_per_second"`
 	KBPerBox      float64 `json:"kb_per_box"`              // resident, a while after all have connected
 	PeakKBPerBox  float64 `json:"peak_kb_per_box"`         // resident at most, while they connected
+	BusyKBPerBox  float64 `json:"busy_kb_per_box"`         // resident when all have just reported as fast as they could
 	ReportsPerS   float64 `json:"reports_per_second"`      // committed to the store, or acknowledged by mosquitto
 	ReportsPerCPU float64 `json:"reports_per_second_core"` // a second of the manager's own CPU time
 	FanoutP50MS   float64 `json:"fanout_p50_ms"`           // from the operator's request to the box
@@ -72,9 +73,9 @@ func run() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		results[name] = f
-		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s  %5.1f kB/box (%.1f at most)  %7.0f reports/s  %7.0f reports/s·core  "+
+		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s  %5.1f kB/box (%.1f while connecting, %.1f after reports)  %7.0f reports/s  %7.0f reports/s·core  "+
 			"fan-out p50 %4.0f p99 %4.0f max %4.0f ms  all back %4.1f s (jitter %.0f)  lost %d\n", name, f.Boxes, f.ConnectsPerS,
-			f.KBPerBox, f.PeakKBPerBox, f.ReportsPerS, f.ReportsPerCPU, f.FanoutP50MS, f.FanoutP99MS, f.FanoutMaxMS, f.BackS, f.JitterS, f.Lost)
+			f.KBPerBox, f.PeakKBPerBox, f.BusyKBPerBox, f.ReportsPerS, f.ReportsPerCPU, f.FanoutP50MS, f.FanoutP99MS, f.FanoutMaxMS, f.BackS, f.JitterS, f.Lost)
 	}
 	out, err := json.Marshal(results)
 	if err != nil {
@@ -118,6 +119,11 @@ func measure(ctx context.Context, t *target, n int, span, jitter, settle time.Du
 	if err := reports(ctx, t, s, span, &f); err != nil {
 		return f, err
 	}
+	busy, err := t.memory("VmRSS:")
+	if err != nil {
+		return f, err
+	}
+	f.BusyKBPerBox = float64(busy-before) / float64(n) / 1000
 	if err := fanout(ctx, t, s, &f); err != nil {
 		return f, err
 	}
@@ -145,7 +151,7 @@ func reports(ctx context.Context, t *target, s *swarm, span time.Duration, f *fi
 	}
 	began := time.Now()
 	end := t.profileCPU("report")
-	sent, err := s.report(ctx, span)
+	sent, err := s.reports(ctx, span)
 	end()
 	if err != nil {
 		return err
