@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -225,9 +226,13 @@ type BoxQuery struct {
 // BoxPage is one page of a list of boxes, without what they report.
 type BoxPage struct {
 	Boxes []Box  `json:"boxes"`
-	Total int    `json:"total"`          // boxes that match, on all pages
+	Total int    `json:"total"`          // boxes that match, on all pages; at most maxTotal
+	More  bool   `json:"more,omitempty"` // that match more than Total
 	Next  string `json:"next,omitempty"` // After of the next page
 }
+
+// maxTotal is up to where boxes that match are counted, so that a page takes as long in a fleet of any size.
+const maxTotal = 1000
 
 func (q BoxQuery) where() (string, []any) {
 	cond, args := "1 = 1", []any{}
@@ -253,21 +258,36 @@ func (q BoxQuery) where() (string, []any) {
 		add("id IN (SELECT box FROM alerts WHERE code = ?)", q.Code)
 	}
 	if q.Lacking != "" {
-		add("id NOT IN (SELECT box FROM holdings WHERE asset = ?)", q.Lacking)
+		add("NOT EXISTS (SELECT 1 FROM holdings h WHERE h.asset = ? AND h.box = boxes.id)", q.Lacking)
 	}
 	return cond, args
+}
+
+// filters is how many columns of a box it looks at; an index has the boxes in order for one of them.
+func (q BoxQuery) filters() int {
+	n := 0
+	for _, v := range []string{q.Group, q.Software, q.State} {
+		if v != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // BoxPage reads a page. The ids are found in indexes; rows, which are wide, are read only for the page.
 func (g *Registry) BoxPage(ctx context.Context, q BoxQuery) (BoxPage, error) {
 	cond, args := q.where()
 	out := BoxPage{Boxes: []Box{}}
-	if err := g.r.QueryRowContext(ctx, g.q("SELECT COUNT(*) FROM boxes WHERE "+cond), args...).Scan(&out.Total); err != nil {
+	count := "SELECT COUNT(*) FROM (SELECT 1 FROM boxes WHERE " + cond + " LIMIT " + strconv.Itoa(maxTotal+1) + ") some"
+	if err := g.r.QueryRowContext(ctx, g.q(count), args...).Scan(&out.Total); err != nil {
 		return out, fmt.Errorf("count boxes: %w", err)
+	}
+	if out.Total > maxTotal {
+		out.Total, out.More = maxTotal, true
 	}
 	q.Limit = min(max(q.Limit, 1), 200)
 	order := "id"
-	if q.State != "" || q.Software != "" || q.Code != "" {
+	if q.filters() > 1 || q.Code != "" {
 		order = "id || ''" // keeps the database from walking the wide rows in the order of their ids
 	}
 	rows, err := g.r.QueryContext(ctx, g.q("SELECT id FROM boxes WHERE "+cond+" AND "+order+" > ? ORDER BY "+order+" LIMIT ?"),

@@ -65,6 +65,11 @@ var migrations = [][]string{{
 		GROUP BY p.asset, COALESCE(b.grp, ''), p.received / 60000`,
 	`INSERT INTO arrivals SELECT '', '', minute, CAST(SUM(n) AS BIGINT), CAST(SUM(length) AS BIGINT), CAST(SUM(lan) AS BIGINT),
 		CAST(SUM(peer) AS BIGINT), CAST(SUM(origin) AS BIGINT) FROM arrivals GROUP BY minute`,
+}, {
+	// Pages of boxes in the order of their ids, however many match.
+	`CREATE INDEX boxes_software ON boxes (software, id)`,
+	`CREATE INDEX boxes_state ON boxes (online, id)`,
+	`CREATE INDEX boxes_risk ON boxes (id) WHERE at_risk > 0`,
 }}
 
 func (g *Registry) migrate(ctx context.Context) error {

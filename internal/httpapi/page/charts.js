@@ -262,7 +262,7 @@
       c.svg.appendChild(s('path', { 'class': 'lan', d: 'M' + (x1 - h) + ' ' + (base + h + 2) + ' L' + (x1 + h) + ' ' + (base + h + 2) + ' L' + x1 + ' ' + base + ' Z' }));
     });
     arcs.forEach(function (a) {
-      if (few) { c.svg.appendChild(s('text', { 'class': 'halo', x: (x(a.i) + x(a.j)) / 2, y: base + depth(a) * 0.75 + 5 * k, 'text-anchor': 'middle', text: (a.i < a.j ? '' : '← ') + b.bytes(a.v) + (a.i < a.j ? ' →' : '') })); }
+      if (few) { c.svg.appendChild(s('text', { 'class': 'halo', x: (x(a.i) + x(a.j)) / 2, y: base + depth(a) * 0.75 - 5 * k, 'text-anchor': 'middle', text: (a.i < a.j ? '' : '← ') + b.bytes(a.v) + (a.i < a.j ? ' →' : '') })); }
     });
     hh.boxes.forEach(function (box, i) {
       var note = box.carries ? 'carries ' + box.carries : 'holds ' + box.holds;

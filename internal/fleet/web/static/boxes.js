@@ -26,7 +26,7 @@ export const list = {
         pick('code', 'Alert', o.alerts.map(a => [a.code, a.code]), p.code),
         h('button', { type: 'submit' }, ['Show']),
       ]),
-      h('p', { class: 'muted', role: 'status' }, [plural(boxes.total, 'box', 'boxes'), p.lacking ? ' that lack the asset ' + p.lacking.slice(0, 8) : '', boxes.total > boxes.boxes.length ? `, ${boxes.boxes.length} of them here` : '']),
+      h('p', { class: 'muted', role: 'status' }, [boxes.more ? (Object.keys(p).some(k => p[k] && k !== 'after') ? 'More than ' + count(boxes.total) : count(o.boxes)) + ' boxes' : plural(boxes.total, 'box', 'boxes'), p.lacking ? ' that lack the asset ' + p.lacking.slice(0, 8) : '', boxes.total > boxes.boxes.length ? `, ${boxes.boxes.length} of them here` : '']),
       boxes.boxes.length ? table(boxes.boxes) : h('p', { class: 'empty' }, ['No box is like that.']),
       h('p', { class: 'pages' }, [p.after && link('#/boxes' + query({ ...p, after: '' }), 'First page'), boxes.next && link('#/boxes' + query({ ...p, after: boxes.next }), 'Next page')].filter(Boolean)),
     ], { wide: true, level: 'h1' })];
