@@ -138,11 +138,14 @@ func (f *Fetcher) prioritise(it *item) {
 		if it.want.Prefix {
 			end = min(end, f.prefixEnd(it))
 		}
-		mine := f.share(it)
+		mine, others := f.share(it), f.spread(it, time.Now())
 		for i := range end {
-			want[i] = engine.Later
-			if mine(i) {
+			switch {
+			case others != nil && others(i): // it comes from one of them in a moment
+			case mine(i):
 				want[i] = engine.Mine
+			default:
+				want[i] = engine.Later
 			}
 		}
 	}

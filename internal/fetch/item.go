@@ -70,6 +70,7 @@ type item struct {
 
 	src      *origin.Source
 	runs     map[*originRun]bool
+	mesh     mesh
 	inflight []bool // pieces that the origin is bringing
 	srcErr   error
 	srcRetry time.Time
