@@ -75,22 +75,9 @@ func (c *command) printVersion(w io.Writer) error {
 // logTailLines is how much of the log is kept in memory.
 const logTailLines = 1000
 
-// newLogger writes to w, which under systemd is the journal: no time, as the journal has it.
+// newLogger writes to w, which under systemd is the journal, and to the ring.
 func newLogger(w io.Writer, c *config.Config, level *slog.LevelVar, ring *control.LogRing) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	var h slog.Handler = slog.NewTextHandler(w, opts)
-	if c.Log.Format == "json" {
-		h = slog.NewJSONHandler(w, opts)
-	}
-	return slog.New(ring.Handler(h))
+	return slog.New(ring.Handler(cli.LogHandler(w, c.Log.Format, level)))
 }
 
 func setLevel(level *slog.LevelVar, name string) {

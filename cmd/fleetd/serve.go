@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"boxd/internal/cli"
 	"boxd/internal/fleet/broker"
 	"boxd/internal/fleet/ceremony"
 	"boxd/internal/fleet/server"
@@ -31,7 +32,7 @@ func logger(level string) (*slog.Logger, error) {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, usageError{Err: fmt.Errorf("--log-level: %w", err)}
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+	return slog.New(cli.LogHandler(os.Stderr, "text", l)), nil
 }
 
 func serveCmd(c *client) *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -188,5 +189,29 @@ func TestProgress(t *testing.T) {
 	p.Close()
 	if out.String() != "\r\x1b[K" {
 		t.Errorf("%q", out.String())
+	}
+}
+
+func TestLogsForTheJournal(t *testing.T) {
+	var out bytes.Buffer
+	say := func(format string) string {
+		out.Reset()
+		log := slog.New(LogHandler(&out, format, slog.LevelInfo)).With("service", "cache")
+		log.Debug("not this")
+		log.Info("opened\nwell", "assets", 3)
+		log.Error("broken")
+		return out.String()
+	}
+	t.Setenv("JOURNAL_STREAM", "")
+	if got := say("text"); !strings.HasPrefix(got, "time=") || !strings.Contains(got, "level=INFO") || strings.Count(got, "\n") != 2 {
+		t.Errorf("%q", got)
+	}
+	t.Setenv("JOURNAL_STREAM", "8:1")
+	want := "<6>msg=\"opened\\nwell\" service=cache assets=3\n<3>msg=broken service=cache\n"
+	if got := say("text"); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := say("json"); !strings.HasPrefix(got, `<6>{"msg":`) {
+		t.Errorf("%q", got)
 	}
 }

@@ -1,7 +1,9 @@
 package control
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -281,13 +283,53 @@ func TestSecretsAreRemoved(t *testing.T) {
 	r := newRig(t)
 	slog.New(r.ring.Handler(slog.DiscardHandler)).Info("enrolling", "url", "https://x/?token=sesame")
 	r.ring.add("enrolling with token=sesame")
-	var buf bytes.Buffer
-	if err := r.box.BugReport(t.Context(), &buf); err != nil || buf.Len() == 0 {
-		t.Fatal(err)
+	r.ring.add("url=https://operator:hunter2@fleet/ Authorization: Bearer 0123456789abcdef")
+	r.ring.add("-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIKey\n-----END EC PRIVATE KEY-----")
+	report := readReport(t, r.box)
+	for _, secret := range []string{"sesame", "hunter2", "0123456789abcdef", "MHcCAQEEIKey", "verysecret"} {
+		for name, text := range report {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s has %q in it", name, secret)
+			}
+		}
 	}
 	if c := r.cfg.Redacted(); c.Fleet.Token == r.cfg.Fleet.Token {
 		t.Error("the token is in the redacted configuration")
 	}
+}
+
+// readReport unpacks a bug report, which must hold all its parts.
+func readReport(t *testing.T, b *Box) map[string]string {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := b.BugReport(t.Context(), &buf); err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(&buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := map[string]string{}
+	for tr := tar.NewReader(z); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		text, readErr := io.ReadAll(tr)
+		if err != nil || readErr != nil {
+			t.Fatal(err, readErr)
+		}
+		parts[h.Name] = string(text)
+	}
+	for _, want := range []string{"status.json", "doctor.json", "config.json", "cache.json", "log.txt", "goroutines.txt", "build.txt"} {
+		if len(parts["boxd-bugreport/"+want]) < 10 {
+			t.Errorf("%s is missing or empty", want)
+		}
+	}
+	if !strings.Contains(parts["boxd-bugreport/log.txt"], "[removed]") {
+		t.Error("the log has lost more than its secrets")
+	}
+	return parts
 }
 
 func TestDoctorSaysWhatToDo(t *testing.T) {

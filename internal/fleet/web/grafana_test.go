@@ -18,6 +18,11 @@ func TestGrafanaAsksForMetricsThatAreThere(t *testing.T) {
 		t.Fatal(status)
 	}
 	have := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^(\w+?)(?:_bucket|_sum|_count)?(?:\{.*\})? [0-9.eE+-]+$`).FindAllSubmatch(text, -1) {
+		if !regexp.MustCompile(`(?m)^# HELP ` + string(m[1]) + `(_count|_sum)? \S.{8,}\.?$`).Match(text) {
+			t.Errorf("%s has no HELP", m[1])
+		}
+	}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\w+) `).FindAllSubmatch(text, -1) {
 		have[string(m[1])] = true
 	}
