@@ -118,6 +118,11 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, begin time.Time, 
 		}
 		wg.Wait()
 	}()
+	if os.Getenv("VERBOSE") != "" {
+		stop := make(chan struct{})
+		defer close(stop)
+		go trace(boxes, begin, stop)
+	}
 	var wg sync.WaitGroup
 	for _, b := range boxes {
 		wg.Go(func() { b.Wait(t, begin, 5*time.Minute) })
@@ -132,6 +137,28 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, begin time.Time, 
 		}
 	}
 	return times
+}
+
+// trace prints every few seconds what each box has, in MiB: verified, of it from the origin, and what it may ask of it.
+func trace(boxes []*rig.Ours, begin time.Time, stop chan struct{}) {
+	t := time.NewTicker(2 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+		}
+		line := fmt.Sprintf("%5.1fs", time.Since(begin).Seconds())
+		for _, b := range boxes {
+			s := b.Fetcher.Status()
+			for _, a := range s.Assets {
+				line += fmt.Sprintf("  %4.1f/%4.1f %s p%d u%.1f", float64(a.Verified)/(1<<20), float64(a.Bytes.Origin)/(1<<20),
+					a.Origin, a.Peers, float64(a.SentRates.Peer)*8/1e6)
+			}
+		}
+		fmt.Println(line)
+	}
 }
 
 const libtorrentScript = `

@@ -227,5 +227,6 @@ func (f *Fetcher) finish() {
 	f.count(now)
 	f.totals.dirty = true
 	f.save(now, true)
+	f.saveHabit(now)
 	f.publish(now)
 }

@@ -23,6 +23,11 @@ func (f *Fetcher) drive(it *item, mono time.Time) {
 		rate = it.want.Rate.Value
 	}
 	it.bucket.SetRate(rate)
+	rate = pace.Unlimited
+	if it.want.OriginRate.Set && len(f.neighbourDemand(it)) == 0 {
+		rate = it.want.OriginRate.Value
+	}
+	it.originRate.SetRate(rate)
 	f.syncPieces(it)
 	if p := f.policyOf(it); p != it.policy {
 		it.policy = p

@@ -213,6 +213,10 @@ type Fetcher struct {
 	sched    schedule.Input
 	measured meter
 	lastSave time.Time
+
+	habit       habit
+	habitLoaded bool
+	habitSaved  time.Time
 }
 
 // New checks the options and starts nothing.

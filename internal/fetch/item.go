@@ -60,6 +60,7 @@ type item struct {
 	wanSince    time.Time
 	lanProgress time.Time // when LAN last brought something
 	bucket      *pace.Bucket
+	originRate  *pace.Bucket // of requests to the origin only
 	policy      engine.Policy
 	demand      []Span
 	prio        []engine.Priority
@@ -147,7 +148,7 @@ func (it *item) sent() Sources {
 }
 
 func (it *item) wasted() int64 {
-	w := it.rec.Wasted
+	w := it.rec.Wasted + it.live.Spoilt
 	for c := range it.live.Received {
 		w += it.live.Received[c] - it.live.Useful[c]
 	}

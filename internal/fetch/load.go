@@ -25,7 +25,7 @@ func (f *Fetcher) shouldLoad(it *item, mono time.Time) bool {
 
 func (f *Fetcher) loadItem(it *item) bool {
 	if it.bucket == nil {
-		it.bucket = pace.NewBucket(pace.Unlimited)
+		it.bucket, it.originRate = pace.NewBucket(pace.Unlimited), pace.NewBucket(pace.Unlimited)
 	}
 	it.policy = f.policyOf(it)
 	if err := f.swarm.Load(it.store, it.policy, it.bucket); err != nil {

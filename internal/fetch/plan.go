@@ -17,6 +17,7 @@ func (f *Fetcher) step(mono time.Time) {
 	f.sync()
 	f.observe(mono)
 	f.count(now)
+	f.learnHabit(now, trusted)
 	f.sched = f.input(now, mono, trusted)
 	f.decide(now)
 	f.load(mono)
@@ -184,7 +185,7 @@ func (f *Fetcher) input(now, mono time.Time, trusted bool) schedule.Input {
 	in := schedule.Input{
 		BoxID: f.o.Identity.BoxID(), ClockTrusted: trusted, CatalogFresh: snap.Fresh(now), Paused: paused,
 		Location: f.o.Location, WANDown: limits.WANDown, Budget: limits.Budget, BudgetUsed: f.totals.MonthWAN,
-		LineRate: f.measured.best, PlayOpensWAN: !limits.PlaybackOff, MaxActive: limits.MaxActive,
+		LineRate: f.measured.best, Habit: f.habit.known(), PlayOpensWAN: !limits.PlaybackOff, MaxActive: limits.MaxActive,
 	}
 	box, groups := f.o.Identity.BoxID(), []string{f.o.Identity.Group()}
 	prefix := map[asset.ID]int64{}
@@ -252,7 +253,7 @@ func (f *Fetcher) swarmSize(it *item, mono time.Time) int {
 			n++
 		}
 	}
-	if n > 1 || it.wanOn && mono.Sub(it.wanSince) < aloneAfter {
+	if n > 1 || it.wanOn && mono.Sub(it.wanSince) < aloneAfter && !it.heir && !f.first(it) {
 		a := &it.ann.answer
 		n = max(n, a.ShareOf, a.Complete+a.Incomplete)
 	}

@@ -43,7 +43,11 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 		return
 	}
 	pieces, demanded := f.originPieces(it, mode)
-	for len(pieces) > 0 && len(it.runs) < runsPerAsset && f.allRuns() < runsInAll {
+	most := runsPerAsset
+	if it.originRate.Rate() != pace.Unlimited {
+		most = 1 // what it holds cannot come from peers meanwhile
+	}
+	for len(pieces) > 0 && len(it.runs) < most && f.allRuns() < runsInAll {
 		first, end := f.runOf(it, pieces, mode, demanded)
 		f.startRun(it, first, end, demanded)
 		var rest []int
@@ -99,7 +103,7 @@ func (f *Fetcher) openSource(it *item) bool {
 	}
 	it.inflight = make([]bool, it.info.NumPieces())
 	it.src = origin.New(it.store, urls, origin.Options{
-		Client: f.o.Origin, Taken: f.o.Taken, Buckets: []*pace.Bucket{it.bucket, f.swarm.Down()}, Log: f.log,
+		Client: f.o.Origin, Taken: f.o.Taken, Buckets: []*pace.Bucket{it.originRate, it.bucket, f.swarm.Down()}, Log: f.log,
 		Sockets: f.yield.sockets,
 		OnPiece: func(int) { f.wake() }, OnBytes: func(n int) { it.fromOrigin.Add(int64(n)) },
 	})
@@ -166,8 +170,14 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 // runOf makes one request of the best piece and those that follow it, as far as they are in the list too.
 func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demanded bool) (first, end int) {
 	most := min(max(int64(f.measured.best/2), minRun), maxRun)
+	if !f.hasWANPeers(it) && !demanded {
+		most = min(4*most, maxRun) // nobody else will bring any of it: the fewer requests, the steadier the line
+	}
 	if mode == schedule.OriginUrgent && !demanded {
 		most = min(4*most, maxRun)
+	}
+	if rate := it.originRate.Rate(); rate != pace.Unlimited {
+		most = min(most, 2*rate)
 	}
 	in := make(map[int]bool, len(pieces))
 	for _, p := range pieces {
@@ -182,6 +192,15 @@ func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demand
 		end++
 	}
 	return first, end
+}
+
+func (f *Fetcher) hasWANPeers(it *item) bool {
+	for _, p := range it.live.Peers {
+		if p.Class == engine.WAN {
+			return true
+		}
+	}
+	return false
 }
 
 // offset is a number that differs from box to box and from request to request.

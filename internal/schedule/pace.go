@@ -13,6 +13,8 @@ const (
 	paceMost     = 30  // floors that boxes add
 	paceUndue    = 8   // floors in all, when there is no deadline
 	paceOfSlack  = 0.6 // at most this part of the time until the first boxes are in danger
+	paceTrade    = 3   // floors that trading takes after the last piece came in, where time is short
+	paceLeast    = 0.5 // floors
 	paceLineRate = DefaultLineRate
 )
 
@@ -50,10 +52,36 @@ func (d *decider) pace(a Asset, live []Campaign, w *Want) {
 		open := d.merged(windows, whole)
 		danger := open.before(w.Deadline, float64(a.Length)/d.lineRate()*(dangerMargin+dangerSpread)+dangerReserve)
 		slack := elapsed + open.lasting(danger)
-		pace = min(pace, time.Duration(paceOfSlack*float64(slack)))
+		trade := max(paceLeast*floor, 2*paceOfSlack*slack.Seconds()-paceTrade*floor)
+		pace = min(pace, time.Duration(paceOfSlack*float64(slack)), time.Duration(trade*float64(time.Second)))
 		if !danger.After(d.now) {
 			pace = 0
 		}
 	}
 	w.Pace, w.Elapsed = pace, elapsed
+}
+
+// A box in danger takes from the origin what its peers will not bring in time, with a margin, and not all that is missing:
+// what a peer could have sent is waste.
+const (
+	rescueMargin = 1.2
+	rescueTrust  = 0.8 // of what peers give now
+	rescueFull   = 0.6 // of the line: when so much is needed, there is nothing to be saved
+	rescueNone   = 50  // a fiftieth of the line is not worth asking for
+	rescueSpare  = 4   // this part of the time that is left, or the reserve, is not counted on
+)
+
+// rescueRate is how fast the origin is asked in danger; no limit when all of the line is needed.
+func (d *decider) rescueRate(a Asset, live []Campaign, w *Want) Limit {
+	if w.Late || w.Deadline.IsZero() || a.Playing {
+		return Limit{}
+	}
+	windows, whole := windowsOf(live)
+	left := d.merged(windows, whole).until(w.Deadline)
+	left -= min(dangerReserve, left/rescueSpare)
+	need := float64(a.Missing)*rescueMargin/max(left, 1) - rescueTrust*a.PeerRate
+	if need >= rescueFull*d.lineRate() {
+		return Limit{}
+	}
+	return LimitTo(int64(max(need, 1)))
 }

@@ -136,6 +136,8 @@ type Want struct {
 	WAN      bool   // WAN peers may be used
 	Origin   OriginMode
 	Rate     Limit // bytes per second over the WAN for this asset
+	// OriginRate is what the origin is asked for at most, in bytes per second, so that peers send what they can in time.
+	OriginRate Limit
 	// Pace is the time over which the swarm's boxes together ask the origin for its pieces in OriginSpare, and Elapsed how
 	// much of it has passed; see ShareInput. Zero: there is nobody to share with, or no time to lose.
 	Pace, Elapsed time.Duration

@@ -155,3 +155,37 @@ func BenchmarkOriginPieces(b *testing.B) {
 		OriginPieces(in)
 	}
 }
+
+func TestABoxInDangerTakesWhatPeersWillNotBring(t *testing.T) {
+	now := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	const mib = 1 << 20
+	for _, c := range []struct {
+		missing, peers float64 // MiB, MiB/s
+		left           time.Duration
+		least, most    float64 // MiB/s; 0: no limit
+	}{
+		{40, 1, 18 * time.Second, 2.5, 3},   // 3.6 are needed with the margin, and peers are trusted with 0.8
+		{40, 4, 18 * time.Second, 0.2, 0.5}, //
+		{40, 4.5, 18 * time.Second, -1, -1}, // they will do
+		{64, 0, 14 * time.Second, 0, 0},     // nothing to be saved
+	} {
+		in := Input{
+			BoxID: "a", ClockTrusted: true, CatalogFresh: true, LineRate: 6 * mib,
+			Campaigns: []Campaign{{ID: "c", Assets: []Ref{{ID: "x"}}, Deadline: now.Add(c.left)}},
+			Assets: []Asset{{
+				ID: "x", Length: 64 * mib, Missing: int64(c.missing * mib), PeerRate: c.peers * mib, PeersKnown: true, Peers: 3,
+			}},
+		}
+		w := Decide(now, in).Wants[0]
+		rate := float64(w.OriginRate.Value) / mib
+		if c.most < 0 {
+			if !w.Danger || w.Origin != OriginSpare || w.Pace != 0 {
+				t.Errorf("peers will do, and the origin is asked all the same: %v", w.Origin)
+			}
+			continue
+		}
+		if !w.Danger || w.Origin != OriginUrgent || w.OriginRate.Set != (c.most > 0) || rate < c.least || rate > c.most {
+			t.Errorf("%v MiB in %v with %v from peers: %v, %+v", c.missing, c.left, c.peers, w.Origin, w.OriginRate)
+		}
+	}
+}

@@ -42,6 +42,12 @@ func (d *decider) want(c candidate, ahead int64) Want {
 	if w.WAN && w.Origin == OriginSpare {
 		d.pace(a, live, &w)
 	}
+	if w.WAN && w.Origin == OriginUrgent {
+		w.OriginRate = d.rescueRate(a, live, &w)
+		if w.OriginRate.Set && float64(w.OriginRate.Value) < d.lineRate()/rescueNone {
+			w.Origin, w.OriginRate = OriginSpare, Limit{} // peers will do, but for what they do not have
+		}
+	}
 	if w.Late {
 		w.Reason.Text = d.lateness(w) + " " + w.Reason.Text
 	}
@@ -230,7 +236,7 @@ func (d *decider) originFor(a Asset, c Campaign, w *Want) (OriginMode, Reason) {
 	case a.Playing:
 		return OriginUrgent, Reason{codePlaying, "Someone is watching it, so it comes as fast as it can."}
 	case w.Danger:
-		return OriginUrgent, Reason{"deadline", "Its deadline is in danger, so the origin helps without restraint."}
+		return OriginUrgent, Reason{"deadline", "Its deadline is in danger, so the origin sends what peers will not bring in time."}
 	case a.PeersKnown && a.Peers == 0:
 		return OriginSpare, Reason{"alone", "No other box has it yet, so it comes from the origin."}
 	case d.now.Before(join):

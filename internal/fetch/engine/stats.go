@@ -14,6 +14,7 @@ type Stats struct {
 	Received [2]int64   // bytes of blocks by class
 	Useful   [2]int64   // of them, those that were not here already
 	Sent     [2]int64   // bytes sent by class
+	Spoilt   int64      // of Useful, bytes of pieces whose hash was wrong then
 	Boxes    []BoxBytes // what each box gave and got, over all its connections
 	Peers    []PeerStats
 	Known    int // peers that could be dialled
@@ -62,7 +63,7 @@ func (e *Engine) Stats(id asset.ID) (Stats, bool) {
 
 // counters is what the torrent has done, without what it is doing.
 func (s *swarm) counters() Stats {
-	st := Stats{Boxes: s.boxes.list(), Failure: s.disk.failure()}
+	st := Stats{Boxes: s.boxes.list(), Failure: s.disk.failure(), Spoilt: s.disk.spoilt.Load()}
 	for c := range numClasses {
 		st.Received[c] = s.received[c].Load()
 		st.Useful[c] = s.useful[c].Load()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/anacrolix/torrent/metainfo"
 	"github.com/anacrolix/torrent/storage"
@@ -44,6 +45,7 @@ type disk struct {
 
 	mu     sync.RWMutex // held for reading by every use of store, so that Close waits for them
 	closed bool
+	spoilt atomic.Int64 // bytes of pieces whose hash was wrong
 	badMu  sync.Mutex
 	bad    error        // guarded by badMu
 	holed  map[int]bool // guarded by badMu: pieces of which the store refused blocks, so that a wrong hash blames nobody
@@ -191,6 +193,8 @@ func (p diskPiece) MarkNotComplete() error {
 		if p.d.store.Have(p.i) {
 			return nil // what was verified stays so: only the scrub takes it back
 		}
+		_, n := p.d.store.Info().PieceSpan(p.i)
+		p.d.spoilt.Add(n)
 		return p.d.store.MarkMissing(p.i)
 	})
 }
