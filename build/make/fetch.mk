@@ -1,4 +1,6 @@
 # Benches of fetching. They need root (network namespaces) and take minutes.
+NEEDS += miniupnpd:miniupnpd-nftables transmission-daemon:transmission-daemon unshare:util-linux
+
 .PHONY: bench-swarm bench-fetch bench-viewer
 
 bench-swarm: ## origin copies and times of 4, 8 and 16 homes, beside libtorrent and transmission (HOMES=4,8 CLIENTS=boxd:8,…)

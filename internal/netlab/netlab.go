@@ -32,9 +32,10 @@ type Config struct {
 type HomeConfig struct {
 	Boxes int
 	Line  LineConfig
-	Open  bool // no NAT: the home has 10.<index>.0.0/24 and its boxes can be reached from the WAN
-	IPv6  bool // boxes also get fd00:<index>::/64 addresses (in the home only)
-	Wifi  bool // boxes get a second interface on the same LAN, 192.168.1.<100+n>
+	Open  bool        // no NAT: the home has 10.<index>.0.0/24 and its boxes can be reached from the WAN
+	IPv6  bool        // boxes also get fd00:<index>::/64 addresses (in the home only)
+	Wifi  bool        // boxes get a second interface on the same LAN, 192.168.1.<100+n>
+	Maps  PortMapping // the router behind NAT opens ports when a box asks it
 }
 
 // Lab is a WAN and its homes.
@@ -45,6 +46,8 @@ type Lab struct {
 
 	prefix string
 	all    []*NS
+	ends   []func() // of daemons
+	dirs   []string // of theirs
 }
 
 // Home is a router and its boxes.
@@ -135,6 +138,13 @@ func (lab *Lab) Close() error {
 			h.Line.close()
 		}
 	}
+	for _, end := range lab.ends {
+		end()
+	}
+	for _, dir := range lab.dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	lab.ends, lab.dirs = nil, nil
 	for _, n := range lab.all {
 		errs = append(errs, n.close())
 	}
@@ -164,9 +174,12 @@ func (lab *Lab) newHome(index int, hc HomeConfig) (*Home, error) {
 			"link set br0 up"),
 		h.Router.sysctl("net/ipv4/ip_forward", "1"),
 	}
-	if hc.Open {
+	switch {
+	case hc.Open:
 		steps = append(steps, lab.WAN.IP(fmt.Sprintf("route add %s/24 via %s", lan, down)))
-	} else {
+	case hc.Maps != "":
+		steps = append(steps, h.Router.Nft(mappedRules), lab.mapPorts(h, hc.Maps))
+	default:
 		steps = append(steps, h.Router.Nft(natRules))
 	}
 	if err := errors.Join(steps...); err != nil {
