@@ -279,7 +279,7 @@ func (c *command) why(ctx context.Context, w io.Writer, ref string) error {
 	}
 	var p cli.Page
 	p.Line("%s  %s", cli.Plain(a.Name), a.ID)
-	p.Line("  state     %s %s", a.State, a.Code)
+	p.Line("  state     %s", strings.TrimSpace(string(a.State)+" "+a.Code))
 	p.Line("  why       %s", cli.Plain(a.Why))
 	p.Line("  verified  %s of %s  %s %.1f%%", cli.Bytes(a.Verified), cli.Bytes(a.Length), cli.Bar(a.Verified, a.Length,
 		20), cli.Percent(a.Verified, a.Length))

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"boxd/internal/cli"
 )
 
 type boxDoc struct {
@@ -36,7 +38,7 @@ func boxesCmd(c *client) *cobra.Command {
 		Use: "boxes [BOX]", Short: "List boxes, or show one", Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if len(a) == 1 {
-				return c.print(cmd, "/api/v1/boxes/"+a[0])
+				return c.one(cmd, "/api/v1/boxes/"+a[0])
 			}
 			for k, v := range map[string]string{"group": group, "code": code, "asset": asset, "lacking": lacking} {
 				if v != "" {
@@ -63,7 +65,9 @@ func boxesCmd(c *client) *cobra.Command {
 	f.IntVar(&limit, "limit", 1000, "at most so many")
 	history := &cobra.Command{
 		Use: "history BOX", Short: "What happened with a box", Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error { return c.print(cmd, "/api/v1/boxes/"+a[0]+"/history") },
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return c.list(cmd, "/api/v1/boxes/"+a[0]+"/history", "Nothing is known of it.", "AT=at", "WHAT=kind", "TEXT=text")
+		},
 	}
 	var reason string
 	revoke := &cobra.Command{
@@ -84,25 +88,14 @@ func boxesCmd(c *client) *cobra.Command {
 }
 
 func boxTable(w *tabWriter, list []boxDoc) {
-	fmt.Fprintln(w, "BOX\tGROUP\tSTATE\tREADY\tUNFINISHED\tLAN\tPEER\tORIGIN\tWARNINGS")
+	fmt.Fprintln(w, "BOX\tGROUP\tSTATE\tREADY\tCOMING\tHOME\tPEERS\tORIGIN\tWARNINGS")
 	for _, b := range list {
 		state := "offline"
 		if b.Online {
 			state = "online"
 		}
-		fmt.Fprintf(
-			w,
-			"%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n",
-			b.ID,
-			b.Group,
-			state,
-			b.Holdings,
-			b.Unfinished,
-			b.LAN,
-			b.Peer,
-			b.Origin,
-			b.Codes,
-		)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", b.ID, b.Group, state, b.Holdings, b.Unfinished,
+			cli.Bytes(b.LAN), cli.Bytes(b.Peer), cli.Bytes(b.Origin), cli.OrDash(cli.Plain(b.Codes)))
 	}
 }
 
@@ -146,7 +139,9 @@ func enrollCmd(c *client) *cobra.Command {
 	)
 	list := &cobra.Command{
 		Use: "list", Short: "List tokens, without their secrets", Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/tokens") },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.list(cmd, "/api/v1/tokens", "No tokens.", "ID=id", "GROUP=group", "BOX=box", ">USED=uses", ">OF=max_uses", "EXPIRES=expires", "REVOKED=revoked")
+		},
 	}
 	revoke := &cobra.Command{
 		Use: "revoke ID", Short: "Make a token worthless", Args: args(cobra.ExactArgs(1)),
@@ -187,9 +182,9 @@ func commandCmd(c *client) *cobra.Command {
 		RunE: func(cmd *cobra.Command, a []string) error {
 			switch {
 			case len(a) == 1 && a[0] == "list":
-				return c.print(cmd, "/api/v1/commands")
+				return c.list(cmd, "/api/v1/commands", "No commands.", "ID=id", "TARGET=target", "NAME=name", "CREATED=created", "EXPIRES=expires", "BY=who", ">BOXES=boxes")
 			case len(a) == 2 && a[0] == "show":
-				return c.print(cmd, "/api/v1/commands/"+a[1])
+				return c.one(cmd, "/api/v1/commands/"+a[1])
 			case len(a) != 2:
 				return usageError{Err: errors.New("want a target and a command")}
 			}
@@ -274,14 +269,18 @@ func statementCmd(c *client) *cobra.Command {
 func alertsCmd(c *client) *cobra.Command {
 	return &cobra.Command{
 		Use: "alerts", Short: "What an operator should look at", Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/alerts") },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.list(cmd, "/api/v1/alerts", "No alerts.", "SEVERITY=severity", "CODE=code", "BOX=box", "SINCE=since", "TEXT=text")
+		},
 	}
 }
 
 func auditCmd(c *client) *cobra.Command {
 	return &cobra.Command{
 		Use: "audit", Short: "Who did what", Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/audit") },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.list(cmd, "/api/v1/audit", "Nobody has done anything.", "AT=at", "WHO=who", "DID=action", "TO=object", "DETAIL=detail")
+		},
 	}
 }
 
@@ -306,7 +305,9 @@ func userCmd(c *client) *cobra.Command {
 	add.Flags().StringVar(&publisher, "publisher", "", "whose assets a user of the role publisher may publish")
 	list := &cobra.Command{
 		Use: "list", Short: "List users", Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/users") },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.list(cmd, "/api/v1/users", "No users but the administrator.", "NAME=name", "ROLE=role", "PUBLISHER=publisher", "CREATED=created")
+		},
 	}
 	del := &cobra.Command{
 		Use: "delete NAME", Short: "Delete a user", Args: args(cobra.ExactArgs(1)),

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"boxd/internal/cli"
 	"boxd/internal/fleet/operate"
 )
 
@@ -39,7 +40,7 @@ func campaignCmd(c *client) *cobra.Command {
 	}
 	show := &cobra.Command{
 		Use: "show ID", Short: "One campaign with its counts", Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error { return c.print(cmd, "/api/v1/campaigns/"+a[0]) },
+		RunE: func(cmd *cobra.Command, a []string) error { return c.one(cmd, "/api/v1/campaigns/"+a[0]) },
 	}
 	cmd.AddCommand(campaignCreateCmd(c), list, show)
 	for _, x := range []struct{ verb, state, short string }{
@@ -88,6 +89,9 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	var success, maxErrors float64
 	cmd := &cobra.Command{
 		Use: "create", Short: "Schedule assets on a group of boxes", Args: args(cobra.NoArgs),
+		Example: `  fleetd campaign create --name "Friday premiere" --group north --asset <id> --deadline 2026-03-06T18:00:00+01:00 \
+      --window "mon-fri 01:00-06:00" --window "sat,sun 00:00-08:00 rate=2MB/s"
+  fleetd campaign create --name firmware-12 --group all --asset <id> --stage "1% hold=4h" --stage "10% hold=24h" --stage 100%`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in := map[string]any{
 				"v":            1,
@@ -149,8 +153,8 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.StringVar(&group, "group", "default", "group of boxes")
 	f.StringArrayVar(&assets, "asset", nil, "asset id (repeatable)")
 	f.StringVar(&deadline, "deadline", "", "RFC 3339 time, or a duration from now such as 8h")
-	f.StringVar(&notBefore, "not-before", "", "the same")
-	f.StringVar(&keepUntil, "keep-until", "", "the same")
+	f.StringVar(&notBefore, "not-before", "", "when it begins; a time or a duration from now")
+	f.StringVar(&keepUntil, "keep-until", "", "until when boxes keep it; a time or a duration from now")
 	f.IntVar(&priority, "priority", 0, "-1000 to 1000, higher is more important")
 	f.StringArrayVar(&windows, "window", nil, `when the access line may be used: "mon-fri 22:00-06:00 rate=2MB/s" (repeatable)`)
 	f.StringVar(&spread, "spread", "", "starts are spread over this time")
@@ -175,7 +179,11 @@ func parseTime(s string) (time.Time, error) {
 	if d, err := time.ParseDuration(s); err == nil {
 		return time.Now().Add(d).UTC().Truncate(time.Second), nil
 	}
-	return time.Parse(time.RFC3339, s)
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return at, cli.Usagef("%q: want a time such as 2026-03-06T06:00:00+01:00, or how long from now, such as 8h", s)
+	}
+	return at, nil
 }
 
 var dayNames = []string{"mon", "tue", "wed", "thu", "fri", "sat", "sun"}

@@ -51,7 +51,7 @@ func (c *client) request(ctx context.Context, method, path string, in io.Reader,
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("is fleetd running? %w", err)
+		return nil, fmt.Errorf("nobody answers on %s; is fleetd serving there? (--api, BOXD_FLEET_API) %w", c.api, err)
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp, nil

@@ -149,9 +149,13 @@ func assetsCmd(c *client) *cobra.Command {
 				return err
 			}
 			return c.show(cmd.OutOrStdout(), list, func(w *tabWriter) {
-				fmt.Fprintln(w, "ID\tNAME\tVERSION\tPUBLISHER\tBYTES\tWITHDRAWN")
+				fmt.Fprintln(w, "ID\tNAME\tVERSION\tPUBLISHER\tSIZE\t")
 				for _, a := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%t\n", a.ID, a.Name, a.Version, a.Publisher, a.Length, a.Withdrawn)
+					note := ""
+					if a.Withdrawn {
+						note = "withdrawn"
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, cli.Plain(a.Name), cli.Plain(a.Version), a.Publisher, cli.Bytes(a.Length), note)
 				}
 			})
 		},
@@ -205,7 +209,9 @@ func publisherCmd(c *client) *cobra.Command {
 		StringVar(&key, "public-key", "", "PEM file of the publisher's public key; without it a key is made on the manager's machine")
 	list := &cobra.Command{
 		Use: "list", Short: "List publishers", Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd, "/api/v1/publishers") },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.list(cmd, "/api/v1/publishers", "No publishers.", "NAME=name", ">QUOTA=quota", "KEYS=key_ids")
+		},
 	}
 	cmd.AddCommand(add, list)
 	return cmd

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,6 +57,37 @@ func TestManualCompletionAndHelpCoverEveryCommand(t *testing.T) {
 		t.Setenv("BOXD_FLEET_DIR", "")
 		if out, code := run(strings.Fields(args)...); code != cli.ExitUsage || !strings.HasPrefix(out, "fleetd: ") {
 			t.Errorf("fleetd %s: exit %d: %s", args, code, out)
+		}
+	}
+}
+
+func TestDocumentsForPeople(t *testing.T) {
+	var asked string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.Path
+		switch r.URL.Path {
+		case "/api/v1/users":
+			_, _ = io.WriteString(w, `[{"name":"eve\u001b[2J","role":"viewer","created":"2020-01-02T03:04:05Z"}]`)
+		case "/api/v1/alerts":
+			_, _ = io.WriteString(w, `[]`)
+		default:
+			_, _ = io.WriteString(w, `{"id":"box-a","disk_free":1073741824,"online":true,"report":{"assets":[{"id":"x"}]},"none":null}`)
+		}
+	}))
+	defer s.Close()
+	for args, want := range map[string]string{
+		"user list":        "NAME     ROLE    CREATED\neve?[2J  viewer  2 Jan 2020\n",
+		"alerts":           "No alerts.\n",
+		"boxes box-a":      "disk free  1.00 GiB\nid         box-a\nonline     yes\nreport\n  assets\n    id  x\n",
+		"--json user list": `[{"name":"eve\u001b[2J"`,
+	} {
+		var out bytes.Buffer
+		cmd := root()
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		code := cli.Execute(t.Context(), cmd, append([]string{"--api", s.URL}, strings.Fields(args)...), nil)
+		if code != cli.ExitDone || !strings.HasPrefix(out.String(), want) {
+			t.Errorf("fleetd %s (%s): exit %d\n%s", args, asked, code, out.String())
 		}
 	}
 }

@@ -53,7 +53,9 @@ func (j journal) of(l slog.Level) slog.Handler {
 
 func (j journal) Enabled(ctx context.Context, l slog.Level) bool { return j.of(l).Enabled(ctx, l) }
 
-func (j journal) Handle(ctx context.Context, r slog.Record) error { return j.of(r.Level).Handle(ctx, r) }
+func (j journal) Handle(ctx context.Context, r slog.Record) error {
+	return j.of(r.Level).Handle(ctx, r)
+}
 
 func (j journal) each(f func(slog.Handler) slog.Handler) slog.Handler {
 	for i := range j {

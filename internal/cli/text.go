@@ -30,7 +30,7 @@ func Bytes(n int64) string {
 
 // Rate is bytes a second as people who buy lines know them.
 func Rate(n int64) string {
-	if n <= 0 {
+	if n < 6250 { // would be 0.0, now and then, from what keeps connections alive
 		return "–"
 	}
 	return fmt.Sprintf("%.1f Mbit/s", float64(n)*8/1e6)

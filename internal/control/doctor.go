@@ -147,7 +147,7 @@ func (d Doctor) disk(context.Context) []Check {
 			list = append(list, bad("disk", CheckWarn, "Remove files that are not needed.", "%s is almost out of inodes.",
 				dir)...)
 		default:
-			list = append(list, ok("disk", "%s: %d MiB free.", dir, free>>20)...)
+			list = append(list, ok("disk", "%s: %.1f GiB free.", dir, float64(free)/(1<<30))...)
 		}
 	}
 	return list

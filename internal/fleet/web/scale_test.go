@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/fleet/registry"
 	"boxd/internal/mqttwire"
 )
 
@@ -142,4 +143,7 @@ func (f *fleet) fill(boxes int, film asset.ID) {
 		}
 	}
 	f.ingest(msgs...)
+	found, err := f.reg.FindAlerts(f.t.Context(), registry.AlertRules{OfflineBefore: now.Add(-time.Hour), MaxSkew: time.Minute})
+	must(f.t, err)
+	must(f.t, f.reg.SetAlerts(f.t.Context(), found))
 }
