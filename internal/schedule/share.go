@@ -103,7 +103,11 @@ type dues struct {
 }
 
 func (in *ShareInput) dues() dues {
-	return dues{in, mix(hashOf(in.Asset)), jitter * fraction(in.BoxID, in.Asset)}
+	d := dues{in, mix(hashOf(in.Asset)), 0}
+	if in.Of <= 1 { // the tracker's shares do not overlap
+		d.late = jitter * fraction(in.BoxID, in.Asset)
+	}
+	return d
 }
 
 // since is for how long the piece has been due; negative when it is not yet. Pieces become due evenly over the pace, in an
