@@ -105,9 +105,10 @@ type Ours struct {
 	Stop    func()
 }
 
-// StartOurs starts boxd's fetching half in a home. lineRate is what the box remembers of its line from nights before.
-func StartOurs(t testing.TB, fl *identitytest.Fleet, fs *FleetSide, b *netlab.Box, name string, deadline time.Time,
-	lineRate float64, lim fetch.Limits, port int,
+// StartOurs starts boxd's fetching half in a home; it fetches from notBefore on, or at once. lineRate is what the box
+// remembers of its line from nights before.
+func StartOurs(t testing.TB, fl *identitytest.Fleet, fs *FleetSide, b *netlab.Box, name string,
+	notBefore, deadline time.Time, lineRate float64, lim fetch.Limits, port int,
 ) *Ours {
 	t.Helper()
 	dir := t.TempDir()
@@ -129,7 +130,7 @@ func StartOurs(t testing.TB, fl *identitytest.Fleet, fs *FleetSide, b *netlab.Bo
 		t.Fatal(err)
 	}
 	camp := catalog.Campaign{
-		V: 1, ID: "night", Group: "north", Deadline: deadline,
+		V: 1, ID: "night", Group: "north", NotBefore: notBefore, Deadline: deadline,
 		Assets: []catalog.AssetRef{{ID: fs.Info.ID, Path: catalog.AssetPath("acme", fs.Info.ID)}},
 	}
 	mux := id.NewMux(ln)

@@ -5,16 +5,20 @@ package swarm
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"boxd/bench/rig"
 	"boxd/internal/fetch"
+	"boxd/internal/fetch/portmap"
 	"boxd/internal/identity/identitytest"
 	"boxd/internal/netlab"
 )
@@ -39,6 +43,53 @@ func list(env, def string) []string {
 	return strings.Split(def, ",")
 }
 
+const swarmPort = 6880
+
+// behindNAT puts every home behind a router that maps ports for who asks (NAT=upnp), instead of open addresses.
+func behindNAT() bool { return os.Getenv("NAT") == "upnp" }
+
+func routers() netlab.PortMapping {
+	if behindNAT() {
+		return netlab.UPnP
+	}
+	return ""
+}
+
+// TestMain plays a box's port mapper in its network namespace until its standard input ends.
+func TestMain(m *testing.M) {
+	if os.Getenv("MAPPER") == "" {
+		os.Exit(m.Run())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { _, _ = io.Copy(io.Discard, os.Stdin); cancel() }()
+	mapper := portmap.Mapper{
+		Port: swarmPort, Name: os.Getenv("MAPPER"), Changed: func(m portmap.Mapping) { fmt.Println(m.External, m.Err) },
+	}
+	_ = mapper.Run(ctx)
+}
+
+// mapPort has the home's router map the swarm's port, and returns what gives it back.
+func mapPort(t *testing.T, b *netlab.Box, name string) (end func()) {
+	cmd := b.Command(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "MAPPER="+name)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var port int
+	if _, err := fmt.Fscan(out, &port); err != nil || port != swarmPort {
+		t.Fatalf("the router maps port %d, %v", port, err)
+	}
+	return func() { _ = in.Close(); _ = cmd.Wait() }
+}
+
 // TestSwarm prints one line for each client and number of homes.
 func TestSwarm(t *testing.T) {
 	fmt.Printf("asset %d MiB, %g/%g Mbit/s lines, floor %.1f s; ours remembers the line's rate from nights before\n",
@@ -59,7 +110,7 @@ func one(t *testing.T, client string, homes int) {
 	var cfg netlab.Config
 	for range homes {
 		cfg.Homes = append(cfg.Homes, netlab.HomeConfig{
-			Boxes: 1, Open: true,
+			Boxes: 1, Open: !behindNAT(), Maps: routers(),
 			Line: netlab.LineConfig{Down: down, Up: up, Delay: 10 * time.Millisecond, Queue: 200 * down / 8 / 1000},
 		})
 	}
@@ -75,7 +126,7 @@ func one(t *testing.T, client string, homes int) {
 			t.Fatal(err)
 		}
 		deadline = time.Duration(f * float64(floor))
-		times = runOurs(t, lab, fs, begin, deadline)
+		times = runOurs(t, lab, fs, deadline)
 	} else {
 		times = runStock(t, name, lab, fs, begin)
 	}
@@ -104,12 +155,16 @@ func one(t *testing.T, client string, homes int) {
 		}(), copies, 100*(1-copies/float64(homes)), first.Seconds(), last.Seconds(), last.Seconds()/floor.Seconds(), onTime)
 }
 
-func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, begin time.Time, deadline time.Duration) []time.Duration {
+func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, deadline time.Duration) []time.Duration {
 	fl := identitytest.New(t)
+	begin := time.Now().Add(time.Duration(len(lab.Homes)) * 400 * time.Millisecond) // all are up by then
 	var boxes []*rig.Ours
 	for i, h := range lab.Homes {
-		boxes = append(boxes, rig.StartOurs(t, fl, fs, h.Boxes[0], fmt.Sprintf("box-%d", i), begin.Add(deadline), 0.93*down/8,
-			fetch.Limits{UploadRatio: 4}, 6880))
+		if behindNAT() {
+			defer mapPort(t, h.Boxes[0], fmt.Sprintf("box-%d", i))()
+		}
+		boxes = append(boxes, rig.StartOurs(t, fl, fs, h.Boxes[0], fmt.Sprintf("box-%d", i), begin, begin.Add(deadline), 0.93*down/8,
+			fetch.Limits{UploadRatio: 4}, swarmPort))
 	}
 	defer func() {
 		var wg sync.WaitGroup
@@ -118,6 +173,8 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, begin time.Time, 
 		}
 		wg.Wait()
 	}()
+	time.Sleep(time.Until(begin))
+	used := cpuTime()
 	if os.Getenv("VERBOSE") != "" {
 		stop := make(chan struct{})
 		defer close(stop)
@@ -128,6 +185,8 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, begin time.Time, 
 		wg.Go(func() { b.Wait(t, begin, 5*time.Minute) })
 	}
 	wg.Wait()
+	fmt.Printf("  (%.1f of %d cores used from the start to the last box)\n", (cpuTime()-used).Seconds()/time.Since(begin).Seconds(),
+		runtime.NumCPU())
 	var times []time.Duration
 	for i, b := range boxes {
 		times = append(times, b.Done)
@@ -137,6 +196,15 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, begin time.Time, 
 		}
 	}
 	return times
+}
+
+// cpuTime is what this process, which is boxes, lines and servers in one, has used so far.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // trace prints every few seconds what each box has, in MiB: verified, of it from the origin, and what it may ask of it.

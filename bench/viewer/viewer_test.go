@@ -127,7 +127,7 @@ func trace(t *testing.T, line *netlab.Line) {
 // download starts a client that downloads the asset in the first box of the home, and returns what ends it.
 func download(t *testing.T, client string, fs *rig.FleetSide, b *netlab.Box, line float64) func() {
 	if client == "boxd" {
-		o := rig.StartOurs(t, identitytest.New(t), fs, b, "box-a", time.Now().Add(time.Hour), line, fetch.Limits{}, 6880)
+		o := rig.StartOurs(t, identitytest.New(t), fs, b, "box-a", time.Time{}, time.Now().Add(time.Hour), line, fetch.Limits{}, 6880)
 		return o.Stop
 	}
 	ctx, cancel := context.WithCancel(context.Background())
