@@ -163,7 +163,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.BoolVar(&originNever, "origin-never", false, "the origin is never asked")
 	f.BoolVar(&missedStops, "missed-stops", false, "what is not complete at the deadline is not fetched any more")
 	f.StringArrayVar(&stages, "stage", nil, `staged rollout: "1%", "10% hold=1h", "100%" (repeatable, in order)`)
-	f.StringArrayVar(&cohorts, "cohort", nil, "group that is in from the first stage (repeatable)")
+	f.StringArrayVar(&cohorts, "cohort", nil, "box that is in from the first stage, by its id (repeatable)")
 	f.Float64Var(&success, "success", 0, "share of a stage's boxes that must be ready before the next (default 0.95)")
 	f.Float64Var(
 		&maxErrors,

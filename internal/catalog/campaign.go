@@ -59,12 +59,12 @@ type OriginPolicy struct {
 	FloorBytesPerSecond int64    `json:"floor_bytes_per_second,omitempty"` // below it, the origin also sends what peers have
 }
 
-// Rollout is a stage of a staged rollout. A box is in it if it belongs to one of the cohorts, or if its place in the
+// Rollout is a stage of a staged rollout. A box is in it if it, or its group, is one of the cohorts, or if its place in the
 // fleet, a number from 0 to 999 that follows from the campaign's and the box's id, is below PerMille. Raising PerMille
 // only adds boxes, and a box that joins the group later has its place like all others.
 type Rollout struct {
 	PerMille int      `json:"per_mille"`
-	Cohorts  []string `json:"cohorts,omitempty"` // groups
+	Cohorts  []string `json:"cohorts,omitempty"` // boxes, or groups
 }
 
 // Publisher is the second element of the path.
@@ -131,7 +131,7 @@ func (c *Campaign) Validate() error {
 	}
 	if c.Rollout != nil {
 		for _, g := range c.Rollout.Cohorts {
-			fault(ValidName(g), "rollout cohort %.60q is not a group's name", g)
+			fault(ValidName(g), "rollout cohort %.60q is not a name of a box or group", g)
 		}
 	}
 	return errors.Join(append(faults, c.validateAssets())...)

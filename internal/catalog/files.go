@@ -210,7 +210,7 @@ func (c *Campaign) Includes(boxID string, groups []string) bool {
 		return true
 	}
 	for _, g := range c.Rollout.Cohorts {
-		if slices.Contains(groups, g) {
+		if g == boxID || slices.Contains(groups, g) {
 			return true
 		}
 	}

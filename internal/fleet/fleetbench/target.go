@@ -53,6 +53,7 @@ func newTarget(ctx context.Context, name, binary, dir, profiles string) (*target
 		return nil, err
 	}
 	if name == "mosquitto" {
+		t.profiles = "" // it has none, and other uses for the signals
 		// The certificate authority is fleetd's too.
 		if out, err := exec.CommandContext(ctx, binary, "init", "--dir", t.dir, "--fleet", t.fleet, "--host", "127.0.0.1").
 			CombinedOutput(); err != nil {

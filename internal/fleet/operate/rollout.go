@@ -19,7 +19,7 @@ type Stage struct {
 // Staged is a rollout that widens by itself while it goes well and stops itself when it does not.
 type Staged struct {
 	Stages  []Stage  `json:"stages"`
-	Cohorts []string `json:"cohorts,omitempty"` // groups that are in from the first stage
+	Cohorts []string `json:"cohorts,omitempty"` // boxes (by id), or groups, that are in from the first stage
 	// Success is the share of the stage's boxes (0 to 1) that must hold all assets before the next stage; 0 means 0.95.
 	Success float64 `json:"success,omitempty"`
 	// MaxErrors is the share of the stage's boxes that may have failed or rejected an asset; above it the campaign is

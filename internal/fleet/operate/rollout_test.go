@@ -94,3 +94,19 @@ func TestCampaignIDsAreMadeFromNames(t *testing.T) {
 		}
 	}
 }
+
+func TestACohortIsNamedBoxes(t *testing.T) {
+	c := &catalog.Campaign{ID: "c"}
+	s := &Staged{Stages: []Stage{{PerMille: 0}, {PerMille: 1000}}, Cohorts: []string{"box-a", "lab"}}
+	if err := s.start(c, now); err != nil {
+		t.Fatal(err)
+	}
+	for box, want := range map[string]bool{"box-a": true, "box-b": false} {
+		if c.Includes(box, []string{DefaultGroup}) != want {
+			t.Errorf("%s is in the first stage: %t", box, !want)
+		}
+	}
+	if !c.Includes("box-b", []string{"lab"}) {
+		t.Error("a group is a cohort too")
+	}
+}

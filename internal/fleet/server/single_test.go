@@ -182,6 +182,8 @@ func TestAFullDiskOfTheManager(t *testing.T) {
 	boxes[0].arrive(0)
 	fleettest.Until(t, time.Minute, "a proof is delivered", func() bool { return outboxesEmpty(boxes) })
 
+	began := time.Now()
+	phase := func(what string) { t.Logf("%s: %.1f s", what, time.Since(began).Seconds()); began = time.Now() }
 	filler := filepath.Join(fleet, "filler")
 	fill(t, filler)
 	stop := load(boxes)
@@ -190,6 +192,7 @@ func TestAFullDiskOfTheManager(t *testing.T) {
 		return boxes[0].mg.Status().Outbox >= 10 && boxes[1].mg.Status().Outbox >= 10
 	})
 	stop()
+	phase("until the boxes keep ten proofs")
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
@@ -198,6 +201,7 @@ func TestAFullDiskOfTheManager(t *testing.T) {
 	}
 	fleettest.Until(t, 3*time.Minute, "all outboxes are empty", func() bool { return outboxesEmpty(boxes) })
 	fleettest.Until(t, time.Minute, "fleetd is ready again", func() bool { return ready(api0(c)) })
+	phase("until all is delivered")
 	c.checkProofs(boxes)
 }
 
