@@ -16,7 +16,7 @@ type Standing struct {
 	AtRisk int
 }
 
-// EachStanding calls fn for every box of a group. Three walks along indexes, put together here, take a tenth of the time
+// EachStanding calls fn for every box of a group. Three walks along indexes, put together here, take less than half the time
 // of one query that joins and counts.
 func (g *Registry) EachStanding(ctx context.Context, group string, assets []string, fn func(Standing)) error {
 	if len(assets) == 0 {
