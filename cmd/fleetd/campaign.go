@@ -81,7 +81,7 @@ func campaignTable(w *tabWriter, list []campaignDoc) {
 }
 
 func campaignCreateCmd(c *client) *cobra.Command {
-	var id, name, group, deadline, notBefore, keepUntil, originDelay, spread string
+	var id, name, group, deadline, notBefore, keepUntil, originDelay, spread, prefix, bitrate string
 	var assets, windows, stages, cohorts []string
 	var priority int
 	var originNever, missedStops bool
@@ -128,6 +128,13 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				ws = append(ws, parsed)
 			}
 			in["windows"] = ws
+			prefixBytes, err := parsePrefix(prefix, bitrate)
+			if err != nil {
+				return usageError{Err: fmt.Errorf("--prefix %q: %w", prefix, err)}
+			}
+			if prefixBytes > 0 {
+				in["prefix_bytes"] = prefixBytes
+			}
 			origin := map[string]any{"never": originNever, "floor_bytes_per_second": originFloor}
 			if originDelay != "" {
 				origin["delay"] = originDelay
@@ -157,6 +164,8 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.StringVar(&keepUntil, "keep-until", "", "until when boxes keep it; a time or a duration from now")
 	f.IntVar(&priority, "priority", 0, "-1000 to 1000, higher is more important")
 	f.StringArrayVar(&windows, "window", nil, `when the access line may be used: "mon-fri 22:00-06:00 rate=2MB/s" (repeatable)`)
+	f.StringVar(&prefix, "prefix", "", "beginning of each asset that comes before the rest of any: 16MB, or 30s with --bitrate")
+	f.StringVar(&bitrate, "bitrate", "", `of the media, for --prefix in seconds: "8Mbit/s"`)
 	f.StringVar(&spread, "spread", "", "starts are spread over this time")
 	f.StringVar(&originDelay, "origin-delay", "", "peers alone are tried for so long")
 	f.Int64Var(&originFloor, "origin-floor", 0, "bytes a second below which the origin helps")
@@ -172,6 +181,33 @@ func campaignCreateCmd(c *client) *cobra.Command {
 		"share of a stage's boxes that may fail before the campaign is paused (default 0.05)",
 	)
 	return cmd
+}
+
+// parsePrefix reads bytes, or seconds of media with the given bit rate: nothing else tells how long a file plays.
+func parsePrefix(prefix, bitrate string) (int64, error) {
+	if prefix == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(prefix)
+	if err != nil {
+		n, err := parseRate(strings.ToLower(prefix))
+		if err != nil || n <= 0 || strings.HasSuffix(prefix, "/s") {
+			return 0, errors.New("want for example 16MB, or 30s with --bitrate 8Mbit/s")
+		}
+		return n, nil
+	}
+	if d <= 0 {
+		return 0, errors.New("want more than nothing")
+	}
+	if bitrate == "" {
+		return 0, errors.New("a prefix in seconds needs --bitrate, such as 8Mbit/s; or give it in bytes, such as 16MB")
+	}
+	mbit, ok := strings.CutSuffix(strings.ToLower(strings.TrimSuffix(bitrate, "/s")), "mbit")
+	rate, err := strconv.ParseFloat(strings.TrimSpace(mbit), 64)
+	if err != nil || !ok || rate <= 0 || rate > 1e4 {
+		return 0, fmt.Errorf("--bitrate %q: want for example 8Mbit/s", bitrate)
+	}
+	return int64(d.Seconds() * rate * 1e6 / 8), nil
 }
 
 // parseTime reads an RFC 3339 time or a duration from now.

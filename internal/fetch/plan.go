@@ -208,7 +208,8 @@ func (f *Fetcher) input(now, mono time.Time, trusted bool) schedule.Input {
 func (f *Fetcher) describe(it *item, prefix int64, now, mono time.Time) schedule.Asset {
 	a := schedule.Asset{
 		ID: it.id.String(), Length: it.info.Length, Missing: it.missing(), Playing: it.playing(),
-		Started: it.wanSince, Since: it.rec.Started, Swarm: f.swarmSize(it, mono), PeerRate: float64(it.rates.smooth.Peer), PeersKnown: it.ann.known,
+		Started: it.wanSince, Since: it.rec.Started, Swarm: f.swarmSize(it, mono),
+		PeerRate: float64(it.rates.smooth.Peer), PeersKnown: it.ann.known,
 	}
 	if prefix > 0 {
 		a.PrefixMissing = it.missingOf(prefix)

@@ -40,7 +40,9 @@ type Campaign struct {
 type CampaignRequest struct {
 	catalog.Campaign
 	AssetIDs []asset.ID `json:"asset_ids,omitempty"` // may stand in for Assets
-	Staged   *Staged    `json:"staged,omitempty"`
+	// PrefixBytes of each of AssetIDs is fetched before the rest of any asset.
+	PrefixBytes int64   `json:"prefix_bytes,omitempty"`
+	Staged      *Staged `json:"staged,omitempty"`
 }
 
 // CreateCampaign signs a campaign into the catalog. An id is made from the name when there is none.
@@ -61,7 +63,7 @@ func (f *Fleet) CreateCampaign(ctx context.Context, who string, r CampaignReques
 		if a.Withdrawn {
 			return c, fmt.Errorf("%w: asset %s is withdrawn", ErrConflict, id)
 		}
-		c.Assets = append(c.Assets, catalog.AssetRef{Path: a.Path, ID: a.ID})
+		c.Assets = append(c.Assets, catalog.AssetRef{Path: a.Path, ID: a.ID, PrefixBytes: r.PrefixBytes})
 	}
 	if c.Staged != nil {
 		if err := c.Staged.start(&c.Campaign, f.now()); err != nil {
