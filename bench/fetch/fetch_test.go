@@ -7,12 +7,14 @@ import (
 	"crypto/sha1" //nolint:gosec // BEP 3
 	"fmt"
 	mrand "math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,7 +56,10 @@ func newWorld(t *testing.T) *world {
 	mux := http.NewServeMux()
 	mux.Handle("/announce", w.track)
 	mux.HandleFunc("/film", func(rw http.ResponseWriter, r *http.Request) { http.ServeFile(rw, r, w.file) })
-	srv := httptest.NewServer(mux)
+	ln, err := net.Listen("tcp", host+":0")
+	must(t, err)
+	srv := &httptest.Server{Listener: ln, Config: &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}}
+	srv.Start()
 	t.Cleanup(srv.Close)
 	info := map[string]any{"name": "film", "piece length": piece, "length": size, "pieces": string(hashes), "private": 1}
 	for _, f := range []struct {
@@ -84,13 +89,21 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestFetch prints one line for each client and source.
+// choice reads a list from the environment.
+func choice(env, def string) []string {
+	if v := os.Getenv(env); v != "" {
+		def = v
+	}
+	return strings.Split(def, ",")
+}
+
+// TestFetch prints one line for each client and source: one fast peer, 16 peers, the origin, a peer on a slow line.
 func TestFetch(t *testing.T) {
 	w := newWorld(t)
-	fmt.Printf("asset %d MiB on loopback; CPU seconds per GiB (user+sys), peak RSS in MiB, time\n", w.size>>20)
-	for _, source := range []string{"peer", "origin"} {
-		for _, client := range []string{"boxd", "boxd-tls", "aria2c", "transmission", "libtorrent"} {
-			if source == "origin" && client == "boxd-tls" {
+	fmt.Printf("asset %d MiB on loopback; CPU seconds per GiB (user+sys), memory in MiB\n", w.size>>20)
+	for _, source := range choice("SOURCES", "peer,origin,slow,peers16") {
+		for _, client := range choice("CLIENTS", "boxd,boxd-tls,aria2c,transmission,libtorrent") {
+			if client == "boxd-tls" && source == "origin" || source == "peers16" && !strings.HasPrefix(client, "boxd") {
 				continue
 			}
 			t.Run(source+"/"+client, func(t *testing.T) { w.measure(t, client, source) })
@@ -98,22 +111,39 @@ func TestFetch(t *testing.T) {
 	}
 }
 
+// slowLine is 100 Mbit/s.
+const slowLine = 12_500_000
+
+// box is how the daemon's process is set up (see the daemon's run command).
+var box = []string{"GOMAXPROCS=" + env("PROCS", "1"), "GOGC=" + env("GC", "50"), "GOMEMLIMIT=64MiB"}
+
+func env(name, def string) string { return choice(name, def)[0] }
+
+func freePort() int { return 20_000 + os.Getpid()%20_000 }
+
 // measure downloads once.
 func (w *world) measure(t *testing.T, client, source string) {
-	port := 20_000 + os.Getpid()%20_000
 	tls := ""
 	if client == "boxd-tls" {
-		tls = "1"
+		tls = "TLS=1"
 	}
 	torrent := w.fromOrigin
 	var seeder *exec.Cmd
-	if source == "peer" {
+	var where []string
+	if source != "origin" {
 		torrent = w.fromPeer
-		seeder = role("seed", "TORRENT="+torrent, "FILE="+w.file, fmt.Sprint("PORT=", port), "TLS="+tls)
+		where = []string{fmt.Sprint("PORT=", freePort()), tls}
+		switch source {
+		case "slow":
+			where = append(where, fmt.Sprint("RATE=", slowLine))
+		case "peers16":
+			where = append(where, "SEEDS=16", fmt.Sprint("RATE=", slowLine))
+		}
+		seeder = role("seed", append(where, "TORRENT="+torrent, "FILE="+w.file)...)
 		must(t, seeder.Start())
-		defer func() { _ = seeder.Process.Kill(); _ = seeder.Wait() }()
+		defer end(seeder)
 		_, err := w.track.Announce(tracker.Announce{
-			ID: w.id, Box: "seed", Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)),
+			ID: w.id, Box: "seed", Addr: netip.AddrPortFrom(netip.MustParseAddr(host), uint16(freePort())),
 		})
 		must(t, err)
 		time.Sleep(time.Second)
@@ -122,20 +152,20 @@ func (w *world) measure(t *testing.T, client, source string) {
 	var cmd *exec.Cmd
 	switch client {
 	case "boxd", "boxd-tls":
-		peer := ""
-		if source == "peer" {
-			peer = fmt.Sprintf("PEER=127.0.0.1:%d", port)
-		}
-		cmd = role("leech", "TORRENT="+torrent, "DIR="+dir, "TLS="+tls, peer, "GOGC=50", "GOMAXPROCS=1", "GOMEMLIMIT=48MiB")
+		cmd = role("leech", slices.Concat(box, where, []string{"TORRENT=" + torrent, "DIR=" + dir, "RATE="})...)
 	case "aria2c":
 		cmd = exec.Command("aria2c", "-q", "--seed-time=0", "--enable-dht=false", "--bt-enable-lpd=false",
 			"--file-allocation=none", "-d", dir, torrent)
 	case "transmission":
 		script := filepath.Join(dir, "done.sh")
 		must(t, os.WriteFile(script, []byte("#!/bin/sh\nkill $(cat "+dir+"/pid)\n"), 0o700)) //nolint:gosec // it is run
+		must(t, os.MkdirAll(dir+"/conf", 0o700))
+		must(t, os.WriteFile(dir+"/conf/settings.json", []byte(`{"utp-enabled":false,"dht-enabled":false}`), 0o600)) // TCP at once
 		cmd = exec.Command("transmission-cli", "-g", dir+"/conf", "-w", dir, "-M", "-f", script, torrent)
 	case "libtorrent":
-		cmd = exec.Command("/usr/bin/python3", "-c", libtorrentScript, torrent, dir)
+		cmd = exec.Command("/usr/bin/python3", "-c", libtorrentScript, torrent, dir, "0")
+	default:
+		t.Fatalf("no client %q", client)
 	}
 	var out bytes.Buffer
 	cmd.Stderr = &out
@@ -146,59 +176,144 @@ func (w *world) measure(t *testing.T, client, source string) {
 	must(t, cmd.Start())
 	must(t, os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600))
 	peak := watchRSS(cmd.Process.Pid)
-	timer := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(90*time.Second, func() { _ = cmd.Process.Kill() })
 	err := cmd.Wait()
 	if !timer.Stop() {
-		t.Fatalf("not complete after 3 min")
+		t.Fatalf("not complete after 90 s")
 	}
 	if err != nil && client != "transmission" {
 		t.Fatalf("%v: %s", err, out.String())
 	}
 	took := time.Since(began)
 	st := cmd.ProcessState
-	cpu := (st.UserTime() + st.SystemTime()).Seconds() * float64(1<<30) / float64(w.size)
-	rss := peak() >> 10
-	line := fmt.Sprintf("%-7s %-13s cpu %5.2f s/GiB   rss %5d MiB   %5.1f s   block writes %.2f bytes/byte",
-		source, client, cpu, rss, took.Seconds(),
-		float64(st.SysUsage().(*syscall.Rusage).Oublock)*512/float64(w.size))
-	if seeder != nil {
-		line += "   seeder cpu " + cpuOf(seeder.Process.Pid, w.size)
-	}
-	fmt.Println(line)
+	usage := st.SysUsage().(*syscall.Rusage)
+	rss, anon := peak()
+	fmt.Printf("%-8s %-13s cpu %5.2f s/GiB (%4.2f sys)  rss %5d (anonymous %3d)  %6.1f s  switches %7.0f/GiB  "+
+		"written %.2f bytes/byte\n",
+		source, client, w.perGiB((st.UserTime() + st.SystemTime()).Seconds()), w.perGiB(st.SystemTime().Seconds()), rss, anon,
+		took.Seconds(), w.perGiB(float64(usage.Nvcsw+usage.Nivcsw)), float64(usage.Oublock)*512/float64(w.size))
 }
 
-// watchRSS follows the peak of a process's memory; ru_maxrss would count what it inherited from this one.
-func watchRSS(pid int) (peak func() int) {
-	stop, result := make(chan struct{}), make(chan int)
+func (w *world) perGiB(x float64) float64 { return x * float64(1<<30) / float64(w.size) }
+
+func end(cmd *exec.Cmd) {
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	_ = cmd.Wait()
+}
+
+// TestSeed prints what serving the asset to the least leecher costs, and to four of them.
+func TestSeed(t *testing.T) {
+	w := newWorld(t)
+	fmt.Printf("asset %d MiB on loopback; CPU seconds per GiB sent (user+sys), memory in MiB\n", w.size>>20)
+	for _, n := range choice("LEECHERS", "1,4") {
+		leechers, err := strconv.Atoi(n)
+		must(t, err)
+		for _, client := range choice("CLIENTS", "boxd,boxd-tls,aria2c,transmission,libtorrent") {
+			t.Run(n+"/"+client, func(t *testing.T) { w.serve(t, client, leechers) })
+		}
+	}
+}
+
+func (w *world) serve(t *testing.T, client string, leechers int) {
+	port, tls := fmt.Sprint(freePort()), ""
+	var cmd *exec.Cmd
+	dir := t.TempDir()
+	switch client {
+	case "boxd-tls", "boxd":
+		if client == "boxd-tls" {
+			tls = "TLS=1"
+		}
+		cmd = role("seed", append([]string{"PORT=" + port, tls, "TORRENT=" + w.fromPeer, "FILE=" + w.file}, box...)...)
+	case "aria2c":
+		cmd = exec.Command("aria2c", "-q", "--seed-ratio=0", "--enable-dht=false", "--bt-enable-lpd=false", "--listen-port="+port,
+			"--check-integrity=true", "--bt-seed-unverified=false", "-d", w.dir, w.fromPeer)
+	case "transmission":
+		conf := `{"peer-port":` + port + `,"rpc-enabled":false,"utp-enabled":false,"encryption":0,"upload-slots-per-torrent":20,"cache-size-mb":4}`
+		must(t, os.MkdirAll(dir+"/conf", 0o700))
+		must(t, os.WriteFile(dir+"/conf/settings.json", []byte(conf), 0o600))
+		cmd = exec.Command("transmission-cli", "-g", dir+"/conf", "-w", w.dir, "-M", "-p", port, w.fromPeer)
+	case "libtorrent":
+		cmd = exec.Command("/usr/bin/python3", "-c", libtorrentScript, w.fromPeer, w.dir, port)
+	}
+	if cmd.Env == nil {
+		cmd.Env = append(os.Environ(), "HOME="+dir)
+	}
+	must(t, cmd.Start())
+	defer end(cmd)
+	settled(cmd.Process.Pid)
+	peak := watchRSS(cmd.Process.Pid)
+	before, began := cpuOf(cmd.Process.Pid), time.Now()
+	var list []*exec.Cmd
+	for i := range leechers {
+		l := role("drain", "PORT="+port, tls, "TORRENT="+w.fromPeer, fmt.Sprint("N=", i))
+		must(t, l.Start())
+		timer := time.AfterFunc(time.Minute, func() { _ = l.Process.Kill() })
+		defer timer.Stop()
+		list = append(list, l)
+	}
+	for _, l := range list {
+		must(t, l.Wait())
+	}
+	took := time.Since(began).Seconds()
+	cpu := (cpuOf(cmd.Process.Pid) - before) / float64(leechers)
+	rss, anon := peak()
+	fmt.Printf("seed to %d %-13s cpu %5.2f s/GiB  rss %5d (anonymous %3d)  %6.1f MB/s\n",
+		leechers, client, w.perGiB(cpu), rss, anon, float64(w.size)*float64(leechers)/1e6/took)
+}
+
+// settled waits until a client has checked its file and does nothing any more.
+func settled(pid int) {
+	time.Sleep(time.Second)
+	for last := -1.0; ; {
+		now := cpuOf(pid)
+		if now-last < 0.02 {
+			return
+		}
+		last = now
+		time.Sleep(time.Second)
+	}
+}
+
+// watchRSS follows the peak of a process's memory, and of the part that no file backs, in MiB; ru_maxrss would count what
+// it inherited from this one.
+func watchRSS(pid int) (peak func() (rss, anon int)) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	var rss, anon int
 	go func() {
-		best := 0
+		defer close(done)
 		for {
 			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-			if _, after, ok := strings.Cut(string(b), "VmHWM:"); ok {
-				kib, _ := strconv.Atoi(strings.Fields(after)[0])
-				best = max(best, kib)
+			for _, f := range []struct {
+				key string
+				val *int
+			}{{"VmHWM:", &rss}, {"RssAnon:", &anon}} {
+				if _, after, ok := strings.Cut(string(b), f.key); ok {
+					kib, _ := strconv.Atoi(strings.Fields(after)[0])
+					*f.val = max(*f.val, kib)
+				}
 			}
 			select {
 			case <-stop:
-				result <- best
 				return
 			case <-time.After(20 * time.Millisecond):
 			}
 		}
 	}()
-	return func() int { close(stop); return <-result }
+	return func() (int, int) { close(stop); <-done; return rss >> 10, anon >> 10 }
 }
 
-// cpuOf reads what a running process has used, per GiB.
-func cpuOf(pid, size int) string {
+// cpuOf reads the seconds that a running process has used.
+func cpuOf(pid int) float64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return "?"
+		return 0
 	}
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 	u, _ := strconv.Atoi(f[11])
 	s, _ := strconv.Atoi(f[12])
-	return fmt.Sprintf("%.2f s/GiB", float64(u+s)/100*float64(1<<30)/float64(size))
+	return float64(u+s) / 100
 }
 
 func role(name string, env ...string) *exec.Cmd {
@@ -208,11 +323,13 @@ func role(name string, env ...string) *exec.Cmd {
 	return cmd
 }
 
+// libtorrentScript fetches and ends, or serves when it is given a port.
 const libtorrentScript = `
 import libtorrent as lt, sys, time
-ses = lt.session({'listen_interfaces': '127.0.0.1:0', 'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False,
-  'enable_natpmp': False, 'alert_mask': 0})
+ses = lt.session({'listen_interfaces': '192.0.2.1:' + sys.argv[3], 'enable_dht': False, 'enable_lsd': False,
+  'enable_upnp': False, 'enable_natpmp': False, 'alert_mask': 0, 'unchoke_slots_limit': 20,
+  'allow_multiple_connections_per_ip': True})
 h = ses.add_torrent({'ti': lt.torrent_info(sys.argv[1]), 'save_path': sys.argv[2]})
-while not h.status().is_seeding:
-    time.sleep(0.05)
+while sys.argv[3] != '0' or not h.status().is_seeding:
+    time.sleep(0.05 if sys.argv[3] == '0' else 1)
 `

@@ -15,9 +15,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
+	"strconv"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"boxd/internal/asset"
 	"boxd/internal/cache"
@@ -31,12 +38,50 @@ import (
 func TestMain(m *testing.M) {
 	switch os.Getenv("ROLE") {
 	case "":
+		if os.Getenv("IN_NAMESPACE") == "" {
+			os.Exit(inNamespace())
+		}
 		os.Exit(m.Run())
 	case "seed":
-		check(seed())
+		check(profiled(seed))
 	case "leech":
-		check(leech())
+		check(profiled(func(context.Context) error { return leech() }))
+	case "drain":
+		check(drain())
 	}
+}
+
+// profiled runs until SIGTERM and writes a CPU profile to the file that PROFILE names.
+func profiled(run func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if name := os.Getenv("PROFILE"); name != "" {
+		f, err := os.Create(name + "." + os.Getenv("ROLE") + os.Getenv("TLS"))
+		if err != nil {
+			return err
+		}
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	return run(ctx)
+}
+
+// host is the address of everybody in the namespace: stock clients refuse peers of loopback.
+const host = "192.0.2.1"
+
+// inNamespace runs this program once more, in a network namespace of its own.
+func inNamespace() int {
+	script := "ip link set lo up && ip addr add " + host + "/32 dev lo && exec \"$0\" \"$@\""
+	cmd := exec.Command("unshare", append([]string{"-n", "sh", "-c", script}, os.Args...)...)
+	cmd.Env = append(os.Environ(), "IN_NAMESPACE=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 func check(err error) {
@@ -99,8 +144,8 @@ func (s fileStore) MarkVerified(int) error                          { return nil
 func (s fileStore) MarkMissing(int) error                           { return nil }
 func (s fileStore) Have(int) bool                                   { return true }
 
-// seed serves the asset to peers until it is killed.
-func seed() error {
+// seed serves the asset to peers until it is told to end: on SEEDS ports from PORT on, each a box of its own.
+func seed(ctx context.Context) error {
 	torrent, err := os.ReadFile(os.Getenv("TORRENT"))
 	if err != nil {
 		return err
@@ -113,22 +158,69 @@ func seed() error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
-	if err != nil {
-		return err
-	}
-	opts := engine.Options{Listener: ln, IsLAN: func(netip.Addr) bool { return true }}
-	if os.Getenv("TLS") != "" {
-		if err := secure(&opts, "box-seed"); err != nil {
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range max(number("SEEDS"), 1) {
+		ln, err := net.Listen("tcp", fmt.Sprintf("%s:%d", host, number("PORT")+i))
+		if err != nil {
 			return err
 		}
+		if rate := number("RATE"); rate > 0 {
+			ln = line{ln, float64(rate)}
+		}
+		opts := engine.Options{Listener: ln, IsLAN: func(netip.Addr) bool { return true }}
+		if os.Getenv("TLS") != "" {
+			if err := secure(&opts, fmt.Sprintf("box-seed%d", i)); err != nil {
+				return err
+			}
+		}
+		e := engine.New(opts)
+		g.Go(func() error {
+			<-e.Ready()
+			return e.Load(fileStore{f, info, torrent}, engine.Policy{Complete: true, WANUp: true}, nil)
+		})
+		g.Go(func() error { return e.Run(ctx) })
 	}
-	e := engine.New(opts)
-	go func() {
-		<-e.Ready()
-		check(e.Load(fileStore{f, info, torrent}, engine.Policy{Complete: true, WANUp: true}, nil))
-	}()
-	return e.Run(context.Background())
+	return g.Wait()
+}
+
+func number(env string) int {
+	n, _ := strconv.Atoi(os.Getenv(env))
+	return n
+}
+
+// line sends as an access line delivers: a few packets at a time, so many bytes a second.
+type line struct {
+	net.Listener
+	rate float64
+}
+
+func (l line) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &lineConn{Conn: c, rate: l.rate}, nil
+}
+
+type lineConn struct {
+	net.Conn
+	rate float64
+	due  time.Time
+}
+
+func (c *lineConn) Write(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		part := min(3*1448, len(p)-n)
+		if now := time.Now(); c.due.Before(now.Add(-5 * time.Millisecond)) {
+			c.due = now
+		}
+		time.Sleep(time.Until(c.due))
+		c.due = c.due.Add(time.Duration(float64(part) / c.rate * float64(time.Second)))
+		var w int
+		w, err = c.Conn.Write(p[n : n+part])
+		n += w
+	}
+	return n, err
 }
 
 type paper struct{ snap *catalog.Snapshot }
@@ -161,7 +253,7 @@ func leech() error {
 	if err != nil {
 		return err
 	}
-	opts := engine.Options{}
+	opts := engine.Options{IsLAN: func(netip.Addr) bool { return true }}
 	if os.Getenv("TLS") != "" {
 		if err := secure(&opts, "box-leech"); err != nil {
 			return err
@@ -183,17 +275,16 @@ func leech() error {
 	done := make(chan error, 2)
 	go func() { done <- c.Run(ctx) }()
 	go func() { done <- f.Run(ctx) }()
-	if r := os.Getenv("RATE"); r != "" {
-		var n int64
-		_, _ = fmt.Sscan(r, &n)
-		f.Swarm().Down().SetRate(n)
+	var peers []engine.Peer
+	for i := range max(number("SEEDS"), 1) {
+		if port := number("PORT"); port > 0 {
+			addr := netip.AddrPortFrom(netip.MustParseAddr(host), uint16(port+i))
+			peers = append(peers, engine.Peer{Addr: addr})
+		}
 	}
-	peer, _ := netip.ParseAddrPort(os.Getenv("PEER"))
 	for ready := false; !ready; {
 		changed := f.Changed()
-		if peer.IsValid() {
-			f.Swarm().AddPeers(info.ID, engine.Peer{Addr: peer})
-		}
+		f.Swarm().AddPeers(info.ID, peers...)
 		for _, a := range f.Status().Assets {
 			ready = ready || a.State == fetch.Ready
 		}

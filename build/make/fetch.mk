@@ -9,5 +9,5 @@ bench-swarm: ## origin copies and times of 4, 8 and 16 homes, beside libtorrent 
 bench-viewer: ## what a download costs others in the home, beside curl and aria2 (LINES=50,500 LOSS=1)
 	$(GO) test -count=1 -v -tags bench -timeout 30m -run TestViewer ./bench/viewer
 
-bench-fetch: ## CPU and memory of moving 1 GiB, beside aria2, transmission and libtorrent (MIB=1024)
-	$(GO) test -count=1 -v -tags bench,noboltdb,nosqlite -timeout 30m -run TestFetch ./bench/fetch
+bench-fetch: ## CPU and memory of moving 1 GiB, beside aria2, transmission and libtorrent (MIB=1024 SOURCES=peer,slow CLIENTS=boxd,aria2c)
+	$(GO) test -count=1 -v -tags bench,noboltdb,nosqlite -timeout 30m -run 'TestFetch|TestSeed' ./bench/fetch

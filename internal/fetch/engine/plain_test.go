@@ -15,7 +15,12 @@ import (
 // plainBox is an engine of a test fleet without transport security, beside which TLS is still served.
 func plainBox(t *testing.T, change func(*Options)) (*box, *Split) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return plainBoxAt(t, "127.0.0.1:0", change)
+}
+
+func plainBoxAt(t *testing.T, addr string, change func(*Options)) (*box, *Split) {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +89,27 @@ func TestPlainTransferLoadsWhatADiallerNames(t *testing.T) {
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(nc, first); err != nil || first[0] != tlsHandshake {
 		t.Fatalf("read %v, %v", first, err)
+	}
+}
+
+func TestPeersOverIPv6(t *testing.T) {
+	data := content(1<<20 + 7)
+	tor := makeTorrent(t, "film", data, 128<<10)
+	dst := newStore(t, tor, nil)
+	a, _ := plainBoxAt(t, "[::1]:0", nil)
+	if err := a.Load(newStore(t, tor, data), seed, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, _ := plainBox(t, nil)
+	if err := b.Load(dst, leech, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.SetPriorities(dst.info.ID, all(Mine, dst.info.NumPieces()))
+	b.AddPeers(dst.info.ID, Peer{Addr: a.addr})
+	dst.wait(t, dst.info.NumPieces())
+	st, _ := a.Stats(dst.info.ID)
+	if !dst.equal(data) || len(st.Boxes) != 1 || !netip.MustParseAddrPort(st.Boxes[0].Box).Addr().Is6() {
+		t.Fatalf("%+v", st)
 	}
 }
 
