@@ -147,7 +147,7 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 	switch elapsed := time.Since(it.wanSince); {
 	case len(boxes)+1 >= of:
 		of = 0 // all are known: they divide the pieces by their names, and agree
-	case len(boxes) == 0 && elapsed > aloneAfter:
+	case len(boxes) == 0 && (elapsed > aloneAfter || it.heir): // the tracker still counts the dead one
 		of = 0 // those that the tracker counts cannot be reached: nobody brings the rest
 	}
 	pieces = schedule.OriginPieces(schedule.ShareInput{
