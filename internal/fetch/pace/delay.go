@@ -7,8 +7,10 @@ import (
 
 const (
 	leastTarget  = 2 * time.Millisecond
-	mostTarget   = 10 * time.Millisecond
-	lately       = 3  // samples, of which the best counts
+	mostTarget   = 20 * time.Millisecond
+	lately       = 3  // samples, of which the best counts, where answers are hardly ever late by themselves
+	mostLately   = 10 // and where they often are
+	rarely       = 0.002
 	second       = 20 // samples in a second
 	historySpans = 10
 	spanLength   = time.Minute
@@ -23,6 +25,8 @@ type delayFilter struct {
 	began  time.Time                   // of spans[0]
 	recent [second]time.Duration
 	n      int
+	ours   bool    // a queue now may well be our own: it says nothing about late answers
+	late   float64 // share of answers that are late while there is no queue
 	noise  float64 // seconds that the best of the last samples is above the way itself when there is no queue
 
 	low, high time.Duration // of the best of the last samples, since watch
@@ -36,8 +40,8 @@ const freshFor = time.Second
 
 func (d *delayFilter) fresh(now time.Time) bool { return d.n > 0 && now.Sub(d.heard) < freshFor }
 
-// late takes a sample that says that an answer is missing.
-func (d *delayFilter) late(now time.Time, rtt time.Duration) {
+// missing takes a sample that says that an answer is missing.
+func (d *delayFilter) missing(now time.Time, rtt time.Duration) {
 	heard := d.heard
 	d.add(now, rtt)
 	d.heard = heard
@@ -55,7 +59,14 @@ func (d *delayFilter) add(now time.Time, rtt time.Duration) {
 	d.recent[d.n%second] = rtt
 	d.n++
 	d.heard = now
-	best, base := d.best(lately), d.base()
+	best, base := d.best(d.lately()), d.base()
+	if !d.ours && d.best(second)-base <= leastTarget {
+		one := 0.0
+		if rtt-base > leastTarget {
+			one = 1
+		}
+		d.late += (one - d.late) / float64(min(d.n, 64))
+	}
 	if q := best - base; q <= d.target() || d.best(second)-base <= leastTarget { // it comes and goes: no queue does
 		d.noise += (min(q, mostTarget).Seconds() - d.noise) / float64(min(d.n, 64))
 	}
@@ -93,6 +104,18 @@ func (d *delayFilter) base() time.Duration {
 	return best
 }
 
+// lately is how many samples are late together hardly ever unless there is a queue.
+func (d *delayFilter) lately() int {
+	n := lately
+	for p := d.late * d.late * d.late; p > rarely && n < mostLately; p *= d.late {
+		n++
+	}
+	return n
+}
+
+// begins says that little is known of the way yet.
+func (d *delayFilter) begins() bool { return d.n < 10 }
+
 // best of the last n samples.
 func (d *delayFilter) best(n int) time.Duration {
 	best := time.Duration(math.MaxInt64)
@@ -102,9 +125,17 @@ func (d *delayFilter) best(n int) time.Duration {
 	return best
 }
 
+// standing is the least that the queue was in the last moments.
+func (d *delayFilter) standing() time.Duration {
+	if d.n == 0 {
+		return 0
+	}
+	return d.best(2*d.lately()) - d.base()
+}
+
 func (d *delayFilter) queue() time.Duration {
 	if d.n == 0 {
 		return 0
 	}
-	return d.best(lately) - d.base()
+	return d.best(d.lately()) - d.base()
 }

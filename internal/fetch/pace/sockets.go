@@ -31,10 +31,10 @@ type Socket struct {
 	got             float64   // bytes since the last look, smoothed
 	late            int64     // packets out of order so far
 	lossy           time.Time // when there was one last
-	clamp           int
-	share           float64 // of all windows
-	left            int64   // of the present answer; -1: it has no end
-	begun           int64   // of the present answer, bytes that came
+	clamp, buffer   int       // as set last
+	share           float64   // of all windows
+	left            int64     // of the present answer; -1: it has no end
+	begun           int64     // of the present answer, bytes that came
 }
 
 // info is what the kernel says of a connection.
@@ -150,13 +150,10 @@ func (s *Sockets) Look(now time.Time, rate float64, slack time.Duration) Look {
 	return l
 }
 
-const (
-	headroom   = 1.15
-	leastShare = 0.08
-	guessedRTT = 0.02
-)
+const guessedRTT = 0.02
 
-// share gives each connection the part of the windows that it has used lately, and a little more. s.mu is held.
+// share gives each connection the part of the windows that it has used lately, and newcomers half of an equal part. s.mu
+// is held.
 func (s *Sockets) share(rate float64, slack time.Duration, sum, way float64, lossy bool) {
 	s.windows = 0
 	if rate > 0 && rate < 1e12 {
@@ -169,12 +166,16 @@ func (s *Sockets) share(rate float64, slack time.Duration, sum, way float64, los
 		}
 		s.windows = rate * (rtt + slack.Seconds())
 	}
+	var weights float64
 	for k := range s.set {
-		k.clamp = 0 // set it again: the kernel raises it when it enlarges its buffer
-		k.share = 1
+		k.share = 0.5 / float64(len(s.set))
 		if sum > 0 {
-			k.share = min(1, headroom*k.got/sum+leastShare)
+			k.share = max(k.share, k.got/sum)
 		}
+		weights += k.share
+	}
+	for k := range s.set {
+		k.share /= weights
 		k.open()
 	}
 }
@@ -198,19 +199,26 @@ func (k *Socket) queue(now time.Time, in info, receives, sends bool) (time.Durat
 
 const (
 	leastWindow = 8 << 10
+	leastBuffer = 32 << 10
 	mostWindow  = 32 << 20
 	firstWindow = 32 << 10 // for the first bytes of an answer
 )
 
 // open holds the window to this connection's share of what all may have under way, and along with an answer's beginning
-// and end: the sender may send all that is open at once when it is asked for the next. of.mu is held.
+// and end: the sender may send all that is open at once when it is asked for the next. The kernel's buffer for what we have
+// not read yet is held to about as much, so that reading slowly slows the sender within a round trip. of.mu is held.
 func (k *Socket) open() {
 	if k.of.windows <= 0 {
 		return
 	}
 	w := min(max(k.of.windows*k.share, leastWindow), mostWindow)
+	buffer := max(int(w), leastBuffer)
 	if k.left >= 0 {
 		w = min(w, firstWindow+float64(min(2*k.begun, k.left)))
+	}
+	if math.Abs(float64(buffer-k.buffer)) > 0.1*float64(k.buffer) {
+		k.buffer = buffer
+		boundBuffer(k.raw, buffer)
 	}
 	if c := int(w); math.Abs(float64(c-k.clamp)) > 0.05*float64(k.clamp) {
 		k.clamp = c

@@ -1,6 +1,10 @@
 package pace
 
 import (
+	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,6 +36,30 @@ func readInfo(raw syscall.RawConn) (in info, ok bool) {
 func clampWindow(raw syscall.RawConn, bytes int) {
 	_ = raw.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, bytes) // a courtesy
+	})
+}
+
+// mostBuffer is the largest receive buffer that may be asked for.
+var mostBuffer = sync.OnceValue(func() int {
+	const usual = 212_992
+	b, err := os.ReadFile("/proc/sys/net/core/rmem_max")
+	if err != nil {
+		return usual
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 0 {
+		return n
+	}
+	return usual
+})
+
+// boundBuffer bounds what the kernel keeps for us to read; beyond what may be asked for, the kernel chooses again.
+func boundBuffer(raw syscall.RawConn, bytes int) {
+	_ = raw.Control(func(fd uintptr) {
+		if bytes > mostBuffer() {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) // a courtesy, as below
+			return
+		}
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
 	})
 }
 

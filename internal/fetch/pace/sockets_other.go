@@ -6,4 +6,5 @@ import "syscall"
 
 func readInfo(syscall.RawConn) (info, bool) { return info{}, false }
 func clampWindow(syscall.RawConn, int)      {}
+func boundBuffer(syscall.RawConn, int)      {}
 func lowWater(syscall.RawConn)              {}

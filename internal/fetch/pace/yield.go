@@ -34,8 +34,10 @@ type Yield struct {
 	doubt float64   // what the last queue said that did not fit what is known
 	doubted,
 	look time.Time // when to look for more
-	pause time.Duration // between looks
-	step  float64       // of a look, as a share of the line
+	pause  time.Duration // between looks
+	doubts int           // in a row that said the same
+	extra  time.Duration // of Slack: for senders and processors that are late, not for the line
+	step   float64       // of a look, as a share of the line
 }
 
 type phase byte
@@ -56,10 +58,10 @@ const (
 	arrivals    = 3
 	initialRate = 256 << 10
 	lowestRate  = 48 << 10
-	growth      = 1.10  // a tick, while rising
-	keep        = 0.955 // of the line, while holding
-	drain       = 0.60  // of what arrives, while a short queue drains
-	drainLong   = 0.40  // and a long one
+	growth      = 1.10 // a tick, while rising
+	keep        = 0.95 // of the line, while holding
+	drain       = 0.60 // of what arrives, while a short queue drains
+	drainLong   = 0.40 // and a long one
 	longQueue   = 25 * time.Millisecond
 	floor       = 0.04                   // of the line, while yielding
 	calmTicks   = 5                      // without a queue before rising again
@@ -96,7 +98,7 @@ func (y *Yield) Line() float64 { return y.line }
 func (y *Yield) Queue() time.Duration { return y.delay.queue() }
 
 // Slack is how long our bytes may wait anywhere.
-func (y *Yield) Slack() time.Duration { return 2*y.delay.target() + time.Millisecond }
+func (y *Yield) Slack() time.Duration { return y.delay.target() + 2*time.Millisecond + y.extra }
 
 // Yielding says that somebody else uses the line.
 func (y *Yield) Yielding() bool { return y.phase == yielding }
@@ -107,7 +109,7 @@ func (y *Yield) Sample(now time.Time, rtt time.Duration) { y.probe.add(now, rtt)
 // Lost tells that a probe was not answered in time: the queue is full, or the probe's way is broken.
 func (y *Yield) Lost(now time.Time) {
 	if y.probe.fresh(now) {
-		y.probe.late(now, y.probe.base()+100*time.Millisecond)
+		y.probe.missing(now, y.probe.base()+100*time.Millisecond)
 	}
 }
 
@@ -145,18 +147,26 @@ func (y *Yield) Tick(now time.Time, moved int64, otherBusy bool) {
 		y.rate = min(y.rate*growth, max(y.line, initialRate)) // blind: no faster than the line ever was
 		return
 	}
-	queue := y.delay.queue() > y.delay.target()
+	late := y.delay.queue()
+	if y.phase == yielding {
+		late = y.delay.standing() // one quick answer shows that there is none
+	}
+	queue := late > y.delay.target() && (late > longQueue || !y.delay.begins())
 	if queue && otherBusy && y.used < 0.6*max(y.line, y.rate) {
 		return
 	}
 	if queue {
 		y.calm = 0
+		y.extra /= 2
 		y.queued(now)
 	} else {
 		y.calm++
+		y.allow()
 		y.free(now)
 	}
 	y.rate = min(max(y.rate, y.lowest()), math.MaxInt64/4)
+	settled := y.phase == holding && now.Sub(y.since) > time.Second
+	y.delay.ours = !settled && y.rate > 2*initialRate && y.rate > 0.7*y.line
 }
 
 func (y *Yield) lowest() float64 { return max(y.min, y.line*floor) }
@@ -189,7 +199,7 @@ func (y *Yield) queued(now time.Time) {
 		if now.Sub(y.since) <= 2*Interval {
 			y.seen = max(y.seen, got) // later the queue may be empty, and we slow
 		}
-		if now.After(y.due) {
+		if now.After(y.due) && y.delay.standing() > y.delay.target() {
 			y.enter(yielding, now)
 			y.rate *= 0.5
 		}
@@ -206,6 +216,14 @@ func (y *Yield) queued(now time.Time) {
 		y.rate = factor * min(y.rate, got)
 		y.due = now.Add(time.Duration(float64(q)/(1-factor)) + y.delay.base() + 8*Interval)
 		y.enter(draining, now)
+	}
+}
+
+// allow lets more be under way where less arrives than is asked for and no queue is to blame.
+func (y *Yield) allow() {
+	const step, most = 500 * time.Microsecond, 25 * time.Millisecond
+	if (y.phase == holding || y.phase == rising) && y.arrives() < 0.9*y.rate {
+		y.extra = min(y.extra+step, most)
 	}
 }
 
@@ -251,12 +269,14 @@ func (y *Yield) rise(now time.Time) {
 func (y *Yield) lookOn(now time.Time) {
 	switch {
 	case now.Sub(y.since) < lookFor:
-	case y.arrives() < 0.97*y.rate: // it does not come through at this rate, or we do not use it
+	case y.used < (0.97-0.5*y.step)*y.rate: // it does not come through at this rate, or we do not use it
 		y.look = now.Add(y.pause)
 		y.enter(holding, now)
 	default:
 		y.line = y.rate
-		y.pause = firstPause
+		if y.step > 3*firstStep { // it does give more, rather than that it was not asked long enough
+			y.pause = firstPause
+		}
 		y.step = min(2*y.step, 0.2)
 		y.rate = y.line * (1 + y.step)
 		y.since = now
@@ -280,13 +300,15 @@ func (y *Yield) learn(now time.Time) {
 		y.pause = min(2*y.pause, lastPause)
 		return
 	}
-	// Far less than it was: a slower line, or somebody else's short burst beside us. The second time it is the line.
-	fits := y.doubt > 0 && math.Abs(y.seen-y.doubt) < 0.2*y.doubt && now.Sub(y.doubted) < 10*time.Second
-	if fits {
-		y.line, y.doubt, y.pause = max(y.seen, y.min), 0, firstPause
-		return
+	// Far less than it was: a slower line, or somebody else's short burst beside us, or a busy processor. The third time it
+	// is the line.
+	if y.doubt == 0 || math.Abs(y.seen-y.doubt) > 0.2*y.doubt || now.Sub(y.doubted) > 5*time.Second {
+		y.doubts = 0
 	}
 	y.doubt, y.doubted = y.seen, now
+	if y.doubts++; y.doubts == 3 {
+		y.line, y.doubt, y.pause, y.doubts = max(y.seen, y.min), 0, firstPause, 0
+	}
 }
 
 // Phase names what the controller does, for people.
