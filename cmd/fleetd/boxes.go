@@ -140,7 +140,8 @@ func enrollCmd(c *client) *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List tokens, without their secrets", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.list(cmd, "/api/v1/tokens", "No tokens.", "ID=id", "GROUP=group", "BOX=box", ">USED=uses", ">OF=max_uses", "EXPIRES=expires", "REVOKED=revoked")
+			return c.list(cmd, "/api/v1/tokens", "No tokens.", "ID=id", "GROUP=group", "BOX=box", ">USED=uses", ">OF=max_uses",
+				"EXPIRES=expires", "REVOKED=revoked")
 		},
 	}
 	revoke := &cobra.Command{
@@ -182,7 +183,8 @@ func commandCmd(c *client) *cobra.Command {
 		RunE: func(cmd *cobra.Command, a []string) error {
 			switch {
 			case len(a) == 1 && a[0] == "list":
-				return c.list(cmd, "/api/v1/commands", "No commands.", "ID=id", "TARGET=target", "NAME=name", "CREATED=created", "EXPIRES=expires", "BY=who", ">BOXES=boxes")
+				return c.list(cmd, "/api/v1/commands", "No commands.", "ID=id", "TARGET=target", "NAME=name", "CREATED=created",
+					"EXPIRES=expires", "BY=who", ">BOXES=boxes")
 			case len(a) == 2 && a[0] == "show":
 				return c.one(cmd, "/api/v1/commands/"+a[1])
 			case len(a) != 2:
@@ -306,7 +308,8 @@ func userCmd(c *client) *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List users", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.list(cmd, "/api/v1/users", "No users but the administrator.", "NAME=name", "ROLE=role", "PUBLISHER=publisher", "CREATED=created")
+			return c.list(cmd, "/api/v1/users", "No users but the administrator.", "NAME=name", "ROLE=role", "PUBLISHER=publisher",
+				"CREATED=created")
 		},
 	}
 	del := &cobra.Command{

@@ -169,7 +169,7 @@ func frame(o *web.Overview, fault string, now time.Time, lines int) string {
 	p.Line("")
 	t := cli.Table{Head: []string{"NEEDS ATTENTION", "", ">BOXES", "FOR"}}
 	for _, a := range o.Alerts[:min(len(o.Alerts), maxAlerts)] {
-		t.Add(cli.Plain(a.Code), string(a.Severity), strconv.Itoa(a.Boxes), span(now.Sub(a.Since)))
+		t.Add(cli.Plain(a.Code), a.Severity, strconv.Itoa(a.Boxes), span(now.Sub(a.Since)))
 	}
 	if len(o.Alerts) == 0 {
 		p.Line("No alerts.")

@@ -1,6 +1,6 @@
 // Campaigns: the list, and one with the curve of its arrivals against its deadline.
 import { get, post, may } from './api.js';
-import { h, count, percent, bytes, when, time, ago, link, query, section, facts, pill, shares, parts, legend, states, dialog, toast, span } from './ui.js';
+import { h, count, percent, bytes, rate as mbit, when, time, ago, link, query, section, facts, pill, shares, parts, legend, states, dialog, toast, span } from './ui.js';
 import { campaignRow } from './overview.js';
 import { arrival, week } from './curves.js';
 
@@ -41,7 +41,7 @@ function ladder(c) {
 
 function windowWords(w) {
   const rate = w.rate_bytes_per_second;
-  return `${w.days?.length ? w.days.join(', ') : 'every day'} ${w.from}–${w.to}` + (rate === 0 ? ', stopped' : rate ? `, at most ${bytes(rate)}/s` : '');
+  return `${w.days?.length ? w.days.join(', ') : 'every day'} ${w.from}–${w.to}` + (rate === 0 ? ', stopped' : rate ? `, at most ${mbit(rate)}` : '');
 }
 
 function details(c) {
