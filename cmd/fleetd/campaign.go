@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"boxd/internal/cli"
+	"boxd/internal/durable"
 	"boxd/internal/fleet/operate"
 )
 
@@ -21,6 +24,7 @@ type campaignDoc struct {
 	State  string          `json:"state"`
 	Why    string          `json:"why,omitempty"`
 	Counts *operate.Counts `json:"counts,omitempty"`
+	Draft  json.RawMessage `json:"draft,omitempty"` // to be signed where the key is
 }
 
 func campaignCmd(c *client) *cobra.Command {
@@ -48,23 +52,39 @@ func campaignCmd(c *client) *cobra.Command {
 		{"resume", "running", "Boxes go on from where they stopped"},
 		{"abort", "aborted", "Take a campaign out of the catalog for good; boxes may delete what they have of it"},
 	} {
-		var why string
+		var why, draft string
 		sub := &cobra.Command{
 			Use: x.verb + " ID", Short: x.short, Args: args(cobra.ExactArgs(1)),
 			RunE: func(cmd *cobra.Command, a []string) error {
-				return c.call(
-					cmd.Context(),
-					http.MethodPost,
-					"/api/v1/campaigns/"+a[0]+"/state",
-					map[string]string{"state": x.state, "why": why},
-					nil,
-				)
+				in := map[string]string{"state": x.state, "why": why}
+				_, err := c.campaign(cmd, "/api/v1/campaigns/"+a[0]+"/state", in, draft)
+				return err
 			},
 		}
 		sub.Flags().StringVar(&why, "why", "", "the reason, for the audit log")
+		sub.Flags().StringVar(&draft, "draft", "", draftHelp)
 		cmd.AddCommand(sub)
 	}
 	return cmd
+}
+
+const draftHelp = "file for a draft to sign elsewhere (keys sign, keys import), if the campaigns key is not on the manager's machine"
+
+// campaign asks for a campaign or a change of one. When it must be signed elsewhere the draft goes to the file.
+func (c *client) campaign(cmd *cobra.Command, path string, in any, file string) (campaignDoc, error) {
+	if file != "" {
+		path += "?draft=true"
+	}
+	var out campaignDoc
+	if err := c.call(cmd.Context(), http.MethodPost, path, in, &out); err != nil || out.Draft == nil {
+		return out, err
+	}
+	var text bytes.Buffer
+	if err := json.Indent(&text, out.Draft, "", "  "); err != nil {
+		return out, fmt.Errorf("draft: %w", err)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s: sign it where the campaigns key is, then import it\n", file)
+	return out, durable.WriteFile(durable.OS(), file, text.Bytes(), 0o644)
 }
 
 func campaignTable(w *tabWriter, list []campaignDoc) {
@@ -81,7 +101,7 @@ func campaignTable(w *tabWriter, list []campaignDoc) {
 }
 
 func campaignCreateCmd(c *client) *cobra.Command {
-	var id, name, group, deadline, notBefore, keepUntil, originDelay, spread, prefix, bitrate string
+	var id, name, group, deadline, notBefore, keepUntil, originDelay, spread, prefix, bitrate, draft string
 	var assets, windows, stages, cohorts []string
 	var priority int
 	var originNever, missedStops bool
@@ -147,14 +167,15 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				}
 				in["staged"] = map[string]any{"stages": staged, "cohorts": cohorts, "success": success, "max_errors": maxErrors}
 			}
-			var out campaignDoc
-			if err := c.call(cmd.Context(), http.MethodPost, "/api/v1/campaigns", in, &out); err != nil {
+			out, err := c.campaign(cmd, "/api/v1/campaigns", in, draft)
+			if err != nil {
 				return err
 			}
 			return c.show(cmd.OutOrStdout(), out, func(w *tabWriter) { fmt.Fprintf(w, "%s\n", out.ID) })
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&draft, "draft", "", draftHelp)
 	f.StringVar(&id, "id", "", "id (default: made from the name)")
 	f.StringVar(&name, "name", "", "name")
 	f.StringVar(&group, "group", "default", "group of boxes")

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -215,7 +216,16 @@ func (s *server) createCampaign(w http.ResponseWriter, r *http.Request, u who) (
 	if err := body(w, r, &in); err != nil {
 		return nil, err
 	}
-	return s.o.Fleet.CreateCampaign(r.Context(), u.name, in)
+	c, err := s.o.Fleet.CreateCampaign(r.Context(), u.name, in)
+	if wantsDraft(r, err) {
+		return s.o.Fleet.DraftCampaign(r.Context(), u.name, in)
+	}
+	return c, err
+}
+
+// wantsDraft reports whether a change could not be signed here and the request says that a draft will do.
+func wantsDraft(r *http.Request, err error) bool {
+	return errors.Is(err, operate.ErrNoKey) && r.URL.Query().Get("draft") == "true"
 }
 
 func (s *server) setCampaignState(w http.ResponseWriter, r *http.Request, u who) (any, error) {
@@ -226,5 +236,9 @@ func (s *server) setCampaignState(w http.ResponseWriter, r *http.Request, u who)
 	if err := body(w, r, &in); err != nil {
 		return nil, err
 	}
-	return s.o.Fleet.SetCampaignState(r.Context(), u.name, r.PathValue("id"), in.State, in.Why)
+	c, err := s.o.Fleet.SetCampaignState(r.Context(), u.name, r.PathValue("id"), in.State, in.Why)
+	if wantsDraft(r, err) {
+		return s.o.Fleet.DraftCampaignState(r.Context(), u.name, r.PathValue("id"))
+	}
+	return c, err
 }

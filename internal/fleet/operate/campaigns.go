@@ -23,6 +23,7 @@ const (
 	CampaignRunning = "running"
 	CampaignPaused  = "paused"  // boxes keep what they have and fetch nothing more
 	CampaignAborted = "aborted" // taken out of the catalog for good
+	CampaignDrafted = "drafted" // not in the catalog: it waits for a signature that is made elsewhere
 )
 
 // Campaign is a wish and how far its rollout is.
@@ -45,8 +46,8 @@ type CampaignRequest struct {
 	Staged      *Staged `json:"staged,omitempty"`
 }
 
-// CreateCampaign signs a campaign into the catalog. An id is made from the name when there is none.
-func (f *Fleet) CreateCampaign(ctx context.Context, who string, r CampaignRequest) (Campaign, error) {
+// newCampaign makes a campaign of a request. An id is made from the name when there is none.
+func (f *Fleet) newCampaign(ctx context.Context, who string, r CampaignRequest) (Campaign, error) {
 	c := Campaign{Campaign: r.Campaign, State: CampaignRunning, Created: f.now().UTC(), By: who, Staged: r.Staged}
 	c.V = 1
 	if c.Group == "" {
@@ -75,6 +76,15 @@ func (f *Fleet) CreateCampaign(ctx context.Context, who string, r CampaignReques
 	}
 	if _, err := f.campaign(ctx, c.ID); !errors.Is(err, registry.ErrNotFound) {
 		return c, fmt.Errorf("%w: there is a campaign %s already (%w)", ErrConflict, c.ID, err)
+	}
+	return c, nil
+}
+
+// CreateCampaign signs a campaign into the catalog.
+func (f *Fleet) CreateCampaign(ctx context.Context, who string, r CampaignRequest) (Campaign, error) {
+	c, err := f.newCampaign(ctx, who, r)
+	if err != nil {
+		return c, err
 	}
 	// The record first: a rollout that the catalog has and fleetd does not know would never be stopped.
 	if err := f.o.Registry.PutDoc(ctx, tableCampaigns, c.ID, c); err != nil {
@@ -146,6 +156,8 @@ func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string
 		switch {
 		case c.State == CampaignAborted:
 			return fmt.Errorf("%w: campaign %s was aborted", ErrConflict, id)
+		case c.State == CampaignDrafted && state != CampaignAborted:
+			return fmt.Errorf("%w: campaign %s is not signed yet", ErrConflict, id)
 		case state != CampaignRunning && state != CampaignPaused && state != CampaignAborted:
 			return fmt.Errorf("%w: state %q", ErrBad, state)
 		}
@@ -185,15 +197,7 @@ func (f *Fleet) editCampaign(ctx context.Context, id string, edit func(*Campaign
 }
 
 func (f *Fleet) publishCampaign(c *Campaign) error {
-	err := f.o.Repo.Update(func(tx *repo.Tx) error {
-		if c.State == CampaignAborted {
-			if err := tx.RemoveCampaign(c.Group, c.ID); err != nil && !errors.Is(err, repo.ErrNotFound) {
-				return err
-			}
-			return nil
-		}
-		return tx.PutCampaign(c.Campaign)
-	})
+	err := f.o.Repo.Update(campaignChange(c))
 	if err != nil {
 		return fmt.Errorf("publish campaign %s: %w", c.ID, keyless(err))
 	}
@@ -208,6 +212,9 @@ func (f *Fleet) syncCampaigns(ctx context.Context) error {
 	}
 	for i := range list {
 		c := &list[i]
+		if c.State == CampaignDrafted {
+			continue
+		}
 		same := false
 		err := f.o.Repo.View(func(tx *repo.Tx) error {
 			have, err := tx.Campaigns(c.Group)

@@ -153,6 +153,12 @@ func (f *Fleet) stepRollouts(ctx context.Context) error {
 	}
 	for i := range list {
 		c := &list[i]
+		if c.State == CampaignDrafted {
+			if err := f.adoptDrafted(ctx, c); err != nil {
+				return err
+			}
+			continue
+		}
 		if c.Staged == nil || c.State != CampaignRunning {
 			continue
 		}

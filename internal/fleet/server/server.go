@@ -88,7 +88,7 @@ type Server struct {
 	view    *web.View
 	listen  net.Listener
 	apiL    net.Listener
-	mqtt    string       // host:port where this process reaches the MQTT listener
+	mqtt    string // host:port where this process reaches the MQTT listener
 	ready   readiness
 }
 
