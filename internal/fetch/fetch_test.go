@@ -69,10 +69,10 @@ func TestTheNextTakesOverFromWhatIsInTheHome(t *testing.T) {
 	a.kill()
 	s := b.ready(info.ID)
 	was, _ := a.asset(info.ID)
-	wan := was.Bytes.WAN() + s.Bytes.WAN()
 	t.Logf("box-a took %+v, box-b took %+v of %d", was.Bytes, s.Bytes, info.Length)
-	if float64(wan) > 1.1*float64(info.Length) || s.Bytes.LAN == 0 {
-		t.Errorf("%d bytes crossed the line for an asset of %d", wan, info.Length)
+	// What box-a had not given yet is lost; how much that is depends on the machine.
+	if float64(s.Bytes.Total()) > 1.1*float64(info.Length) || s.Bytes.LAN < info.Length/4 {
+		t.Errorf("box-b did not go on from what was in the home: %+v of %d", s.Bytes, info.Length)
 	}
 	// The first comes back and has the rest from the home.
 	again := w.box(home, "box-a", 1, a.dir, slow)
