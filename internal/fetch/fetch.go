@@ -201,6 +201,7 @@ type Fetcher struct {
 	heat     atomic.Int32 // courtesy.Heat
 	lineRate atomic.Int64 // bytes per second, as measured so far
 	watching atomic.Bool  // a player plays what is being fetched
+	hurry    atomic.Bool  // a deadline needs all of the line
 
 	// Owned by Run's goroutine:
 	items    map[asset.ID]*item

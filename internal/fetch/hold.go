@@ -7,6 +7,7 @@ const (
 	playbackFloor = 128 << 10 // over the access line, while a player plays what is here
 	playbackHome  = 4 << 20   // within the home, both ways: enough for what another box plays from this one
 	watchingHome  = 16 << 20  // within the home, while what is played comes from there
+	hurryUp       = 64 << 10  // to the WAN, while a deadline needs all of the line
 	warmLine      = 512 << 10
 	warmHome      = 1 << 20
 	hotHome       = 128 << 10
@@ -35,6 +36,9 @@ func (f *Fetcher) hold(r pacing, playback bool) pacing {
 		r.most(r.down, max(line/20, playbackFloor), watchingHome)
 	case playback:
 		r.most(max(line/4, playbackFloor), max(line/20, playbackFloor), playbackHome)
+	}
+	if f.hurry.Load() { // requests and acknowledgements must not wait behind what we send to others
+		r.most(r.down, max(line/50, hurryUp), r.home)
 	}
 	switch heat := courtesy.Heat(f.heat.Load()); {
 	case heat == courtesy.Cool:

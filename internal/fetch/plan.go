@@ -286,7 +286,12 @@ func campaign(c *catalog.Campaign) schedule.Campaign {
 func (f *Fetcher) decide(now time.Time) {
 	plan := schedule.Decide(now, f.sched)
 	f.next = plan.Next
-	f.take(plan.Wants, func(it *item, w schedule.Want) { it.want = w })
+	hurry := false
+	f.take(plan.Wants, func(it *item, w schedule.Want) {
+		it.want = w
+		hurry = hurry || it.wanOn && w.Danger && w.Origin == schedule.OriginUrgent && !w.OriginRate.Set && !it.playing()
+	})
+	f.hurry.Store(hurry)
 	alone := f.sched
 	alone.MaxActive = len(alone.Assets) + 1
 	alone.Assets = append([]schedule.Asset(nil), alone.Assets...)

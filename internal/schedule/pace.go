@@ -78,6 +78,9 @@ func (d *decider) rescueRate(a Asset, live []Campaign, w *Want) Limit {
 	}
 	windows, whole := windowsOf(live)
 	left := d.merged(windows, whole).until(w.Deadline)
+	if left <= dangerReserve/2 {
+		return Limit{}
+	}
 	left -= min(dangerReserve, left/rescueSpare)
 	need := float64(a.Missing)*rescueMargin/max(left, 1) - rescueTrust*a.PeerRate
 	if need >= rescueFull*d.lineRate() {

@@ -3,7 +3,9 @@ package engine
 import (
 	"bytes"
 	"math/rand/v2"
+	"net"
 	"testing"
+	"time"
 
 	pp "github.com/anacrolix/torrent/peer_protocol"
 )
@@ -41,6 +43,18 @@ func TestBlocksAreFoundInAnyPortionsOfTheStream(t *testing.T) {
 	var m blockMeter
 	if got := m.written([]byte("\x20 something else, with \x00\x00\x00\x10\x07 in it")); got != 0 {
 		t.Errorf("%d bytes of blocks in another protocol", got)
+	}
+}
+
+// The library panics when a connection that we have closed takes no deadline.
+func TestAClosedConnectionTakesADeadline(t *testing.T) {
+	ours, theirs := net.Pipe()
+	_ = theirs.Close()
+	e := New(Options{})
+	c := e.newConn(ours, &remote{key: "[fd00::1]:1", box: "box-a"}, true)
+	_ = c.Close()
+	if err := net.Conn(c).SetDeadline(time.Now()); err != nil {
+		t.Error(err)
 	}
 }
 

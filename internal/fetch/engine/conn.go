@@ -36,6 +36,13 @@ type conn struct {
 // RemoteAddr is the made-up address of the box.
 func (c *conn) RemoteAddr() net.Addr { return c.remote }
 
+// SetDeadline hides that the connection was closed meanwhile: the library panics at that, and finds out by itself when it
+// reads or writes next.
+func (c *conn) SetDeadline(t time.Time) error {
+	_ = c.Conn.SetDeadline(t)
+	return nil
+}
+
 // Close closes the connection once and forgets it.
 func (c *conn) Close() error {
 	err := net.ErrClosed
