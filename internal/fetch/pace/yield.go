@@ -64,6 +64,7 @@ const (
 	drainLong   = 0.40 // and a long one
 	longQueue   = 25 * time.Millisecond
 	floor       = 0.04                   // of the line, while yielding
+	ownFloor    = 0.25                   // the same without a probe
 	calmTicks   = 5                      // without a queue before rising again
 	firstStep   = 0.012                  // of a look beyond the line
 	lookFor     = 350 * time.Millisecond // before the next step
@@ -169,7 +170,14 @@ func (y *Yield) Tick(now time.Time, moved int64, otherBusy bool) {
 	y.delay.ours = !settled && y.rate > 2*initialRate && y.rate > 0.7*y.line
 }
 
-func (y *Yield) lowest() float64 { return max(y.min, y.line*floor) }
+// lowest is what is kept beside somebody else. What our own connections say is less sure than what a probe does: they are
+// late for many reasons.
+func (y *Yield) lowest() float64 {
+	if y.delay == &y.own {
+		return max(initialRate, y.line*ownFloor)
+	}
+	return max(y.min, y.line*floor)
+}
 
 func (y *Yield) enter(p phase, now time.Time) { y.phase, y.since = p, now }
 

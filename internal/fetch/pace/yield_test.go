@@ -177,6 +177,19 @@ func TestYieldTakesALongerWayForWhatItIs(t *testing.T) {
 	s.expect(t, "a longer way", 10*time.Second, 0.90, 1, 7*time.Millisecond)
 }
 
+func TestYieldWithoutAProbeKeepsAQuarter(t *testing.T) {
+	y := NewYield(4e6)
+	now := time.Unix(1000, 0)
+	for i := range 1000 {
+		now = now.Add(Interval)
+		y.SampleOwn(now, time.Duration(i%7)*20*time.Millisecond+time.Duration(min(i, 1))*50*time.Millisecond)
+		y.Tick(now, int64(y.rate*Interval.Seconds()), false)
+	}
+	if y.Rate() < 1e6 {
+		t.Fatalf("%d bytes/s", y.Rate())
+	}
+}
+
 func TestYieldWithoutSamplesIsNoFasterThanTheLineEverWas(t *testing.T) {
 	y := NewYield(1e6)
 	now := time.Unix(1000, 0)
