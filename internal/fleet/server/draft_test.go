@@ -13,6 +13,7 @@ import (
 
 // The campaigns key is not on the server: campaigns and their changes are drafted there and signed elsewhere.
 func TestCampaignsAreSignedElsewhere(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	m := startManager(t, dir)
 	b := startBox(t, m, firmwareToken(t, m))

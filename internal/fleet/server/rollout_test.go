@@ -61,6 +61,7 @@ func splitting(t *testing.T, boxes []*box, want int) string {
 // A rollout stops itself when too many boxes of its stage fail, takes in a box that joins late, goes on when it is resumed,
 // widens when its stage is ready, and is gone from the boxes when it is aborted.
 func TestARolloutStopsItselfAndGoesOn(t *testing.T) {
+	t.Parallel()
 	m := startManager(t, t.TempDir())
 	token := firmwareToken(t, m)
 	var boxes []*box

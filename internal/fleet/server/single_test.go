@@ -158,6 +158,7 @@ func TestFleetdMayBeKilled(t *testing.T) {
 // The manager's disk fills up under load: nothing is acknowledged that is not kept, and when there is room again everything
 // goes on by itself.
 func TestAFullDiskOfTheManager(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("needs root for a small file system")
 	}
