@@ -1,6 +1,6 @@
 // Campaigns: the list, and one with the curve of its arrivals against its deadline.
 import { get, post, may } from './api.js';
-import { h, count, percent, bytes, rate as mbit, when, time, ago, link, query, section, facts, pill, shares, parts, legend, states, dialog, toast, span } from './ui.js';
+import { h, count, percent, bytes, rate as mbit, when, time, ago, link, query, section, facts, pill, shares, parts, legend, states, dialog, toast, span, signing } from './ui.js';
 import { campaignRow } from './overview.js';
 import { arrival, week } from './curves.js';
 
@@ -72,8 +72,9 @@ export const one = {
         h('p', { class: 'crumb' }, [link('#/campaigns', 'Campaigns')]),
         h('div', { class: 'headline' }, [
           h('h1', {}, [c.name]), pill(c.state, states[c.state]),
-          h('div', { class: 'buttons' }, ops ? [c.state === 'paused' ? b('resume', 'Resume', 'primary') : b('pause', 'Pause'), b('abort', 'Abort', 'quiet danger')] : []),
+          h('div', { class: 'buttons' }, ops ? [c.state === 'drafted' ? null : c.state === 'paused' ? b('resume', 'Resume', 'primary') : b('pause', 'Pause'), b('abort', 'Abort', 'quiet danger')].filter(Boolean) : []),
         ]),
+        c.state === 'drafted' && h('p', { class: 'why' }, ['It waits for its signature: the campaigns key is not on the server. No box knows of it yet.']),
         c.why && h('p', { class: 'why' }, [c.why]),
         facts([
           ['Arrived', n ? percent(n.ready, n.included) : '…', n && `${count(n.ready)} of ${count(n.included)} boxes`],
@@ -121,8 +122,18 @@ async function change(c, reload, state, { title, yes, words, said, danger, confi
       ...(confirm ? [h('label', { for: 'sure' }, [`Type “${confirm}” to confirm`]), h('input', { id: 'sure', name: 'sure', autocomplete: 'off' })] : [])],
     act: async v => {
       if (confirm && v.sure.trim() !== confirm.trim()) { throw new Error('The name is not the same.'); }
-      await post(`/api/v1/campaigns/${encodeURIComponent(c.id)}/state`, { state, why: v.why });
+      return post(`/api/v1/campaigns/${encodeURIComponent(c.id)}/state?draft=true`, { state, why: v.why });
     },
   });
+  if (done?.draft) {
+    const back = h('input', { id: 'signed', name: 'signed', type: 'file', accept: '.json,application/json', required: '' });
+    const s = signing(done.draft, c.id, 'campaigns.pem', 'the campaigns key', back);
+    await dialog({
+      title: 'Sign the change', yes: 'Import it',
+      body: [h('p', {}, ['The campaigns key is not on the server: boxes learn of it when it is signed.']), s.steps],
+      act: async v => post('/data/drafts', await v.signed.text()),
+    });
+    s.done();
+  }
   if (done) { toast(said); await reload(); }
 }

@@ -1,6 +1,6 @@
 // Publish and schedule: a file or an asset that is there, on a group, in windows, by a deadline.
 import { get, post, upload, may, me } from './api.js';
-import { h, bytes, plural, section, toast, widths } from './ui.js';
+import { h, bytes, plural, section, toast, widths, signing } from './ui.js';
 import { week } from './curves.js';
 
 const days = ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'];
@@ -80,27 +80,21 @@ function progress(what, done, total) {
   $('work-words').textContent = `${what} ${bytes(done)} of ${bytes(total)}`;
 }
 
-// signed waits for the draft to come back signed.
-function signed(draft) {
-  const name = `draft-${draft.id.slice(0, 8)}.json`;
-  const url = URL.createObjectURL(new Blob([JSON.stringify(draft.draft, null, 2)], { type: 'application/json' }));
+// signed waits for a draft to come back signed.
+function signed(draft, id, key, whose) {
   $('draft').hidden = false;
   return new Promise(done => {
     const alert = h('p', { role: 'alert' });
     const back = h('input', { id: 'signed', type: 'file', accept: '.json,application/json', onchange: async e => {
       try {
         await post('/data/drafts', await e.target.files[0].text());
-        URL.revokeObjectURL(url);
+        s.done();
         $('draft').hidden = true;
         done();
       } catch (err) { alert.textContent = err.message; e.target.value = ''; }
     } });
-    $('draft').replaceChildren(h('h2', { id: 'draft-title' }, ['Sign the draft']),
-      h('ol', { class: 'steps' }, [
-        h('li', {}, [h('a', { id: 'draft-file', href: url, download: name }, ['Download ' + name]), ` and carry it to the machine with the key of “${$('publisher').value}”.`]),
-        h('li', {}, ['Sign it there: ', h('code', {}, [`fleetd keys sign ${name} publisher-${$('publisher').value}.pem`])]),
-        h('li', {}, [h('label', { for: 'signed' }, ['Bring it back: ']), back]),
-      ]), alert);
+    const s = signing(draft, id, key, whose, back);
+    $('draft').replaceChildren(h('h2', { id: 'draft-title' }, ['Sign the draft']), s.steps, alert);
     $('draft-file').focus();
   });
 }
@@ -115,12 +109,13 @@ async function submit(_, v, form) {
       if (!file) { throw new Error('Choose a file, or an asset that is there.'); }
       const q = { file: file.name, name: v.title.trim(), version: v.version.trim(), publisher: v.publisher, draft: 'true' };
       const out = await upload(file, q, progress);
-      if (out.draft) { await signed(out.draft); }
+      if (out.draft) { await signed(out.draft.draft, out.draft.id, `publisher-${v.publisher}.pem`, `the key of “${v.publisher}”`); }
       id = (out.asset || out.draft).id;
     }
     $('work').hidden = true;
     if (!$('schedule').checked) { toast('Published.'); location.hash = '#/campaigns'; return; }
-    const c = await post('/api/v1/campaigns', { v: 1, id: '', assets: null, ...wish(), asset_ids: [id] });
+    const c = await post('/api/v1/campaigns?draft=true', { v: 1, id: '', assets: null, ...wish(), asset_ids: [id] });
+    if (c.draft) { await signed(c.draft, c.id, 'campaigns.pem', 'the campaigns key'); }
     toast('The campaign has started.');
     location.hash = '#/campaigns/' + encodeURIComponent(c.id);
   } catch (e) {

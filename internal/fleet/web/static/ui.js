@@ -39,7 +39,7 @@ export const shares = (n, total, label) => h('div', {
 
 export const legend = list => h('ul', { class: 'legend' }, list.map(([cls, text]) => h('li', { class: cls }, [text])));
 
-export const states = { running: 'fetching', paused: 'paused', aborted: 'attention' };
+export const states = { running: 'fetching', paused: 'paused', aborted: 'attention', drafted: 'waiting' };
 
 export function widths(root) {
   for (const el of root.querySelectorAll('[data-width]')) { el.style.width = el.dataset.width + '%'; }
@@ -97,6 +97,18 @@ export function dialog({ title, body, yes, danger, act }) {
     el.showModal();
     (form.querySelector('input, textarea') || form.querySelector('button')).focus();
   });
+}
+
+// signing tells how a draft gets its signature elsewhere; the input `back` brings it home. `done` frees the file.
+export function signing(draft, id, key, whose, back) {
+  const name = `draft-${id.slice(0, 24)}.json`;
+  const url = URL.createObjectURL(new Blob([JSON.stringify(draft, null, 2)], { type: 'application/json' }));
+  const steps = h('ol', { class: 'steps' }, [
+    h('li', {}, [h('a', { id: 'draft-file', href: url, download: name }, ['Download ' + name]), ` and carry it to the machine with ${whose}.`]),
+    h('li', {}, ['Sign it there: ', h('code', {}, [`fleetd keys sign ${name} ${key}`])]),
+    h('li', {}, [h('label', { for: 'signed' }, ['Bring it back: ']), back]),
+  ]);
+  return { steps, done: () => URL.revokeObjectURL(url) };
 }
 
 let hide = 0;
