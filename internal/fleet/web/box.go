@@ -66,7 +66,7 @@ func (v *View) Box(ctx context.Context, id string) (*Box, error) {
 	}
 	for i := range list {
 		c := &list[i]
-		wanted := c.State != operate.CampaignAborted && c.Group == b.Group && goesOn(c, out.Now)
+		wanted := c.State != operate.CampaignAborted && c.State != operate.CampaignDrafted && c.Group == b.Group && goesOn(c, out.Now)
 		if wanted && c.Includes(b.ID, []string{b.Group}) && len(out.Campaigns) < 50 {
 			out.Campaigns = append(out.Campaigns, c.Campaign)
 		}

@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/browsertest"
 	"boxd/internal/fleet/registry"
+	"boxd/internal/fleet/repo"
 	"boxd/internal/mqttwire"
 )
 
@@ -138,6 +140,7 @@ func TestDashboardInChromium(t *testing.T) {
 	b.Until(`!!document.querySelector('[data-do=pause]')`)
 	b.looks("campaign")
 	publishFromThePage(t, b, s)
+	draftFromThePage(t, b, s)
 	b.Clean()
 }
 
@@ -253,4 +256,34 @@ func publishFromThePage(t *testing.T, b *browser, s *scene) {
 	if audit[0].Action != "campaign-aborted" || audit[0].Who != "admin" {
 		t.Errorf("the audit log ends with %+v", audit[0])
 	}
+}
+
+// draftFromThePage starts a campaign while the campaigns key is elsewhere: the page gives a draft, and takes it signed.
+func draftFromThePage(t *testing.T, b *browser, s *scene) {
+	t.Helper()
+	file := filepath.Join(s.dir, "keys", "campaigns.pem")
+	data, err := os.ReadFile(file)
+	must(t, err)
+	key, err := repo.ParseKey(data)
+	must(t, err)
+	must(t, os.Remove(file))
+	b.Do(chromedp.Click(`#nav a[href="#/publish"]`))
+	b.Until(`!!document.querySelector('#preview svg') && document.getElementById('asset').options.length > 1`)
+	browsertest.Eval[bool](b.Browser, `window.drafts = [], (make => { URL.createObjectURL = x => (x.text().then(d => drafts.push(d)), make(x)); })(URL.createObjectURL.bind(URL)), true`)
+	browsertest.Eval[bool](b.Browser, `(a => { a.value = a.options[1].value; a.dispatchEvent(new Event('change', { bubbles: true })); return true; })(document.getElementById('asset'))`)
+	browsertest.Eval[bool](b.Browser, `(c => { c.value = 'Signed elsewhere'; c.dispatchEvent(new Event('input', { bubbles: true })); return true; })(document.getElementById('campaign'))`)
+	b.Do(chromedp.Click("form.publish button[type=submit]"))
+	b.Until(`document.activeElement.id === 'draft-file' && drafts.length === 1`)
+	b.Axe("a draft of a campaign")
+	b.Shot("draft")
+	d, err := repo.ParseDraft([]byte(browsertest.Eval[string](b.Browser, `drafts[0]`)))
+	must(t, err)
+	must(t, repo.SignDraft(d, key))
+	data, err = json.Marshal(d)
+	must(t, err)
+	back := filepath.Join(t.TempDir(), "signed.json")
+	must(t, os.WriteFile(back, data, 0o600))
+	b.Do(chromedp.SetUploadFiles("#signed", []string{back}))
+	b.Until(`(h => h && h.textContent === 'Signed elsewhere')(document.querySelector('.headline h1'))`)
+	b.Until(`document.querySelector('.headline .pill').textContent === 'running'`)
 }
