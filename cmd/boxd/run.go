@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -87,6 +88,9 @@ func setLevel(level *slog.LevelVar, name string) {
 	}
 }
 
+// maxProcs is how many processors the daemon uses at one time: the others are the viewer's, and fewer wake each other less.
+const maxProcs = 2
+
 func (c *command) run(ctx context.Context, stderr io.Writer) error {
 	cfg, err := config.Load(c.config, os.Environ())
 	if err != nil {
@@ -99,6 +103,9 @@ func (c *command) run(ctx context.Context, stderr io.Writer) error {
 	slog.SetLogLoggerLevel(slog.LevelDebug) // libraries that know no better than the standard logger
 	slog.SetDefault(logger)
 	debug.SetMemoryLimit(int64(cfg.Limits.Memory))
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxProcs))
+	}
 
 	d := &daemon{cfg: cfg, log: logger, ring: ring}
 	if err := d.open(ctx); err != nil {
