@@ -278,7 +278,7 @@ func (q BoxQuery) filters() int {
 func (g *Registry) BoxPage(ctx context.Context, q BoxQuery) (BoxPage, error) {
 	cond, args := q.where()
 	out := BoxPage{Boxes: []Box{}}
-	count := "SELECT COUNT(*) FROM (SELECT 1 FROM boxes WHERE " + cond + " LIMIT " + strconv.Itoa(maxTotal+1) + ") some"
+	count := "SELECT COUNT(*) FROM (SELECT 1 FROM boxes WHERE " + cond + " LIMIT " + strconv.Itoa(maxTotal+1) + ") AS few"
 	if err := g.r.QueryRowContext(ctx, g.q(count), args...).Scan(&out.Total); err != nil {
 		return out, fmt.Errorf("count boxes: %w", err)
 	}
