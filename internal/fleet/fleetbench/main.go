@@ -73,9 +73,11 @@ func run() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		results[name] = f
-		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s  %5.1f kB/box (%.1f while connecting, %.1f after reports)  %7.0f reports/s  %7.0f reports/s·core  "+
+		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s  %5.1f kB/box (%.1f while connecting, %.1f after reports)  "+
+			"%7.0f reports/s  %7.0f reports/s·core  "+
 			"fan-out p50 %4.0f p99 %4.0f max %4.0f ms  all back %4.1f s (jitter %.0f)  lost %d\n", name, f.Boxes, f.ConnectsPerS,
-			f.KBPerBox, f.PeakKBPerBox, f.BusyKBPerBox, f.ReportsPerS, f.ReportsPerCPU, f.FanoutP50MS, f.FanoutP99MS, f.FanoutMaxMS, f.BackS, f.JitterS, f.Lost)
+			f.KBPerBox, f.PeakKBPerBox, f.BusyKBPerBox, f.ReportsPerS, f.ReportsPerCPU,
+			f.FanoutP50MS, f.FanoutP99MS, f.FanoutMaxMS, f.BackS, f.JitterS, f.Lost)
 	}
 	out, err := json.Marshal(results)
 	if err != nil {
