@@ -100,7 +100,7 @@ func (e *Engine) welcome(ctx context.Context, nc net.Conn) bool {
 	if r.addr.IsValid() && e.opts.IsLAN(r.addr.Addr()) {
 		r.class = LAN
 	}
-	ok := false
+	var ok bool
 	if e.opts.ClientTLS != nil {
 		ok = e.identify(ctx, nc, r)
 	} else {
