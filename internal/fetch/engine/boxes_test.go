@@ -16,8 +16,12 @@ func TestBlocksAreFoundInAnyPortionsOfTheStream(t *testing.T) {
 	for i := range 50 {
 		block := bytes.Repeat([]byte{byte(pp.Piece)}, 1+i*331) // what looks like messages must not be taken for them
 		for _, m := range []pp.Message{
-			{Type: pp.Have, Index: 7}, {Keepalive: true}, {Keepalive: true}, {Type: pp.Piece, Index: 1, Piece: block},
-			{Type: pp.Request, Index: 1, Length: 1 << 14}, {Type: pp.Unchoke},
+			{Type: pp.Have, Index: 7},
+			{Keepalive: true},
+			{Keepalive: true},
+			{Type: pp.Piece, Index: 1, Piece: block},
+			{Type: pp.Request, Index: 1, Length: 1 << 14},
+			{Type: pp.Unchoke},
 		} {
 			b, err := m.MarshalBinary()
 			if err != nil {
