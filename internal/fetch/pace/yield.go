@@ -229,10 +229,12 @@ func (y *Yield) queued(now time.Time) {
 
 // allow lets more be under way where less arrives than is asked for and no queue is to blame.
 func (y *Yield) allow() {
-	const step, most = 500 * time.Microsecond, 25 * time.Millisecond
-	if (y.phase == holding || y.phase == rising) && y.arrives() < 0.9*y.rate {
+	const step, most = 500 * time.Microsecond, 15 * time.Millisecond
+	if (y.phase == holding || y.phase == rising) && y.used < 0.9*y.rate {
 		y.extra = min(y.extra+step, most)
+		return
 	}
+	y.extra -= y.extra / 32
 }
 
 // free acts on there being no queue.
