@@ -6,8 +6,8 @@ NEEDS += miniupnpd:miniupnpd-nftables transmission-daemon:transmission-daemon un
 bench-swarm: ## origin copies and times of 4, 8 and 16 homes, beside libtorrent and transmission (HOMES=4,8 CLIENTS=boxd:8,…)
 	$(GO) test -count=1 -v -tags bench -timeout 60m -run TestSwarm ./bench/swarm
 
-bench-viewer: ## what a download costs others in the home, beside curl and aria2 (LINES=50,500 LOSS=1)
-	$(GO) test -count=1 -v -tags bench -timeout 30m -run TestViewer ./bench/viewer
+bench-viewer: ## what a download costs others in the home, beside curl and aria2 (LINES=50,500 LOSS=1 CC=cubic TRACE=file)
+	$(GO) test -count=1 -v -tags bench,noboltdb,nosqlite -timeout 30m -run TestViewer ./bench/viewer
 
 bench-fetch: ## CPU and memory of moving 1 GiB, beside aria2, transmission and libtorrent (MIB=1024 SOURCES=peer,slow CLIENTS=boxd,aria2c)
 	$(GO) test -count=1 -v -tags bench,noboltdb,nosqlite -timeout 30m -run 'TestFetch|TestSeed' ./bench/fetch
