@@ -129,7 +129,12 @@ func (r *Reported) Check() error {
 	if len(r.Assets) > MaxAssets || len(r.Health) > MaxHealth || len(r.GroupVersions) > 16 || len(r.Refused) > 16 {
 		return fmt.Errorf("%w: a list of reported is over its bound", ErrInvalid)
 	}
+	listed := make(map[asset.ID]bool, len(r.Assets))
 	for _, a := range r.Assets {
+		if listed[a.ID] {
+			return fmt.Errorf("%w: asset %s is listed twice", ErrInvalid, a.ID)
+		}
+		listed[a.ID] = true
 		if !validState(a.State) || a.Have < 0 || a.Size < 0 || a.Have > a.Size || a.Size > MaxBytes {
 			return fmt.Errorf("%w: asset %s: state %.20q, %d of %d bytes", ErrInvalid, a.ID, a.State, a.Have, a.Size)
 		}

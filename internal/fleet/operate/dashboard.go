@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"boxd/internal/asset"
 	"boxd/internal/fleet/publish"
@@ -84,7 +85,7 @@ func (f *Fleet) ImportDraft(ctx context.Context, who string, data []byte) error 
 	if len(d.Notes) > 0 {
 		detail = d.Notes[0]
 	}
-	return f.o.Registry.Audit(ctx, who, "import-draft", d.Roles[0].Role, detail[:min(len(detail), 500)])
+	return f.o.Registry.Audit(ctx, who, "import-draft", d.Roles[0].Role, strings.ToValidUTF8(detail[:min(len(detail), 500)], ""))
 }
 
 // CountCampaign counts how far a campaign is, box by box. In a large fleet that takes a while: see internal/fleet/web,

@@ -11,6 +11,12 @@ func (g *Registry) LimitPages(ctx context.Context, n int) error {
 	return err
 }
 
+// RefuseHistory makes PostgreSQL refuse lines of a kind.
+func (g *Registry) RefuseHistory(ctx context.Context, kind string) error {
+	_, err := g.w.ExecContext(ctx, fmt.Sprintf("ALTER TABLE history ADD CHECK (kind <> '%s')", kind))
+	return err
+}
+
 // ForceSchema pretends that a newer fleetd made the store.
 func (g *Registry) ForceSchema(ctx context.Context, v int) error {
 	_, err := g.w.ExecContext(ctx, g.q("INSERT INTO schema_version (v) VALUES (?)"), v)

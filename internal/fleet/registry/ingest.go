@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -31,6 +32,14 @@ type Ingested struct {
 	Bad   int // payloads that were refused
 	Stale int // messages older than what is known
 	New   int // proofs that were not known
+	// Dropped are messages that the database takes under no circumstances; they count as bad.
+	Dropped []Dropped
+}
+
+// Dropped is a message that was not stored, and why.
+type Dropped struct {
+	Topic mqttwire.Topic
+	Err   error
 }
 
 // batch is the work of one Ingest.
@@ -48,8 +57,33 @@ type historyRow struct {
 }
 
 // Ingest commits a batch of boxes' messages in one transaction. Messages that make no sense are counted and dropped:
-// they would be as bad the next time. Any other error means that nothing was committed.
+// they would be as bad the next time. So are those whose data the database refuses: the batch is then taken one by one.
+// Any other error means that not all was committed, and that the batch may come again.
 func (g *Registry) Ingest(ctx context.Context, msgs []mqttwire.Message) (Ingested, error) {
+	out, err := g.ingest(ctx, msgs)
+	if !dataFault(err) {
+		return out, err
+	}
+	if len(msgs) == 1 {
+		return Ingested{Bad: 1, Dropped: []Dropped{{msgs[0].Topic, err}}}, nil
+	}
+	out = Ingested{}
+	for _, m := range msgs {
+		one, err := g.Ingest(ctx, []mqttwire.Message{m})
+		if err != nil {
+			return out, err
+		}
+		out.add(one)
+	}
+	return out, nil
+}
+
+func (n *Ingested) add(m Ingested) {
+	n.Acks, n.Seen, n.Dropped = append(n.Acks, m.Acks...), append(n.Seen, m.Seen...), append(n.Dropped, m.Dropped...)
+	n.Bad, n.Stale, n.New = n.Bad+m.Bad, n.Stale+m.Stale, n.New+m.New
+}
+
+func (g *Registry) ingest(ctx context.Context, msgs []mqttwire.Message) (Ingested, error) {
 	var out Ingested
 	err := g.update(ctx, false, func(tx *sql.Tx) error {
 		b := &batch{g: g, rows: map[string]*row{}}
@@ -177,7 +211,7 @@ func (b *batch) reported(ctx context.Context, tx *sql.Tx, r *row, s *mqttwire.Re
 	r.DiskUsed, r.DiskQuota, r.DiskFree = s.Disk.Used, s.Disk.Quota, s.Disk.Free
 	r.LAN, r.Peer, r.Origin = s.Traffic.LAN, s.Traffic.Peer, s.Traffic.Origin
 	r.Holdings, r.Digest = s.Holdings.Count, s.Holdings.Digest
-	r.Unfinished, r.Warnings, r.AtRisk = len(s.Assets)+s.More, len(s.Health), 0
+	r.Unfinished, r.Warnings, r.AtRisk = min(len(s.Assets)+s.More, math.MaxInt32), len(s.Health), 0
 	for _, a := range s.Assets {
 		if a.Late {
 			r.AtRisk++
@@ -252,7 +286,7 @@ func (b *batch) healthChanges(r *row, s *mqttwire.Reported, codes []string, at i
 }
 
 func (b *batch) note(r *row, at int64, kind, text string) {
-	b.history = append(b.history, historyRow{r.ID, kind, text[:min(len(text), 500)], at})
+	b.history = append(b.history, historyRow{r.ID, kind, strings.ToValidUTF8(text[:min(len(text), 500)], ""), at})
 }
 
 // proof stores an event once. A number that comes again with another content is a box that lost its state: it is kept

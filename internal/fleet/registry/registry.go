@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -173,6 +174,16 @@ func (g *Registry) once(ctx context.Context, opts *sql.TxOptions, fn func(*sql.T
 func conflict(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && (pe.Code == "40001" || pe.Code == "40P01" || pe.Code == "23505")
+}
+
+// dataFault reports that the database refuses a value whenever it comes (PostgreSQL, appendix A, classes 21, 22, 23 and
+// 54), or that the driver cannot write it in the column's type.
+func dataFault(err error) bool {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return len(pe.Code) == 5 && pe.Code != "23505" && slices.Contains([]string{"21", "22", "23", "54"}, pe.Code[:2])
+	}
+	return err != nil && strings.Contains(err.Error(), "failed to encode args")
 }
 
 func ms(t time.Time) int64 {

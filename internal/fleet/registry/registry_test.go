@@ -50,6 +50,8 @@ var common = map[string]func(*testing.T, opener){
 	"ReportsOverwriteOnlyOlderOnes":          testReportsOverwriteOnlyOlderOnes,
 	"NonsenseIsCountedAndStopsNobody":        testNonsenseIsCountedAndStopsNobody,
 	"WhatNoStoreTakesStopsNobody":            testWhatNoStoreTakesStopsNobody,
+	"LongTextsAndGreatCountsAreTaken":        testLongTextsAndGreatCountsAreTaken,
+	"OneBadMessageIsDroppedAlone":            testOneBadMessageIsDroppedAlone,
 	"CommandsAreSentUntilAnsweredOrExpired":  testCommandsAreSentUntilAnsweredOrExpired,
 	"SeveralWritersShareTheWork":             testSeveralWritersShareTheWork,
 	"ALeaseHasOneHolderAndAFence":            testALeaseHasOneHolderAndAFence,
@@ -267,6 +269,8 @@ func testWhatNoStoreTakesStopsNobody(t *testing.T, open opener) {
 	for _, p := range []struct{ tail, rest string }{
 		{"state", `"online":true,"software":"a\u0000b"}`},
 		{"reported", `"software":"1","holdings":{"count":4294967296},"traffic":{},"disk":{}}`},
+		{"reported", `"software":"1","holdings":{},"traffic":{},"disk":{},"assets":[{"id":"` + id + `","state":"failed","verified":0,` +
+			`"length":1,"bytes":{}},{"id":"` + id + `","state":"fetching","verified":0,"length":1,"bytes":{}}]}`},
 		{"reported", `"software":"1","holdings":{},"more":4294967296,"traffic":{},"disk":{}}`},
 		{"reported", `"software":"1","holdings":{},"traffic":{"lan":9223372036854775807},"disk":{}}`},
 		{"evt/1", `"evt":1,"kind":"arrived","asset":"` + id + `","name":"\u0000","length":1,"bytes":{}}`},
