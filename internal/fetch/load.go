@@ -35,7 +35,10 @@ func (f *Fetcher) loadItem(it *item) bool {
 	if it.state == Failed {
 		it.state, it.code, it.codeText = Accepted, "", ""
 	}
-	f.holds.put(it.id, it.store.Hold())
+	if !f.holds.put(it.id, it.store.Hold) {
+		f.swarm.Drop(it.id)
+		return false
+	}
 	it.loaded, it.prio, it.have = true, nil, nil
 	it.lastUse = time.Now()
 	ctx, cancel := context.WithCancel(f.jobs)
@@ -92,10 +95,15 @@ type holds struct {
 	taken map[asset.ID]bool         // by the cache, and the owner does not know yet
 }
 
-func (h *holds) put(id asset.ID, free func()) {
+// put holds a torrent's files, unless the cache is taking them away.
+func (h *holds) put(id asset.ID, hold func() (release func())) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.free[id] = free
+	if h.taken[id] {
+		return false
+	}
+	h.free[id] = hold()
+	return true
 }
 
 // release drops a torrent from the swarm and lets go of its files. Any goroutine may call it.
@@ -130,20 +138,24 @@ func (f *Fetcher) evicted() {
 	f.holds.taken = map[asset.ID]bool{}
 	f.holds.mu.Unlock()
 	for id := range taken {
-		it, ok := f.items[id]
-		if !ok {
-			continue
+		if it, ok := f.items[id]; ok {
+			f.left(it)
 		}
-		for r := range it.runs {
-			r.cancel()
-		}
-		if it.loaded {
-			f.unloaded(it)
-		}
-		it.store, it.src, it.have = nil, nil, nil
-		it.rec.Completed = time.Time{}
-		it.state = Accepted
 	}
+}
+
+// left notes that the cache has an asset no more: it may be fetched anew.
+func (f *Fetcher) left(it *item) {
+	for r := range it.runs {
+		r.cancel()
+	}
+	if it.loaded {
+		f.unloaded(it)
+	}
+	it.store, it.src, it.have = nil, nil, nil
+	it.growErr, it.growAt, it.attr = nil, time.Time{}, Attr{}
+	it.rec.Completed = time.Time{}
+	it.state = Accepted
 }
 
 // lazy loads a complete torrent that a dialler named.

@@ -78,6 +78,7 @@ type memCache struct {
 	assets  map[asset.ID]*memAsset
 	changed chan struct{}
 	creates int
+	onEvict func(asset.ID)
 }
 
 func newMemCache(room int64) *memCache {
@@ -144,7 +145,24 @@ func (c *memCache) Remove(id asset.ID, _ string) error {
 	c.wakeLocked()
 	return nil
 }
-func (c *memCache) OnEvict(func(asset.ID)) {}
+
+func (c *memCache) OnEvict(f func(asset.ID)) { c.onEvict = f }
+
+// evict takes an asset away; as in the cache, it is still listed while the callback runs.
+func (c *memCache) evict(id asset.ID) {
+	c.onEvict(id)
+	c.lose(id)
+}
+
+// lose takes an asset away without a word.
+func (c *memCache) lose(id asset.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.room += c.assets[id].Reserved()
+	delete(c.assets, id)
+	c.wakeLocked()
+}
+
 func (c *memCache) Changed() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -47,7 +47,9 @@ func (f *Fetcher) sync() {
 			}
 		}
 	}
+	here := map[asset.ID]bool{}
 	for _, id := range f.o.Cache.IDs() {
+		here[id] = true
 		if a, ok := f.o.Cache.Asset(id); ok {
 			f.adopt(f.item(id, a.Info()), a)
 		}
@@ -58,6 +60,10 @@ func (f *Fetcher) sync() {
 	}
 	for id, it := range f.items {
 		it.meta = wanted[id]
+		if it.store != nil && !here[id] {
+			f.release(id)
+			f.left(it)
+		}
 		if withdrawn[id] {
 			f.withdraw(it)
 		}
@@ -225,7 +231,7 @@ func (f *Fetcher) describe(it *item, prefix int64, now, mono time.Time) schedule
 	switch {
 	case it.state == Rejected:
 		a.Rejected = it.codeText
-	case it.growErr != nil && it.missingOf(it.store.Reserved()) == 0:
+	case it.growErr != nil && it.store != nil && it.missingOf(it.store.Reserved()) == 0:
 		a.Rejected = it.growErr.Error() // of the rest, and all else is here: it must not keep others waiting
 	}
 	if f.o.LAN != nil {

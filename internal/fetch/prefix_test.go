@@ -179,3 +179,57 @@ func TestSpaceThatIsTakenBackIsNoFailure(t *testing.T) {
 		d.stop()
 	})
 }
+
+// A beginning without space for the rest that the cache takes away is asked for like anything else that is not here.
+func TestAPrefixIsEvicted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		a, _ := prefixed(d)
+		d.cache.room = 10 * prefixPiece
+		d.start(fetch.Limits{})
+		d.wait(time.Minute)
+		if s := d.asset(a); s.Code != "prefix-only" {
+			t.Fatalf("not at its beginning: %+v", s)
+		}
+		d.cache.evict(a)
+		d.cache.mu.Lock()
+		d.cache.room = 0
+		d.cache.mu.Unlock()
+		d.wait(time.Minute)
+		if s := d.asset(a); s.State != fetch.Rejected || s.Verified != 0 {
+			t.Errorf("evicted: %+v", s)
+		}
+		d.cache.mu.Lock()
+		d.cache.room = 1 << 30
+		d.cache.mu.Unlock()
+		d.wait(5 * time.Minute)
+		if s := d.asset(a); s.State != fetch.Ready {
+			t.Errorf("with space again: %+v", s)
+		}
+		d.stop()
+	})
+}
+
+// What the owner took from the cache between the notice of an eviction and the eviction is fetched again all the same.
+func TestAnEvictionIsFoundOutLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		a, _ := prefixed(d)
+		d.start(fetch.Limits{})
+		d.wait(5 * time.Minute)
+		if s := d.asset(a); s.State != fetch.Ready {
+			t.Fatalf("not here: %+v", s)
+		}
+		d.cache.onEvict(a)
+		d.wait(time.Second) // it is listed still, and adopted
+		was := d.kept(a)
+		d.cache.lose(a)
+		d.wait(5 * time.Minute)
+		if s := d.asset(a); s.State != fetch.Ready || d.kept(a) == nil || d.kept(a) == was {
+			t.Errorf("not fetched again: %+v", s)
+		}
+		d.stop()
+	})
+}

@@ -192,7 +192,7 @@ func (f *Fetcher) explain(it *item, a *AssetStatus) {
 		a.Why = fmt.Sprintf("It is not being fetched: %s. It is tried again within minutes.", it.codeText)
 	case it.complete():
 		a.Why = "It is here, whole and verified."
-	case it.growErr != nil:
+	case it.growErr != nil && it.store != nil:
 		a.Code = "prefix-only"
 		a.Why = fmt.Sprintf("Its first %d MiB have space; the cache has none for the rest (%v). It is asked again within minutes.",
 			it.store.Reserved()>>20, it.growErr)
