@@ -143,10 +143,12 @@ func (k *link) outgoing() (out []byte, next time.Duration) {
 	defer l.mu.Unlock()
 	now := l.opt.now()
 	period := heartbeat
-	if idle := len(k.wants) == 0 && len(l.self.Wants) == 0; idle {
+	idle := len(k.wants) == 0 && len(l.self.Wants) == 0
+	if idle {
 		period = idleHeartbeat
-	} else if k.idle {
-		k.extend() // idle no more: judge by the short times from now on
+	}
+	if idle != k.idle {
+		k.extend() // both ends change their times when they see it, and neither is dead for having seen it first
 	}
 	due := now.Sub(k.pinged) >= period
 	if k.sent < l.urgent || due && k.sent < l.seq {

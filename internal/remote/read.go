@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 
 	"boxd/internal/asset"
 )
@@ -125,8 +126,29 @@ func (d *reader) fetch(i int) *piece {
 	return p
 }
 
-// ask asks the boxes that hold the asset, one after the other, in an order that differs from piece to piece.
+// A home in which a connection has just ended has nobody for a moment: a player that has begun waits for that.
+const (
+	patience = 10 * time.Second
+	again    = 250 * time.Millisecond
+)
+
+// ask asks the boxes that hold the asset until one gives the piece, or all that do are known to send wrong bytes.
 func (d *reader) ask(ctx context.Context, i int) ([]byte, error) {
+	for until := time.Now().Add(patience); ; {
+		data, err := d.askOnce(ctx, i)
+		if err == nil || ctx.Err() != nil || errors.Is(err, errWrongHash) || time.Now().After(until) {
+			return data, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(again):
+		}
+	}
+}
+
+// askOnce asks the boxes that hold the asset now, one after the other, in an order that differs from piece to piece.
+func (d *reader) askOnce(ctx context.Context, i int) ([]byte, error) {
 	boxes := d.r.holders(d.info.ID)
 	rand.Shuffle(len(boxes), func(a, b int) { boxes[a], boxes[b] = boxes[b], boxes[a] })
 	boxes = slices.DeleteFunc(boxes, d.isBad)
