@@ -280,13 +280,14 @@ func (c *Cache) tick() time.Time {
 	return now
 }
 
-// Asset returns the handle of an asset, or false when the cache does not have it or its metainfo cannot be read.
+// Asset returns the handle of an asset, or false when the cache does not have it or its metainfo cannot be read. While the
+// OnEvict callbacks are told that it goes, it is not had.
 func (c *Cache) Asset(id asset.ID) (*Asset, bool) {
 	c.mu.Lock()
 	e := c.entries[id]
 	closed := c.closed
 	c.mu.Unlock()
-	if e == nil || closed {
+	if e == nil || closed || e.going() {
 		return nil, false
 	}
 	a, err := e.asset()

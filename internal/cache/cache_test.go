@@ -377,3 +377,29 @@ func TestBoltRowsRefuseAStrangeKey(t *testing.T) {
 	}
 	must(t, rows.close())
 }
+
+// Whoever looks while an asset is given up does not find it; when it stays after all, it is there again.
+func TestWhatIsBeingEvictedIsNotGivenOut(t *testing.T) {
+	c := openMem(t, newMem(t, 0))
+	m := newMedia(t, 2, testPiece)
+	a := create(t, c, m, Attr{})
+	told := 0
+	c.OnEvict(func(id asset.ID) {
+		told++
+		if _, ok := c.Asset(id); ok {
+			t.Error("given out while it goes")
+		}
+	})
+	release := a.Hold()
+	if err := c.Remove(m.info.ID, "test"); !errors.Is(err, ErrInUse) || told != 1 {
+		t.Fatalf("held: %v, told %d times", err, told)
+	}
+	if got, ok := c.Asset(m.info.ID); !ok || got != a {
+		t.Error("it stays, and is not found")
+	}
+	release()
+	must(t, c.Remove(m.info.ID, "test"))
+	if _, ok := c.Asset(m.info.ID); ok || told != 2 {
+		t.Errorf("found after removal; told %d times", told)
+	}
+}

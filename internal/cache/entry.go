@@ -26,6 +26,7 @@ type entry struct {
 	idle     *sync.Cond // on mu: a piece has no writer or hasher any more, or a lease was given back
 	changed  chan struct{}
 	gone     bool
+	leaving  bool // the OnEvict callbacks are told: no new handle is given until it is decided
 	gen      uint32
 	alloc    int64
 	sparse   bool

@@ -17,13 +17,27 @@ func (c *Cache) OnEvict(f func(asset.ID)) {
 	c.onEvict = append(c.onEvict, f)
 }
 
-func (c *Cache) tellEvict(id asset.ID) {
+// tellEvict calls the callbacks. Until stays is called or the entry is gone, Asset does not give it out.
+func (c *Cache) tellEvict(e *entry) {
+	e.mu.Lock()
+	e.leaving = true
+	e.mu.Unlock()
 	c.mu.Lock()
 	list := c.onEvict
 	c.mu.Unlock()
 	for _, f := range list {
-		f(id)
+		f(e.id)
 	}
+}
+
+// stays says that an entry, or the beginning of it, is here for others again.
+func (c *Cache) stays(e *entry) {
+	e.mu.Lock()
+	e.leaving = false
+	e.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wake()
 }
 
 // evict does one step. space must be held.
@@ -34,7 +48,7 @@ func (c *Cache) evict(s Step) error {
 	if e == nil {
 		return ErrNotFound
 	}
-	c.tellEvict(s.ID)
+	c.tellEvict(e)
 	what := EventEvicted
 	var err error
 	if s.Keep > 0 {
@@ -43,6 +57,9 @@ func (c *Cache) evict(s Step) error {
 	} else {
 		err = c.remove(e)
 	}
+	if err != nil || s.Keep > 0 {
+		c.stays(e)
+	}
 	if err != nil {
 		return err
 	}
@@ -50,6 +67,12 @@ func (c *Cache) evict(s Step) error {
 	c.stats.evictedBytes.Add(s.Frees)
 	c.record(Event{ID: e.id, Name: e.name(), What: what, Bytes: s.Frees, Reason: s.Reason})
 	return nil
+}
+
+func (e *entry) going() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.gone || e.leaving
 }
 
 func (e *entry) name() string {
@@ -73,11 +96,12 @@ func (c *Cache) Remove(id asset.ID, why string) error {
 	case e.inUse():
 		return fmt.Errorf("remove %s: %w", id.Short(), ErrInUse)
 	}
-	c.tellEvict(id)
+	c.tellEvict(e)
 	e.mu.Lock()
 	bytes := e.cost()
 	e.mu.Unlock()
 	if err := c.remove(e); err != nil {
+		c.stays(e)
 		return fmt.Errorf("remove %s: %w", id.Short(), err)
 	}
 	c.record(Event{ID: id, Name: e.name(), What: EventRemoved, Bytes: bytes, Reason: why})
