@@ -47,6 +47,8 @@ type yielder struct {
 	up   *pace.Yield
 	live bool // the line is used and measured
 	next time.Time
+
+	counts bool // the kernel counts what arrives: Linux 4.1 and later
 }
 
 const (
@@ -175,10 +177,7 @@ func (y *yielder) decide(now time.Time, read, written int64) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	look := y.sockets.Look(now, float64(y.down.Rate()), y.down.Slack())
-	arrived, sent := read, written
-	if look.Sockets > 0 {
-		arrived, sent = look.Received, look.Acked // what is read may have waited in memory
-	}
+	arrived, sent := y.moved(look, read, written)
 	if look.Known {
 		y.down.SampleOwn(now, look.Queue)
 		y.up.SampleOwn(now, look.Queue)
@@ -191,6 +190,16 @@ func (y *yielder) decide(now time.Time, read, written int64) {
 			Phase: y.down.Phase(), UpRate: y.up.Rate(), UpActive: y.up.Busy(),
 		})
 	}
+}
+
+// moved is how much came and went: what is read may have waited in memory, so the kernel's count is the better one, if it
+// has any. mu is held.
+func (y *yielder) moved(look pace.Look, read, written int64) (arrived, sent int64) {
+	y.counts = y.counts || look.Received > 0
+	if look.Sockets > 0 && y.counts {
+		return look.Received, look.Acked
+	}
+	return read, written
 }
 
 // rates are the present rates that keep the queue empty.

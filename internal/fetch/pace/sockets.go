@@ -152,6 +152,15 @@ func (s *Sockets) Look(now time.Time, rate float64, slack time.Duration) Look {
 
 const guessedRTT = 0.02
 
+// bestRTT is the way to the other end, in microseconds as the kernel says it: it says 0 before Linux 4.6, and the most that
+// there is before it has measured.
+func bestRTT(us uint32) time.Duration {
+	if us == 0 || us == math.MaxUint32 {
+		return time.Duration(guessedRTT * float64(time.Second))
+	}
+	return time.Duration(us) * time.Microsecond
+}
+
 // share gives each connection the part of the windows that it has used lately, and newcomers half of an equal part. s.mu
 // is held.
 func (s *Sockets) share(rate float64, slack time.Duration, sum, way float64, lossy bool) {

@@ -22,7 +22,7 @@ func readInfo(raw syscall.RawConn) (in info, ok bool) {
 		}
 		ok = true
 		in.received, in.acked = int64(t.Bytes_received), int64(t.Bytes_acked) //nolint:gosec // far below 2^63
-		in.minRTT = time.Duration(t.Min_rtt) * time.Microsecond
+		in.minRTT = bestRTT(t.Min_rtt)
 		in.late = int64(t.Rcv_ooopack)
 		in.rcvRTT = time.Duration(t.Rcv_rtt) * time.Microsecond
 		if t.Last_ack_recv < freshACK {
@@ -56,10 +56,12 @@ var mostBuffer = sync.OnceValue(func() int {
 func boundBuffer(raw syscall.RawConn, bytes int) {
 	_ = raw.Control(func(fd uintptr) {
 		if bytes > mostBuffer() {
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) // a courtesy, as below
-			return
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) == nil {
+				return
+			}
+			bytes = mostBuffer() // before Linux 5.14 what was bounded stays so: the widest that there is
 		}
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes) // a courtesy
 	})
 }
 

@@ -201,3 +201,14 @@ func TestYieldWithoutSamplesIsNoFasterThanTheLineEverWas(t *testing.T) {
 		t.Fatalf("%d bytes/s", y.Rate())
 	}
 }
+
+func TestBestRTTThatTheKernelDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	for us, want := range map[uint32]time.Duration{
+		0: 20 * time.Millisecond, 1<<32 - 1: 20 * time.Millisecond, 35_000: 35 * time.Millisecond,
+	} {
+		if got := bestRTT(us); got != want {
+			t.Errorf("%d: %s, want %s", us, got, want)
+		}
+	}
+}
