@@ -86,6 +86,8 @@ func (f *Fleet) CreateCampaign(ctx context.Context, who string, r CampaignReques
 	if err != nil {
 		return c, err
 	}
+	f.editing.Lock()
+	defer f.editing.Unlock()
 	// The record first: a rollout that the catalog has and fleetd does not know would never be stopped.
 	if err := f.o.Registry.PutDoc(ctx, tableCampaigns, c.ID, c); err != nil {
 		return c, err
@@ -154,7 +156,7 @@ func (f *Fleet) Campaigns(ctx context.Context, withCounts bool) ([]Campaign, err
 func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string) (Campaign, error) {
 	c, err := f.editCampaign(ctx, id, func(c *Campaign) error {
 		switch {
-		case c.State == CampaignAborted:
+		case c.State == CampaignAborted && state != CampaignAborted:
 			return fmt.Errorf("%w: campaign %s was aborted", ErrConflict, id)
 		case c.State == CampaignDrafted && state != CampaignAborted:
 			return fmt.Errorf("%w: campaign %s is not signed yet", ErrConflict, id)
@@ -173,10 +175,15 @@ func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string
 	return c, f.o.Registry.Audit(ctx, who, "campaign-"+state, id, why)
 }
 
-// editCampaign changes the record and then the catalog; a fleetd that dies in between does the second step when it
-// starts (see syncCampaigns).
+// editCampaign changes the record and then the catalog; when the second step fails, or fleetd dies in between, it is done
+// later (see syncCampaigns).
 func (f *Fleet) editCampaign(ctx context.Context, id string, edit func(*Campaign) error) (Campaign, error) {
 	var c Campaign
+	if err := f.Fence(); err != nil {
+		return c, err
+	}
+	f.editing.Lock()
+	defer f.editing.Unlock()
 	err := registry.EditDoc(ctx, f.o.Registry, tableCampaigns, id, func(doc *Campaign) error {
 		if doc.ID == "" {
 			return fmt.Errorf("campaign %q: %w", id, registry.ErrNotFound)
@@ -204,42 +211,58 @@ func (f *Fleet) publishCampaign(c *Campaign) error {
 	return nil
 }
 
-// syncCampaigns makes the catalog say what the records say, after a crash between the two.
+// syncCampaigns makes the catalog say what the records say, after a crash between the two or a failure of the second.
 func (f *Fleet) syncCampaigns(ctx context.Context) error {
+	f.editing.Lock()
+	defer f.editing.Unlock()
 	list, err := f.Campaigns(ctx, false)
 	if err != nil {
 		return err
 	}
-	for i := range list {
-		c := &list[i]
-		if c.State == CampaignDrafted {
-			continue
+	have := map[string]*catalog.Campaign{}
+	err = f.o.Repo.View(func(tx *repo.Tx) error {
+		groups, err := tx.Groups()
+		if err != nil {
+			return err
 		}
-		same := false
-		err := f.o.Repo.View(func(tx *repo.Tx) error {
-			have, err := tx.Campaigns(c.Group)
-			if err != nil && !errors.Is(err, repo.ErrNotFound) {
+		for _, g := range groups {
+			in, err := tx.Campaigns(g)
+			if err != nil {
 				return err
 			}
-			same = c.State == CampaignAborted
-			for _, h := range have {
-				if h.ID == c.ID {
-					same = c.State != CampaignAborted && h.Paused == c.Paused && perMille(h.Rollout) == perMille(c.Rollout)
-				}
+			for i := range in {
+				have[g+"/"+in[i].ID] = &in[i]
 			}
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("compare campaign %s: %w", c.ID, err)
 		}
-		if same {
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("compare campaigns with the catalog: %w", err)
+	}
+	for i := range list {
+		c := &list[i]
+		if c.State == CampaignDrafted || same(c, have[c.Group+"/"+c.ID]) {
+			delete(f.differs, c.ID)
 			continue
 		}
-		if err := f.publishCampaign(c); err != nil {
+		err := f.publishCampaign(c)
+		if err == nil {
+			delete(f.differs, c.ID)
+			f.log.Info("campaign published as its record says", "campaign", c.ID, "state", c.State)
+		} else if f.differs[c.ID] != err.Error() {
+			f.differs[c.ID] = err.Error()
 			f.log.Warn("campaign differs from the catalog", "campaign", c.ID, "err", err)
 		}
 	}
 	return nil
+}
+
+// same reports whether the catalog, which may lack the campaign, says what its record says.
+func same(c *Campaign, have *catalog.Campaign) bool {
+	if c.State == CampaignAborted || have == nil {
+		return c.State == CampaignAborted && have == nil
+	}
+	return have.Paused == c.Paused && perMille(have.Rollout) == perMille(c.Rollout)
 }
 
 func perMille(r *catalog.Rollout) int {
@@ -249,27 +272,41 @@ func perMille(r *catalog.Rollout) int {
 	return r.PerMille
 }
 
-// replaceInCampaigns does in the records what ReplaceAsset did in the catalog.
-func (f *Fleet) replaceInCampaigns(ctx context.Context, old asset.ID, next catalog.AssetRef) error {
+// swapInCampaigns does in the records what the catalog does when an asset is withdrawn, removed or replaced: next, or
+// nothing when it is nil, takes its place, and a campaign that is left without an asset ends. It returns the records that it
+// changed. The caller holds f.editing.
+func (f *Fleet) swapInCampaigns(ctx context.Context, old asset.ID, next *catalog.AssetRef) ([]Campaign, error) {
 	list, err := f.Campaigns(ctx, false)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var changed []Campaign
 	for _, c := range list {
-		if c.State == CampaignAborted || !slices.ContainsFunc(c.Assets, func(a catalog.AssetRef) bool { return a.ID == old }) {
+		if c.State == CampaignAborted || indexAsset(c.Assets, old) < 0 {
 			continue
 		}
 		err := registry.EditDoc(ctx, f.o.Registry, tableCampaigns, c.ID, func(doc *Campaign) error {
-			for i, a := range doc.Assets {
-				if a.ID == old {
-					doc.Assets[i] = catalog.AssetRef{Path: next.Path, ID: next.ID, PrefixBytes: a.PrefixBytes}
+			for i := indexAsset(doc.Assets, old); i >= 0; i = indexAsset(doc.Assets, old) {
+				if next == nil || indexAsset(doc.Assets, next.ID) >= 0 {
+					doc.Assets = slices.Delete(doc.Assets, i, i+1)
+					continue
 				}
+				doc.Assets[i] = catalog.AssetRef{Path: next.Path, ID: next.ID, PrefixBytes: doc.Assets[i].PrefixBytes}
 			}
+			if len(doc.Assets) == 0 {
+				doc.State, doc.Paused, doc.Why = CampaignAborted, false, "none of its assets is left"
+			}
+			c = *doc
 			return nil
 		})
 		if err != nil {
-			return err
+			return changed, err
 		}
+		changed = append(changed, c)
 	}
-	return nil
+	return changed, nil
+}
+
+func indexAsset(refs []catalog.AssetRef, id asset.ID) int {
+	return slices.IndexFunc(refs, func(r catalog.AssetRef) bool { return r.ID == id })
 }

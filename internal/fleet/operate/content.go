@@ -63,6 +63,8 @@ func (f *Fleet) Publish(ctx context.Context, who string, r PublishRequest) (Asse
 
 // admit signs a .torrent whose bytes are at the origin.
 func (f *Fleet) admit(ctx context.Context, who, publisher string, torrent []byte, old asset.ID) (Asset, error) {
+	f.editing.Lock()
+	defer f.editing.Unlock()
 	var ref catalog.AssetRef
 	err := f.o.Repo.Update(func(tx *repo.Tx) error {
 		var err error
@@ -91,7 +93,7 @@ func (f *Fleet) admit(ctx context.Context, who, publisher string, torrent []byte
 		return Asset{}, err
 	}
 	if !old.IsZero() && old != ref.ID {
-		if err := f.replaceInCampaigns(ctx, old, ref); err != nil {
+		if _, err := f.swapInCampaigns(ctx, old, &ref); err != nil {
 			return a, err
 		}
 	}
@@ -160,8 +162,13 @@ func (f *Fleet) Withdraw(ctx context.Context, who string, id asset.ID) error {
 	if _, err := f.Asset(id); err != nil {
 		return err
 	}
+	f.editing.Lock()
+	defer f.editing.Unlock()
 	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.Withdraw(id) }); err != nil {
 		return fmt.Errorf("withdraw %s: %w", id, keyless(err))
+	}
+	if _, err := f.swapInCampaigns(ctx, id, nil); err != nil {
+		return err
 	}
 	return f.o.Registry.Audit(ctx, who, "withdraw", id.String(), "")
 }
@@ -181,8 +188,22 @@ func (f *Fleet) Remove(ctx context.Context, who string, id asset.ID) error {
 	if err != nil {
 		return err
 	}
+	f.editing.Lock()
+	defer f.editing.Unlock()
 	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.RemoveAsset(a.Path) }); err != nil {
 		return fmt.Errorf("remove %s: %w", id, keyless(err))
+	}
+	changed, err := f.swapInCampaigns(ctx, id, nil)
+	if err != nil {
+		return err
+	}
+	for i := range changed {
+		if changed[i].State == CampaignDrafted {
+			continue
+		}
+		if err := f.publishCampaign(&changed[i]); err != nil {
+			f.log.Warn("campaign still names a removed asset", "campaign", changed[i].ID, "asset", id, "err", err)
+		}
 	}
 	if err := publish.Remove(f.o.OriginDir, id); err != nil {
 		return err

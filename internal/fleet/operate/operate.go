@@ -57,9 +57,13 @@ type Fleet struct {
 	publishing sync.Mutex // one asset at a time is hashed
 	judging    paced      // rollouts; lead's
 	alerting   paced      // lead's
+	syncing    paced      // campaigns with the catalog; lead's
 	index      atomic.Pointer[Index]
 	messages   atomic.Int64 // committed since the start
 	refused    atomic.Int64 // of those, how many made no sense
+
+	editing sync.Mutex        // a campaign's record and the catalog change together
+	differs map[string]string // campaigns that could not be published, and why; guarded by editing
 
 	mu       sync.Mutex // guards the fields below
 	wants    map[string]wish
@@ -92,6 +96,7 @@ func New(o Options) *Fleet {
 		sentTo:   map[string]time.Time{},
 		lastSeen: map[string]time.Time{},
 		newBoxes: map[string]string{},
+		differs:  map[string]string{},
 		newGroup: make(chan struct{}, 1),
 	}
 	if f.now == nil {

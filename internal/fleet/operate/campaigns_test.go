@@ -1,0 +1,160 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"boxd/internal/asset"
+	"boxd/internal/catalog"
+	"boxd/internal/fleet/registry"
+	"boxd/internal/fleet/repo"
+	"boxd/internal/identity/identitytest"
+)
+
+var ctx = context.Background()
+
+// desk is a manager with a catalog and a store, and no broker.
+type desk struct {
+	*Fleet
+	t     *testing.T
+	dir   string
+	fault error // of publishing
+}
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	d := &desk{t: t, dir: t.TempDir()}
+	r, err := repo.Init(repo.Options{
+		Dir: filepath.Join(d.dir, "tuf"), Keys: filepath.Join(d.dir, "keys"), Fence: func() error { return d.fault },
+	}, repo.InitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := registry.Open(ctx, registry.Options{Path: filepath.Join(d.dir, "fleet.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.Close() })
+	d.Fleet = New(Options{
+		ID: "f", Repo: r, Registry: g, Keys: filepath.Join(d.dir, "keys"), OriginDir: filepath.Join(d.dir, "origin"),
+		OriginURLs: []string{"https://o.example/origin/"}, CA: identitytest.New(t).CA, Holder: "test",
+	})
+	if err := d.AddPublisher(ctx, "test", DefaultPublisher, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func (d *desk) film(name string, replaces asset.ID) asset.ID {
+	d.t.Helper()
+	file := filepath.Join(d.dir, name)
+	if err := os.WriteFile(file, []byte(name), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	a, err := d.Publish(ctx, "test", PublishRequest{Source: file, Replaces: replaces})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return a.ID
+}
+
+func (d *desk) begin(id string, assets ...asset.ID) {
+	d.t.Helper()
+	_, err := d.CreateCampaign(ctx, "test", CampaignRequest{Campaign: catalog.Campaign{ID: id, Name: id}, AssetIDs: assets})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// published returns a campaign as the boxes see it, or nil.
+func (d *desk) published(id string) (found *catalog.Campaign) {
+	d.t.Helper()
+	err := d.o.Repo.View(func(tx *repo.Tx) error {
+		list, err := tx.Campaigns(DefaultGroup)
+		for i := range list {
+			if list[i].ID == id {
+				found = &list[i]
+			}
+		}
+		return err
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return found
+}
+
+func (d *desk) record(id string) Campaign {
+	d.t.Helper()
+	c, err := d.CampaignRecord(ctx, id)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return c
+}
+
+// What could not be published when it was said is published later, whatever it was.
+func TestAStopThatWasNotPublishedIsPublishedLater(t *testing.T) {
+	d := newDesk(t)
+	film := d.film("film", asset.ID{})
+	d.begin("one", film)
+	d.begin("two", film)
+	d.fault = errors.New("the disk is full")
+	for id, state := range map[string]string{"one": CampaignPaused, "two": CampaignAborted} {
+		if _, err := d.SetCampaignState(ctx, "test", id, state, ""); err == nil {
+			t.Fatal("it was published")
+		}
+	}
+	if _, err := d.SetCampaignState(ctx, "test", "two", CampaignRunning, ""); !errors.Is(err, ErrConflict) {
+		t.Errorf("an aborted campaign runs again: %v", err)
+	}
+	d.fault = nil
+	if err := d.lead(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if c := d.published("one"); c == nil || !c.Paused {
+		t.Errorf("one is not paused: %+v", c)
+	}
+	if c := d.published("two"); c != nil {
+		t.Errorf("two is still there: %+v", c)
+	}
+	if _, err := d.SetCampaignState(ctx, "test", "two", CampaignAborted, "again"); err != nil {
+		t.Errorf("an aborted campaign cannot be aborted again: %v", err)
+	}
+}
+
+// A campaign goes on when one of its assets went: its record says what the catalog says.
+func TestRecordsFollowTheAssets(t *testing.T) {
+	d := newDesk(t)
+	a, b, c := d.film("a", asset.ID{}), d.film("b", asset.ID{}), d.film("c", asset.ID{})
+	d.begin("both", a, b)
+	d.begin("all", a, b, c)
+	d.begin("alone", a)
+	if err := d.Withdraw(ctx, "test", a); err != nil {
+		t.Fatal(err)
+	}
+	if s := d.record("alone").State; s != CampaignAborted {
+		t.Errorf("without an asset it is %s", s)
+	}
+	if _, err := d.SetCampaignState(ctx, "test", "both", CampaignPaused, ""); err != nil {
+		t.Errorf("pause after a withdrawal: %v", err)
+	}
+	d.film("c", b) // the same bytes: c takes the place of b
+	if _, err := d.SetCampaignState(ctx, "test", "all", CampaignPaused, ""); err != nil {
+		t.Errorf("pause after a replacement: %v", err)
+	}
+	if got := d.record("all").Assets; len(got) != 1 || got[0].ID != c {
+		t.Errorf("after the replacement it has %+v", got)
+	}
+	if err := d.Remove(ctx, "test", c); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"both", "all"} {
+		if s, p := d.record(id).State, d.published(id); s != CampaignAborted || p != nil {
+			t.Errorf("%s is %s after the removal, published %+v", id, s, p)
+		}
+	}
+}
