@@ -2,7 +2,9 @@ package courtesy
 
 import (
 	"context"
+	"io/fs"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"testing/synctest"
@@ -67,10 +69,20 @@ func TestHeatFollowsTripPointsWithHysteresis(t *testing.T) {
 	}
 }
 
+// sensor is one zone whose temperature changes while it is read.
+type sensor struct{ now atomic.Pointer[fstest.MapFS] }
+
+func (s *sensor) set(millidegrees string) {
+	s.now.Store(&fstest.MapFS{"thermal_zone0/temp": file(millidegrees)})
+}
+
+func (s *sensor) Open(name string) (fs.File, error) { return s.now.Load().Open(name) }
+
 func TestGovernorTellsOfChangesAndTheSetKnows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		procs := runtime.GOMAXPROCS(0)
-		sys := fstest.MapFS{"thermal_zone0/temp": file("40000")}
+		sys := &sensor{}
+		sys.set("40000")
 		var told []State
 		set := health.New(nil)
 		g := New(Options{Thermal: sys, Health: set, Apply: func(s State) { told = append(told, s) }})
@@ -86,7 +98,7 @@ func TestGovernorTellsOfChangesAndTheSetKnows(t *testing.T) {
 		if len(told) != 1 || told[0] != (State{Playing: true}) || runtime.GOMAXPROCS(0) != 1 {
 			t.Fatalf("told %v with %d processors", told, runtime.GOMAXPROCS(0))
 		}
-		sys["thermal_zone0/temp"] = file("99000")
+		sys.set("99000")
 		time.Sleep(lookCool)
 		synctest.Wait()
 		if len(told) != 2 || told[1].Heat != Warm || len(set.List()) != 1 || set.List()[0].Code != CodeHot {
@@ -97,7 +109,7 @@ func TestGovernorTellsOfChangesAndTheSetKnows(t *testing.T) {
 		if runtime.GOMAXPROCS(0) != 1 {
 			t.Fatal("a warm box uses all processors")
 		}
-		sys["thermal_zone0/temp"] = file("50000")
+		sys.set("50000")
 		time.Sleep(lookWarm)
 		synctest.Wait()
 		if last := told[len(told)-1]; last != (State{}) || len(set.List()) != 0 || runtime.GOMAXPROCS(0) != procs {

@@ -85,6 +85,13 @@ func newMemCache(room int64) *memCache {
 	return &memCache{room: room, assets: map[asset.ID]*memAsset{}, changed: make(chan struct{})}
 }
 
+// created is how often space was asked for.
+func (c *memCache) created() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.creates
+}
+
 func (c *memCache) Create(torrent []byte, a fetch.Attr) (fetch.Asset, error) {
 	info, err := asset.ParseTorrent(torrent)
 	if err != nil {

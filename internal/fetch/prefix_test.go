@@ -87,9 +87,9 @@ func TestWithoutSpaceForTheRestThePrefixStays(t *testing.T) {
 		if n := d.origin.sent.Load(); n != 30*prefixPiece {
 			t.Errorf("the origin sent %d bytes for %d that have space", n, 30*prefixPiece)
 		}
-		creates := d.cache.creates
+		creates := d.cache.created()
 		d.wait(10 * time.Minute)
-		if n := d.cache.creates - creates; n < 10 || n > 60 {
+		if n := d.cache.created() - creates; n < 10 || n > 60 {
 			t.Errorf("the cache was asked for the rest %d times in 10 minutes", n)
 		}
 		d.cache.mu.Lock()
