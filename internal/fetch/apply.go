@@ -209,12 +209,13 @@ func (f *Fetcher) lanBucket() *pace.Bucket {
 	return nil
 }
 
-// PayLAN waits until n bytes beside the swarm's may pass within the home, or done closes.
+// PayLAN waits until n bytes for a player, beside the swarm's, may pass within the home, or done closes.
 func (f *Fetcher) PayLAN(n int, done <-chan struct{}) error {
 	b := f.lanBucket()
 	if b == nil {
 		return nil
 	}
+	f.watchAfar()
 	return b.Take(n, done)
 }
 

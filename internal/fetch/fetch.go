@@ -201,7 +201,9 @@ type Fetcher struct {
 	heat     atomic.Int32 // courtesy.Heat
 	lineRate atomic.Int64 // bytes per second, as measured so far
 	watching atomic.Bool  // a player plays what is being fetched
-	hurry    atomic.Bool  // a deadline needs all of the line
+	afar     atomic.Int64 // when bytes of a player last crossed the home beside the swarm, since begun; 0: never
+	begun    time.Time
+	hurry    atomic.Bool // a deadline needs all of the line
 
 	// Owned by Run's goroutine:
 	items    map[asset.ID]*item
@@ -241,7 +243,7 @@ func New(o Options) (*Fetcher, error) {
 		o.Tracker = o.Origin
 	}
 	f := &Fetcher{
-		o: o, log: o.Log, peerID: newPeerID(), limits: o.Limits,
+		o: o, log: o.Log, peerID: newPeerID(), limits: o.Limits, begun: time.Now(),
 		calls: make(chan func(time.Time)), poke: make(chan struct{}, 1), stopped: make(chan struct{}),
 		items: map[asset.ID]*item{}, wanBoxes: map[string]given{}, holds: holds{
 			free: map[asset.ID]func(){}, last: map[asset.ID]engine.Stats{}, taken: map[asset.ID]bool{},

@@ -1,6 +1,10 @@
 package fetch
 
-import "boxd/internal/courtesy"
+import (
+	"time"
+
+	"boxd/internal/courtesy"
+)
 
 // What fetching keeps, in bytes per second, while somebody watches on this box or the box is warm.
 const (
@@ -27,15 +31,39 @@ func (r *pacing) most(down, up, home int64) {
 	r.down, r.up, r.home = min(r.down, down), min(r.up, up), min(r.home, home)
 }
 
-// hold lowers the rates while somebody watches on this box, or it is warm. What is watched and not here yet must arrive.
+// afarFor is how long a player that another box plays to, or that plays from another box, counts after its last bytes.
+const afarFor = 10 * time.Second
+
+// watchAfar notes that bytes for a player cross the home.
+func (f *Fetcher) watchAfar() {
+	was := f.watchedAfar()
+	f.afar.Store(int64(time.Since(f.begun)) + 1)
+	if !was {
+		f.applyRates()
+	}
+}
+
+func (f *Fetcher) watchedAfar() bool {
+	at := f.afar.Load()
+	return at > 0 && time.Since(f.begun)-time.Duration(at) < afarFor
+}
+
+// hold lowers the rates while somebody watches on this box, or it is warm. What is watched and not here yet must arrive,
+// and so must what another box plays from this one, or this one from another.
 func (f *Fetcher) hold(r pacing, playback bool) pacing {
 	line := f.lineRate.Load()
 	watching := f.watching.Load()
+	home := func(usual int64) int64 {
+		if f.watchedAfar() {
+			return watchingHome
+		}
+		return usual
+	}
 	switch {
 	case playback && watching:
 		r.most(r.down, max(line/20, playbackFloor), watchingHome)
 	case playback:
-		r.most(max(line/4, playbackFloor), max(line/20, playbackFloor), playbackHome)
+		r.most(max(line/4, playbackFloor), max(line/20, playbackFloor), home(playbackHome))
 	}
 	if f.hurry.Load() { // requests and acknowledgements must not wait behind what we send to others
 		r.most(r.down, max(line/50, hurryUp), r.home)
@@ -45,9 +73,9 @@ func (f *Fetcher) hold(r pacing, playback bool) pacing {
 	case watching:
 		r.most(r.down, playbackFloor, watchingHome)
 	case heat == courtesy.Warm:
-		r.most(warmLine, playbackFloor, warmHome)
+		r.most(warmLine, playbackFloor, home(warmHome))
 	default:
-		r.most(0, 0, hotHome)
+		r.most(0, 0, home(hotHome))
 	}
 	return r
 }
