@@ -164,10 +164,17 @@ func (d *reader) askOnce(ctx context.Context, i int) ([]byte, error) {
 	return nil, fmt.Errorf("piece %d of %s: %w", i, d.info.ID.Short(), err)
 }
 
-var errWrongHash = errors.New("wrong hash")
+var (
+	errWrongHash = errors.New("wrong hash")
+	errIdle      = errors.New("nothing came")
+)
 
 // from gets a piece from one box and checks it.
 func (d *reader) from(ctx context.Context, box string, i int) ([]byte, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	idle := time.AfterFunc(d.r.idle, func() { cancel(errIdle) })
+	defer idle.Stop()
 	url := fmt.Sprintf("https://%s/%s/%d", box, d.info.ID, i)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
@@ -185,9 +192,11 @@ func (d *reader) from(ctx context.Context, box string, i int) ([]byte, error) {
 	data := make([]byte, length)
 	for got := 0; got < len(data); {
 		part := data[got:min(got+chunk, len(data))]
+		idle.Stop()
 		if err := d.r.o.Pay(len(part), ctx.Done()); err != nil {
 			return nil, err
 		}
+		idle.Reset(d.r.idle)
 		if _, err := io.ReadFull(resp.Body, part); err != nil {
 			return nil, err
 		}

@@ -30,11 +30,11 @@ const ALPN = identity.ALPNRead
 
 // Bounds.
 const (
-	MaxReaders   = 4       // players at a time on a box
-	maxPiece     = 8 << 20 // bytes; assets with larger pieces are not played from afar
-	maxServed    = 4       // requests that a box answers at a time
-	pieceTimeout = 20 * time.Second
-	dialTimeout  = 3 * time.Second
+	MaxReaders  = 4                // players at a time on a box
+	maxPiece    = 8 << 20          // bytes; assets with larger pieces are not played from afar
+	maxServed   = 4                // requests that a box answers at a time
+	idleTimeout = 20 * time.Second // without a chunk, not counting what our own pace makes it wait
+	dialTimeout = 3 * time.Second
 )
 
 // What Open fails with.
@@ -80,6 +80,7 @@ type Remote struct {
 	client  *http.Client
 	seats   chan struct{} // of players here
 	serving chan struct{}
+	idle    time.Duration // tests put less than idleTimeout here
 
 	played, served, wrong atomic.Int64
 }
@@ -102,8 +103,8 @@ func New(o Options) (*Remote, error) {
 	if o.Pay == nil {
 		o.Pay = func(int, <-chan struct{}) error { return nil }
 	}
-	r := &Remote{o: o, log: o.Log, seats: make(chan struct{}, MaxReaders), serving: make(chan struct{}, maxServed)}
-	r.client = &http.Client{Timeout: pieceTimeout, Transport: &http.Transport{
+	r := &Remote{o: o, log: o.Log, seats: make(chan struct{}, MaxReaders), serving: make(chan struct{}, maxServed), idle: idleTimeout}
+	r.client = &http.Client{Transport: &http.Transport{
 		DialTLSContext: r.dial, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 		MaxIdleConnsPerHost: 1, MaxIdleConns: 2 * MaxReaders, IdleConnTimeout: 30 * time.Second,
 		DisableCompression: true, MaxResponseHeaderBytes: 4 << 10,

@@ -237,3 +237,36 @@ func TestOpenSaysWhyNot(t *testing.T) {
 		t.Errorf("huge pieces: %v", err)
 	}
 }
+
+// A piece that our own pace holds up for longer than a box may say nothing comes all the same; one that does not come at
+// all is not waited for.
+func TestOurOwnPaceIsNoSilence(t *testing.T) {
+	fleet := identitytest.New(t)
+	info, data := testAsset(t)
+	h := &home{}
+	serving(t, fleet, h, "holder", &store{info: info, data: data})
+	r := reading(t, fleet.Box("player", "home"), h)
+	r.idle = 300 * time.Millisecond
+	r.o.Pay = func(int, <-chan struct{}) error {
+		<-time.After(2 * r.idle)
+		return nil
+	}
+	d, err := r.Open(t.Context(), info, "a.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if p, err := d.(*reader).from(t.Context(), "holder", 0); err != nil || !bytes.Equal(p, data[:len(p)]) {
+		t.Errorf("a piece that is paced: %d bytes, %v", len(p), err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // connects, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	h.boxes[0].Addr = netip.MustParseAddrPort(ln.Addr().String())
+	r.client.CloseIdleConnections()
+	if _, err := d.(*reader).from(t.Context(), "holder", 0); err == nil {
+		t.Error("a silent box gave a piece")
+	}
+}

@@ -25,7 +25,7 @@ func (r *Remote) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{id}/{piece}", r.serve)
 	srv := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: pieceTimeout, IdleTimeout: time.Minute,
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: idleTimeout, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 4 << 10, ErrorLog: nil,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // requests under way are repeated elsewhere
@@ -75,7 +75,7 @@ func (r *Remote) serve(w http.ResponseWriter, q *http.Request) {
 	defer store.Hold()()
 	off, length := store.Info().PieceSpan(i)
 	buf := make([]byte, min(chunk, length))
-	h := w.Header()
+	h, ctl := w.Header(), http.NewResponseController(w)
 	h.Set("Content-Type", "application/octet-stream")
 	for sent := int64(0); sent < length; {
 		part := buf[:min(int64(len(buf)), length-sent)]
@@ -91,6 +91,7 @@ func (r *Remote) serve(w http.ResponseWriter, q *http.Request) {
 		if err := r.o.Pay(len(part), q.Context().Done()); err != nil {
 			return
 		}
+		_ = ctl.SetWriteDeadline(time.Now().Add(idleTimeout)) // else that of the whole answer holds
 		n, err := w.Write(part)
 		sent += int64(n)
 		r.served.Add(int64(n))
