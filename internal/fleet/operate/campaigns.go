@@ -158,8 +158,10 @@ func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string
 		switch {
 		case c.State == CampaignAborted && state != CampaignAborted:
 			return fmt.Errorf("%w: campaign %s was aborted", ErrConflict, id)
-		case c.State == CampaignDrafted && state != CampaignAborted:
+		case c.State == CampaignDrafted && state == CampaignPaused:
 			return fmt.Errorf("%w: campaign %s is not signed yet", ErrConflict, id)
+		case c.State == CampaignDrafted && state == CampaignRunning:
+			return nil // it is signed now, or drafted once more: adoptDrafted does the rest
 		case state != CampaignRunning && state != CampaignPaused && state != CampaignAborted:
 			return fmt.Errorf("%w: state %q", ErrBad, state)
 		}
@@ -171,6 +173,14 @@ func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string
 	})
 	if err != nil {
 		return c, err
+	}
+	if c.State == CampaignDrafted {
+		if err := f.adoptDrafted(ctx, &c); err != nil {
+			return c, err
+		}
+		if c, err = f.campaign(ctx, id); err != nil {
+			return c, err
+		}
 	}
 	return c, f.o.Registry.Audit(ctx, who, "campaign-"+state, id, why)
 }
@@ -219,25 +229,9 @@ func (f *Fleet) syncCampaigns(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	have := map[string]*catalog.Campaign{}
-	err = f.o.Repo.View(func(tx *repo.Tx) error {
-		groups, err := tx.Groups()
-		if err != nil {
-			return err
-		}
-		for _, g := range groups {
-			in, err := tx.Campaigns(g)
-			if err != nil {
-				return err
-			}
-			for i := range in {
-				have[g+"/"+in[i].ID] = &in[i]
-			}
-		}
-		return nil
-	})
+	have, err := f.publishedCampaigns()
 	if err != nil {
-		return fmt.Errorf("compare campaigns with the catalog: %w", err)
+		return err
 	}
 	for i := range list {
 		c := &list[i]

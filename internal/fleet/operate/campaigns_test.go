@@ -2,6 +2,7 @@ package operate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
 	"boxd/internal/identity/identitytest"
+	"boxd/internal/mqttwire"
 )
 
 var ctx = context.Background()
@@ -22,6 +24,7 @@ type desk struct {
 	t     *testing.T
 	dir   string
 	fault error // of publishing
+	heard uint64
 }
 
 func newDesk(t *testing.T) *desk {
@@ -156,5 +159,97 @@ func TestRecordsFollowTheAssets(t *testing.T) {
 		if s, p := d.record(id).State, d.published(id); s != CampaignAborted || p != nil {
 			t.Errorf("%s is %s after the removal, published %+v", id, s, p)
 		}
+	}
+}
+
+// keyless takes the campaigns key away and returns what signs a draft with it.
+func (d *desk) keyless() func(*repo.Draft) []byte {
+	d.t.Helper()
+	file := filepath.Join(d.dir, "keys", "campaigns.pem")
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	key, err := repo.ParseKey(pem)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		d.t.Fatal(err)
+	}
+	return func(draft *repo.Draft) []byte {
+		if err := repo.SignDraft(draft, key); err != nil {
+			d.t.Fatal(err)
+		}
+		out, err := json.Marshal(draft)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		return out
+	}
+}
+
+// A draft that went stale is made once more; one of a campaign that was aborted meanwhile is refused.
+func TestDraftsAreMadeAgainOrRefused(t *testing.T) {
+	d := newDesk(t)
+	film := d.film("film", asset.ID{})
+	sign := d.keyless()
+	drafts := map[string]*repo.Draft{}
+	for _, id := range []string{"one", "two", "three"} {
+		c, err := d.DraftCampaign(ctx, "test", CampaignRequest{Campaign: catalog.Campaign{ID: id, Name: id}, AssetIDs: []asset.ID{film}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		drafts[id] = c.Draft
+	}
+	if _, err := d.SetCampaignState(ctx, "test", "one", CampaignAborted, ""); err != nil {
+		t.Error(err)
+	}
+	if err := d.ImportDraft(ctx, "test", sign(drafts["one"])); !errors.Is(err, ErrConflict) {
+		t.Errorf("an aborted campaign was imported: %v", err)
+	}
+	if err := d.ImportDraft(ctx, "test", sign(drafts["two"])); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.ImportDraft(ctx, "test", sign(drafts["three"])); err == nil {
+		t.Fatal("a stale draft was imported")
+	}
+	if _, err := d.SetCampaignState(ctx, "test", "three", CampaignRunning, ""); !errors.Is(err, ErrNoKey) {
+		t.Fatalf("sign without the key: %v", err)
+	}
+	again, err := d.DraftCampaignState(ctx, "test", "three")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.ImportDraft(ctx, "test", sign(again.Draft)); err != nil || d.published("three") == nil {
+		t.Errorf("the second draft: %v", err)
+	}
+	for range 2 { // the first draft of an abortion may get lost
+		if _, err := d.SetCampaignState(ctx, "test", "two", CampaignAborted, ""); !errors.Is(err, ErrNoKey) {
+			t.Fatalf("abort without the key: %v", err)
+		}
+		if again, err = d.DraftCampaignState(ctx, "test", "two"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.ImportDraft(ctx, "test", sign(again.Draft)); err != nil || d.published("two") != nil {
+		t.Errorf("the abortion: %v", err)
+	}
+}
+
+// hear takes a report of a box, with these assets unfinished.
+func (d *desk) hear(box string, assets ...mqttwire.AssetProgress) {
+	d.t.Helper()
+	d.heard++
+	now := d.now()
+	data, err := mqttwire.Encode(mqttwire.MaxPayload, &mqttwire.Reported{
+		Envelope: mqttwire.Envelope{V: mqttwire.Version, Epoch: "epoch-one", SID: 1, Seq: d.heard, TS: now}, Software: "1", Assets: assets,
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	topic := mqttwire.Topic{Fleet: "f", Box: box, Kind: mqttwire.KindReported}
+	if _, err := d.o.Registry.Ingest(ctx, []mqttwire.Message{{Topic: topic, Payload: data, Received: now}}); err != nil {
+		d.t.Fatal(err)
 	}
 }

@@ -78,7 +78,13 @@ func (f *Fleet) ImportDraft(ctx context.Context, who string, data []byte) error 
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBad, err)
 	}
-	if err := f.o.Repo.Import(d); err != nil {
+	f.editing.Lock()
+	defer f.editing.Unlock()
+	check, err := f.refuseAborted(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f.o.Repo.Import(d, check); err != nil {
 		return fmt.Errorf("%w: import draft: %w", ErrConflict, err)
 	}
 	detail := ""

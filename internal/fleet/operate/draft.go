@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"boxd/internal/catalog"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
 )
@@ -96,4 +97,59 @@ func (f *Fleet) adoptDrafted(ctx context.Context, c *Campaign) error {
 		return err
 	}
 	return f.o.Registry.Audit(ctx, "catalog", "campaign-signed", c.ID, c.Name)
+}
+
+// refuseAborted makes a check of an imported catalog: it brings no campaign that was aborted while its draft was away.
+func (f *Fleet) refuseAborted(ctx context.Context) (func(*repo.Tx) error, error) {
+	records, err := f.Campaigns(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	now, err := f.publishedCampaigns()
+	if err != nil {
+		return nil, err
+	}
+	return func(tx *repo.Tx) error {
+		next, err := campaignsIn(tx)
+		if err != nil {
+			return err
+		}
+		for _, c := range records {
+			key := c.Group + "/" + c.ID
+			if c.State == CampaignAborted && next[key] != nil && now[key] == nil {
+				return fmt.Errorf("campaign %s was aborted", c.ID)
+			}
+		}
+		return nil
+	}, nil
+}
+
+// publishedCampaigns has the catalog's campaigns by group and id.
+func (f *Fleet) publishedCampaigns() (have map[string]*catalog.Campaign, err error) {
+	err = f.o.Repo.View(func(tx *repo.Tx) error {
+		have, err = campaignsIn(tx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog's campaigns: %w", err)
+	}
+	return have, nil
+}
+
+func campaignsIn(tx *repo.Tx) (map[string]*catalog.Campaign, error) {
+	have := map[string]*catalog.Campaign{}
+	groups, err := tx.Groups()
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		list, err := tx.Campaigns(g)
+		if err != nil {
+			return nil, err
+		}
+		for i := range list {
+			have[g+"/"+list[i].ID] = &list[i]
+		}
+	}
+	return have, nil
 }

@@ -140,8 +140,9 @@ func parse[T metadata.Roles](as *metadata.Metadata[T], raw []byte) (m *metadata.
 }
 
 // Import publishes a signed draft, after the same checks that Update makes. ErrStale is wrapped if the repository has moved
-// on since; ErrNoKey if signatures are still missing.
-func (r *Repo) Import(d *Draft) error {
+// on since; ErrNoKey if signatures are still missing. Each of checks may refuse what the catalog would become; a new root is
+// nobody's to refuse.
+func (r *Repo) Import(d *Draft, checks ...func(*Tx) error) error {
 	if len(d.Roles) > 0 && d.Roles[0].Role == metadata.ROOT {
 		return r.importRoot(d.Roles[0].Metadata, d.Roles[1:])
 	}
@@ -154,7 +155,15 @@ func (r *Repo) Import(d *Draft) error {
 				return fmt.Errorf("import role %s: %w", dr.Role, err)
 			}
 		}
-		return tx.checkImported(roles)
+		if err := tx.checkImported(roles); err != nil {
+			return err
+		}
+		for _, check := range checks {
+			if err := check(tx); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
