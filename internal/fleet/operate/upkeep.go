@@ -59,7 +59,7 @@ func (f *Fleet) prune(ctx context.Context) error {
 	}))
 }
 
-// clockDoubtful reports whether this machine's clock may be wrong: most boxes disagree, or the last thing that happened
+// clockDoubtful reports whether this machine's clock may be wrong: nobody is there to ask, most boxes disagree, or the last thing that happened
 // was so long ago that either nobody is there any more, and nothing grows, or the clock has leapt.
 func (f *Fleet) clockDoubtful(ctx context.Context) (bool, error) {
 	skewed, online, err := f.o.Registry.SkewedOnline(ctx, alertSkew)
@@ -70,5 +70,5 @@ func (f *Fleet) clockDoubtful(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return 2*skewed > online || f.now().Sub(newest) > 14*24*time.Hour, nil
+	return online == 0 || 2*skewed > online || f.now().Sub(newest) > 14*24*time.Hour, nil
 }
