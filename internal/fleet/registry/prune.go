@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -20,8 +21,10 @@ type Keep struct {
 
 // Prune forgets what is older than is to be kept. Proofs and the audit log stay.
 func (g *Registry) Prune(ctx context.Context, k Keep) error {
+	// What a clock that was wrong wrote far ahead goes too: nothing behind it would ever go.
 	// In the order of their numbers, which is that of their times: there is no index by time to be kept up with each line.
-	err := g.steps(ctx, k.History, "DELETE FROM history WHERE at < ? AND seq IN (SELECT seq FROM history ORDER BY seq LIMIT ?)")
+	err := g.steps(ctx, k.History, "DELETE FROM history WHERE (at < ? OR at > "+strconv.FormatInt(ms(g.now())+farAhead, 10)+
+		") AND seq IN (SELECT seq FROM history ORDER BY seq LIMIT ?)")
 	if err != nil {
 		return fmt.Errorf("prune history: %w", err)
 	}
@@ -73,7 +76,8 @@ func (g *Registry) foldArrivals(ctx context.Context, before time.Time) error {
 			return fmt.Errorf("fold arrivals: %w", err)
 		}
 		hour = hour / 60 * 60
-		err = g.update(ctx, false, func(tx *sql.Tx) error {
+		// Of two at once one begins again: what the first has folded must not be added again.
+		err = g.update(ctx, true, func(tx *sql.Tx) error {
 			const sums = "CAST(SUM(n) AS BIGINT), CAST(SUM(length) AS BIGINT), CAST(SUM(lan) AS BIGINT), CAST(SUM(peer) AS BIGINT), " +
 				"CAST(SUM(origin) AS BIGINT)"
 			_, err := tx.ExecContext(ctx, g.q("INSERT INTO arrivals (asset, grp, minute, n, length, lan, peer, origin) "+

@@ -56,6 +56,8 @@ var common = map[string]func(*testing.T, opener){
 	"SeveralWritersShareTheWork":             testSeveralWritersShareTheWork,
 	"ALeaseHasOneHolderAndAFence":            testALeaseHasOneHolderAndAFence,
 	"AClockThatWasAheadIsForgotten":          testAClockThatWasAheadIsForgotten,
+	"PruningGoesOnBehindAClockThatWasAhead":  testPruningGoesOnBehindAClockThatWasAhead,
+	"SeveralMayPruneAtOnce":                  testSeveralMayPruneAtOnce,
 	"OldRecordsAreForgotten":                 testOldRecordsAreForgotten,
 	"StandingOfAGroup":                       testStandingOfAGroup,
 }

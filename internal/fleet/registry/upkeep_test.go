@@ -2,6 +2,8 @@ package registry_test
 
 import (
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,5 +125,68 @@ func testStandingOfAGroup(t *testing.T, open opener) {
 	}
 	if len(got) != 4 {
 		t.Errorf("%d boxes of the group, want 4", len(got))
+	}
+}
+
+// Lines that a clock a year ahead wrote keep nothing behind them from being forgotten.
+func testPruningGoesOnBehindAClockThatWasAhead(t *testing.T, open opener) {
+	g := open(clock)
+	for i, when := range []time.Time{at.Add(365 * 24 * time.Hour), at.Add(-time.Hour), at} {
+		m := arrival(t, "box-a", "epoch-one", uint64(i+1), byte(i+1), "arrived")
+		m.Received = when
+		ingest(t, g, m)
+		if i > 0 {
+			continue
+		}
+		var many []mqttwire.Message
+		for n := range 2100 { // more than one step looks at
+			m := arrival(t, fmt.Sprintf("box-%d", n/200), "epoch-one", uint64(n+1), byte(n%200+1), "erased")
+			m.Received = when
+			many = append(many, m)
+		}
+		ingest(t, g, many...)
+	}
+	if err := g.Prune(ctx, registry.Keep{History: at}); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := g.History(ctx, "box-a", 0, 10); err != nil || len(h) != 1 {
+		t.Errorf("%+v, %v; want the one line of now", h, err)
+	}
+}
+
+// Two fleetd that fold the same hours count what is in them once.
+func testSeveralMayPruneAtOnce(t *testing.T, open opener) {
+	a := open(clock)
+	all := []*registry.Registry{a, a}
+	if a.Postgres() {
+		all = []*registry.Registry{a, open(clock), open(clock), open(clock)}
+	}
+	const hours = 60
+	var batch []mqttwire.Message
+	for i := range hours {
+		m := arrival(t, "box-a", "epoch-one", uint64(i+1), byte(i+1), "arrived")
+		m.Received = at.Add(time.Duration(i)*time.Hour + 7*time.Minute)
+		batch = append(batch, m)
+	}
+	ingest(t, a, batch...)
+	var wg sync.WaitGroup
+	for _, g := range all {
+		wg.Go(func() {
+			if err := g.Prune(ctx, registry.Keep{Minutes: at.Add(hours * time.Hour)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	points, err := a.ArrivalSeries(ctx, nil, "", at, at.Add(hours*time.Hour), hours*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := int64(0)
+	for _, p := range points {
+		n += p.Boxes
+	}
+	if n != hours {
+		t.Errorf("%d arrivals, want %d", n, hours)
 	}
 }
