@@ -154,6 +154,18 @@ func (f *Fleet) Campaigns(ctx context.Context, withCounts bool) ([]Campaign, err
 
 // SetCampaignState pauses, resumes or aborts a campaign.
 func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string) (Campaign, error) {
+	failed := 0 // boxes so far
+	if state == CampaignRunning {
+		c, err := f.campaign(ctx, id)
+		if err == nil && c.Staged != nil && c.State == CampaignPaused {
+			var n Counts
+			n, err = f.count(ctx, &c)
+			failed = n.Failed
+		}
+		if err != nil {
+			return c, err
+		}
+	}
 	c, err := f.editCampaign(ctx, id, func(c *Campaign) error {
 		switch {
 		case c.State == CampaignAborted && state != CampaignAborted:
@@ -165,10 +177,13 @@ func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string
 		case state != CampaignRunning && state != CampaignPaused && state != CampaignAborted:
 			return fmt.Errorf("%w: state %q", ErrBad, state)
 		}
-		c.State, c.Why, c.Paused = state, why, state == CampaignPaused
 		if state == CampaignRunning && c.Staged != nil {
 			c.Staged.Since = f.now().UTC()
+			if c.State == CampaignPaused {
+				c.Staged.Forgiven = failed
+			}
 		}
+		c.State, c.Why, c.Paused = state, why, state == CampaignPaused
 		return nil
 	})
 	if err != nil {

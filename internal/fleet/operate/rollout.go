@@ -31,6 +31,8 @@ type Staged struct {
 	Stage int       `json:"stage"` // index into Stages
 	Since time.Time `json:"since,omitzero"`
 	Done  bool      `json:"done"` // the last stage was reached
+	// Forgiven is how many boxes had failed when the rollout was resumed: they do not stop it again.
+	Forgiven int `json:"forgiven,omitempty"`
 }
 
 // Counts is how a campaign stands.
@@ -74,7 +76,7 @@ func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
 	if s.MinBoxes == 0 {
 		s.MinBoxes = 1
 	}
-	s.Stage, s.Since, s.Done = 0, now.UTC(), len(s.Stages) == 1
+	s.Stage, s.Since, s.Done, s.Forgiven = 0, now.UTC(), len(s.Stages) == 1, 0
 	c.Rollout = &catalog.Rollout{PerMille: s.Stages[0].PerMille, Cohorts: s.Cohorts}
 	return nil
 }
@@ -88,10 +90,11 @@ const (
 
 // judge decides the next step of a rollout from its counts. It is pure.
 func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
-	failedShare := share(n.Failed, n.Included)
+	failed := max(0, n.Failed-s.Forgiven)
+	failedShare := share(failed, n.Included)
 	settled := n.Ready + n.Failed
-	if n.Failed > 0 && settled >= s.MinBoxes && failedShare > s.MaxErrors {
-		return verdictStop, fmt.Sprintf("%d of %d boxes failed (%.1f %%, at most %.1f %% may)", n.Failed, n.Included,
+	if failed > 0 && settled >= s.MinBoxes && failedShare > s.MaxErrors {
+		return verdictStop, fmt.Sprintf("%d of %d boxes failed (%.1f %%, at most %.1f %% may)", failed, n.Included,
 			100*failedShare, 100*s.MaxErrors)
 	}
 	if s.Done || s.Stage+1 >= len(s.Stages) {
@@ -145,39 +148,40 @@ func (f *Fleet) count(ctx context.Context, c *Campaign) (Counts, error) {
 	return n, err
 }
 
-// stepRollouts lets each staged campaign take its next step.
+// stepRollouts lets each staged campaign take its next step. One that fails keeps no other from taking its own.
 func (f *Fleet) stepRollouts(ctx context.Context) error {
 	list, err := f.Campaigns(ctx, false)
 	if err != nil {
 		return err
 	}
+	var faults []error
 	for i := range list {
-		c := &list[i]
-		if c.State == CampaignDrafted {
-			if err := f.adoptDrafted(ctx, c); err != nil {
-				return err
-			}
-			continue
-		}
-		if c.Staged == nil || c.State != CampaignRunning {
-			continue
-		}
-		n, err := f.count(ctx, c)
-		if err != nil {
-			return err
-		}
-		verdict, why := c.Staged.judge(f.now(), n)
-		switch verdict {
-		case verdictStop:
-			_, err = f.SetCampaignState(ctx, "rollout", c.ID, CampaignPaused, why)
-		case verdictAdvance:
-			err = f.advance(ctx, c.ID, c.Staged.Stage, n)
-		}
-		if err != nil {
-			return err
+		if err := f.stepRollout(ctx, &list[i]); err != nil {
+			faults = append(faults, fmt.Errorf("rollout of campaign %s: %w", list[i].ID, err))
 		}
 	}
-	return nil
+	return errors.Join(faults...)
+}
+
+func (f *Fleet) stepRollout(ctx context.Context, c *Campaign) error {
+	if c.State == CampaignDrafted {
+		return f.adoptDrafted(ctx, c)
+	}
+	if c.Staged == nil || c.State != CampaignRunning {
+		return nil
+	}
+	n, err := f.count(ctx, c)
+	if err != nil {
+		return err
+	}
+	verdict, why := c.Staged.judge(f.now(), n)
+	switch verdict {
+	case verdictStop:
+		_, err = f.SetCampaignState(ctx, "rollout", c.ID, CampaignPaused, why)
+	case verdictAdvance:
+		err = f.advance(ctx, c.ID, c.Staged.Stage, n)
+	}
+	return err
 }
 
 func (f *Fleet) advance(ctx context.Context, id string, from int, n Counts) error {
@@ -189,6 +193,7 @@ func (f *Fleet) advance(ctx context.Context, id string, from int, n Counts) erro
 		s.Stage++
 		s.Since = f.now().UTC()
 		s.Done = s.Stage == len(s.Stages)-1
+		s.Forgiven = min(s.Forgiven, n.Failed)
 		c.Rollout = &catalog.Rollout{PerMille: s.Stages[s.Stage].PerMille, Cohorts: s.Cohorts}
 		return nil
 	})

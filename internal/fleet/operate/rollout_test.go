@@ -1,11 +1,14 @@
 package operate
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"boxd/internal/asset"
 	"boxd/internal/catalog"
+	"boxd/internal/mqttwire"
 )
 
 var now = time.Date(2026, 11, 23, 1, 0, 0, 0, time.UTC)
@@ -108,5 +111,65 @@ func TestACohortIsNamedBoxes(t *testing.T) {
 	}
 	if !c.Includes("box-b", []string{"lab"}) {
 		t.Error("a group is a cohort too")
+	}
+}
+
+// A rollout that was resumed in spite of its failures stops at new ones, not at the old; and one that cannot be stopped
+// keeps no other from being stopped.
+func TestAResumedRolloutForgivesOldFailures(t *testing.T) {
+	d := newDesk(t)
+	film := d.film("film", asset.ID{})
+	ask := func(id string) {
+		t.Helper()
+		_, err := d.CreateCampaign(ctx, "test", CampaignRequest{
+			Campaign: catalog.Campaign{ID: id, Name: id}, AssetIDs: []asset.ID{film}, Staged: &Staged{Stages: []Stage{{PerMille: 1000}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("tonight")
+	broken := mqttwire.AssetProgress{ID: film, State: mqttwire.Failed, Code: "io", Size: 4}
+	fine := mqttwire.AssetProgress{ID: film, State: mqttwire.Fetching, Size: 4}
+	if err := d.o.Registry.PutBoxes(ctx, map[string]string{"box-a": DefaultGroup, "box-b": DefaultGroup}); err != nil {
+		t.Fatal(err)
+	}
+	d.hear("box-a", broken)
+	d.hear("box-b", fine)
+	step := func(want string) {
+		t.Helper()
+		if err := d.stepRollouts(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if c := d.record("tonight"); c.State != want {
+			t.Errorf("it is %s (%s), want %s", c.State, c.Why, want)
+		}
+	}
+	step(CampaignPaused)
+	if _, err := d.SetCampaignState(ctx, "test", "tonight", CampaignRunning, "go on"); err != nil {
+		t.Fatal(err)
+	}
+	step(CampaignRunning)
+	d.hear("box-b", broken)
+	step(CampaignPaused)
+
+	if _, err := d.SetCampaignState(ctx, "test", "tonight", CampaignAborted, ""); err != nil {
+		t.Fatal(err)
+	}
+	ask("first")
+	ask("second")
+	for _, id := range []string{"first", "second"} {
+		if d.record(id).State != CampaignRunning {
+			t.Fatal(id)
+		}
+	}
+	d.fault = errors.New("the disk is full")
+	if err := d.stepRollouts(ctx); err == nil {
+		t.Error("the fault was kept quiet")
+	}
+	for _, id := range []string{"first", "second"} {
+		if s := d.record(id).State; s != CampaignPaused {
+			t.Errorf("%s is %s", id, s)
+		}
 	}
 }
