@@ -72,7 +72,7 @@ export const one = {
         h('p', { class: 'crumb' }, [link('#/campaigns', 'Campaigns')]),
         h('div', { class: 'headline' }, [
           h('h1', {}, [c.name]), pill(c.state, states[c.state]),
-          h('div', { class: 'buttons' }, ops ? [c.state === 'drafted' ? null : c.state === 'paused' ? b('resume', 'Resume', 'primary') : b('pause', 'Pause'), b('abort', 'Abort', 'quiet danger')].filter(Boolean) : []),
+          h('div', { class: 'buttons' }, ops ? [c.state === 'drafted' ? b('sign', 'Sign it') : c.state === 'paused' ? b('resume', 'Resume', 'primary') : b('pause', 'Pause'), b('abort', 'Abort', 'quiet danger')].filter(Boolean) : []),
         ]),
         c.state === 'drafted' && h('p', { class: 'why' }, ['It waits for its signature: the campaigns key is not on the server. No box knows of it yet.']),
         c.why && h('p', { class: 'why' }, [c.why]),
@@ -107,6 +107,7 @@ export const one = {
       words: 'Boxes keep what they have and fetch nothing more until it is resumed. What has arrived still plays.',
     }),
     resume: (_, reload, c) => change(c, reload, 'running', { title: `Resume “${c.name}”?`, yes: 'Resume', said: 'It goes on.', words: 'Boxes go on from where they stopped.' }),
+    sign: (_, reload, c) => change(c, reload, 'running', { title: `Sign “${c.name}”?`, yes: 'Draft it', said: 'Signed.', words: 'A new draft of it is made, as the catalog is now.' }),
     abort: (_, reload, c) => change(c, reload, 'aborted', {
       title: `Abort “${c.name}”?`, yes: 'Abort it', said: 'Aborted.', danger: true, confirm: c.name,
       words: 'It leaves the catalog for good: boxes stop fetching and may delete what they have of it. This cannot be undone.',
@@ -115,7 +116,7 @@ export const one = {
 };
 
 async function change(c, reload, state, { title, yes, words, said, danger, confirm }) {
-  const done = await dialog({
+  let done = await dialog({
     title, yes, danger,
     body: [h('p', {}, [words]),
       h('label', { for: 'why' }, [state === 'running' ? 'Note for the record (optional)' : 'Why, for the record']), h('input', { id: 'why', name: 'why', maxlength: 200, autocomplete: 'off' }),
@@ -125,15 +126,17 @@ async function change(c, reload, state, { title, yes, words, said, danger, confi
       return post(`/api/v1/campaigns/${encodeURIComponent(c.id)}/state?draft=true`, { state, why: v.why });
     },
   });
-  if (done?.draft) {
+  if (!done) { return; }
+  if (done.draft) {
     const back = h('input', { id: 'signed', name: 'signed', type: 'file', accept: '.json,application/json', required: '' });
     const s = signing(done.draft, c.id, 'campaigns.pem', 'the campaigns key', back);
-    await dialog({
+    done = await dialog({
       title: 'Sign the change', yes: 'Import it',
       body: [h('p', {}, ['The campaigns key is not on the server: boxes learn of it when it is signed.']), s.steps],
       act: async v => post('/data/drafts', await v.signed.text()),
     });
     s.done();
   }
-  if (done) { toast(said); await reload(); }
+  if (done) { toast(said); }
+  await reload();
 }
