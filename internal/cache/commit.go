@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"boxd/internal/asset"
-	"boxd/internal/courtesy"
 	"boxd/internal/health"
 )
 
@@ -63,7 +62,7 @@ const (
 
 // runCommits commits when a group is full, when the oldest piece has waited long enough, and again after a failure.
 func (c *Cache) runCommits(ctx context.Context) error {
-	courtesy.IdleIO() // a sync writes in the name of its thread
+	// Not with idle priority, as runWriteback: others wait for commitMu, and for what is synced with it held.
 	retry := retryFirst
 	var timer <-chan time.Time
 	c.setRunning(true)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" //nolint:gosec // BEP 3 v1 names pieces by SHA-1; TUF says who may publish
 	"errors"
 	"io"
+	"time"
 
 	"boxd/internal/courtesy"
 	"boxd/internal/durable"
@@ -20,10 +21,13 @@ func (c *Cache) runChecks(ctx context.Context) error {
 				break
 			}
 			if c.quiet.Load() && !wanted {
-				if !wait(ctx, scrubPause) {
+				// Slowly, not never: a box may always play, or be warm, and what is not hashed is not shared either.
+				if !c.pauseChecks(ctx) {
 					return nil
 				}
-				continue
+				if e, i, wanted = c.unknownNext(); e == nil {
+					break
+				}
 			}
 			courtesy.Rest(!wanted)
 			c.settle(e, i)
@@ -37,6 +41,19 @@ func (c *Cache) runChecks(ctx context.Context) error {
 		case <-c.check:
 		}
 	}
+}
+
+// pauseChecks waits between two pieces that nobody waits for, until a reader wants one; false when ctx ends.
+func (c *Cache) pauseChecks(ctx context.Context) bool {
+	t := time.NewTimer(scrubPause)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-c.check:
+	case <-t.C:
+	}
+	return true
 }
 
 // unknownNext is the piece to hash next, and whether a reader waits for it.
