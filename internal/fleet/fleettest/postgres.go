@@ -117,11 +117,13 @@ func (p *Postgres) Kill() {
 	}
 }
 
-// NewDatabase makes an empty database on the server and returns its URL.
+// NewDatabase makes an empty database on the server and returns its URL. It sorts as English does, which is not the order
+// of bytes.
 func (p *Postgres) NewDatabase(tb testing.TB) string {
 	tb.Helper()
 	name := fmt.Sprintf("t%d", time.Now().UnixNano())
-	out, err := p.run("createdb", "-h", "127.0.0.1", "-p", strconv.Itoa(p.port), "-U", "fleetd", name).CombinedOutput()
+	out, err := p.run("createdb", "-h", "127.0.0.1", "-p", strconv.Itoa(p.port), "-U", "fleetd", "-T", "template0",
+		"--locale-provider=icu", "--icu-locale=en-US", name).CombinedOutput()
 	if err != nil {
 		tb.Fatalf("createdb: %v\n%s", err, out)
 	}

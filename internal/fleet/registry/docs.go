@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"boxd/internal/fleet/ca"
@@ -81,7 +82,10 @@ func (t caTx) Each(table, prefix string, fn func(key string, val []byte) error) 
 		if err := rows.Scan(&k, &v); err != nil {
 			return fmt.Errorf("read %s: %w", table, err)
 		}
-		if len(k) < len(prefix) || k[:len(prefix)] != prefix {
+		if !strings.HasPrefix(k, prefix) {
+			if t.g.pg { // it may sort as a language does, where others come in between
+				continue
+			}
 			break
 		}
 		if err := fn(k, v); err != nil {

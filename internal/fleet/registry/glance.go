@@ -234,7 +234,9 @@ type BoxPage struct {
 // maxTotal is up to where boxes that match are counted, so that a page takes as long in a fleet of any size.
 const maxTotal = 1000
 
-func (q BoxQuery) where() (string, []any) {
+// where makes the condition. PostgreSQL may sort as a language does: there what begins with a prefix has no end in the order
+// of ids.
+func (q BoxQuery) where(pg bool) (string, []any) {
 	cond, args := "1 = 1", []any{}
 	add := func(c string, v ...any) { cond += " AND " + c; args = append(args, v...) }
 	switch q.State {
@@ -252,7 +254,11 @@ func (q BoxQuery) where() (string, []any) {
 		add("software = ?", q.Software)
 	}
 	if q.Prefix != "" {
-		add("id >= ? AND id < ?", q.Prefix, q.Prefix+"\x7f")
+		if pg {
+			add("id >= ? AND starts_with(id, ?)", q.Prefix, q.Prefix)
+		} else {
+			add("id >= ? AND id < ?", q.Prefix, q.Prefix+"\x7f")
+		}
 	}
 	if q.Code != "" {
 		add("id IN (SELECT box FROM alerts WHERE code = ?)", q.Code)
@@ -276,7 +282,7 @@ func (q BoxQuery) filters() int {
 
 // BoxPage reads a page. The ids are found in indexes; rows, which are wide, are read only for the page.
 func (g *Registry) BoxPage(ctx context.Context, q BoxQuery) (BoxPage, error) {
-	cond, args := q.where()
+	cond, args := q.where(g.pg)
 	out := BoxPage{Boxes: []Box{}}
 	count := "SELECT COUNT(*) FROM (SELECT 1 FROM boxes WHERE " + cond + " LIMIT " + strconv.Itoa(maxTotal+1) + ") AS few"
 	if err := g.r.QueryRowContext(ctx, g.q(count), args...).Scan(&out.Total); err != nil {

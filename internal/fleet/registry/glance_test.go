@@ -87,6 +87,8 @@ func pagesOfBoxes(t *testing.T, g *registry.Registry) {
 		{registry.BoxQuery{State: "offline"}, []string{"box-5", "box-6"}},
 		{registry.BoxQuery{State: "at-risk"}, []string{"box-4"}},
 		{registry.BoxQuery{State: "online", Group: "south", Software: "1.1"}, []string{"box-1", "box-3"}},
+		{registry.BoxQuery{Prefix: "box-", State: "offline"}, []string{"box-5", "box-6"}},
+		{registry.BoxQuery{Prefix: "bo"}, []string{"box-0", "box-1", "box-2", "box-3", "box-4", "box-5", "box-6"}},
 		{registry.BoxQuery{Prefix: "box-3"}, []string{"box-3"}},
 		{registry.BoxQuery{Group: "south", Lacking: asset.ID{9}.String()}, []string{"box-3", "box-5"}},
 		{registry.BoxQuery{Group: "nowhere"}, nil},

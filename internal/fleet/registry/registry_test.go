@@ -58,6 +58,7 @@ var common = map[string]func(*testing.T, opener){
 	"AClockThatWasAheadIsForgotten":          testAClockThatWasAheadIsForgotten,
 	"PruningGoesOnBehindAClockThatWasAhead":  testPruningGoesOnBehindAClockThatWasAhead,
 	"SeveralMayPruneAtOnce":                  testSeveralMayPruneAtOnce,
+	"APrefixFindsAllThatBeginWithIt":         testAPrefixFindsAllThatBeginWithIt,
 	"OldRecordsAreForgotten":                 testOldRecordsAreForgotten,
 	"StandingOfAGroup":                       testStandingOfAGroup,
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/fleet/ca"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/mqttwire"
 )
@@ -188,5 +189,21 @@ func testSeveralMayPruneAtOnce(t *testing.T, open opener) {
 	}
 	if n != hours {
 		t.Errorf("%d arrivals, want %d", n, hours)
+	}
+}
+
+func testAPrefixFindsAllThatBeginWithIt(t *testing.T, open opener) {
+	g := open(clock)
+	var got []string
+	err := g.CA().Update(ctx, func(tx ca.Tx) error {
+		for _, k := range []string{"box-1", "box2", "box-3", "box4", "box-5"} {
+			if err := tx.Put("t", k, []byte("{}")); err != nil {
+				return err
+			}
+		}
+		return tx.Each("t", "box-", func(k string, _ []byte) error { got = append(got, k); return nil })
+	})
+	if err != nil || fmt.Sprint(got) != "[box-1 box-3 box-5]" {
+		t.Errorf("%v, %v", got, err)
 	}
 }
