@@ -18,10 +18,11 @@ func (c *CA) Prune(ctx context.Context) (int, error) {
 	err := c.opts.Store.View(ctx, func(tx Tx) error {
 		clear(old)
 		gone = gone[:0]
+		var certs []entry
 		err := eachJSON(tx, TableCerts, func(r Cert) error {
 			if r.Expires.Before(end) {
 				old[r.Serial] = true
-				gone = append(gone, entry{TableCerts, r.Serial})
+				certs = append(certs, entry{TableCerts, r.Serial})
 			}
 			return nil
 		})
@@ -37,12 +38,14 @@ func (c *CA) Prune(ctx context.Context) (int, error) {
 		if err != nil || len(old) == 0 {
 			return err
 		}
-		return tx.Each(TableKeys, "", func(key string, serial []byte) error {
+		err = tx.Each(TableKeys, "", func(key string, serial []byte) error {
 			if old[string(serial)] {
 				gone = append(gone, entry{TableKeys, key})
 			}
 			return nil
 		})
+		gone = append(gone, certs...) // last: what a cut leaves is found again by its certificate
+		return err
 	})
 	for rest := gone; len(rest) > 0 && err == nil; {
 		n := min(len(rest), pruneStep)
