@@ -185,7 +185,7 @@ func TestCleanStaging(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(st.dir, "half"), []byte("x"))
-	if err := CleanStaging(dir); err != nil {
+	if err := CleanStaging(dir, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	nothingLeft(t, dir)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"boxd/internal/asset"
 )
@@ -108,9 +109,15 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// CleanStaging removes copies that a crash left unfinished. Call it while nothing is being published.
-func CleanStaging(originDir string) error {
-	entries, err := os.ReadDir(originDir)
+// CleanStaging removes copies that a crash left unfinished, if nothing in them was touched since before. A zero time takes
+// all of them: then call it while nothing is being published.
+func CleanStaging(originDir string, before time.Time) error {
+	return RemoveUntouched(originDir, stagingPrefix, before)
+}
+
+// RemoveUntouched removes what in dir begins with prefix and was not touched since before; all of it when before is zero.
+func RemoveUntouched(dir, prefix string, before time.Time) error {
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -119,12 +126,29 @@ func CleanStaging(originDir string) error {
 	}
 	var faults []error
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), stagingPrefix) {
-			faults = append(faults, os.RemoveAll(filepath.Join(originDir, e.Name())))
+		full := filepath.Join(dir, e.Name())
+		if strings.HasPrefix(e.Name(), prefix) && (before.IsZero() || !touchedSince(full, before)) {
+			faults = append(faults, os.RemoveAll(full))
 		}
 	}
 	return errors.Join(faults...)
 }
+
+// touchedSince reports whether something in a tree is newer, or cannot be looked at.
+func touchedSince(root string, since time.Time) bool {
+	return filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && !info.ModTime().Before(since) {
+			return errTouched
+		}
+		return err
+	}) != nil
+}
+
+var errTouched = errors.New("touched")
 
 // Remove deletes the origin's copy of an asset; one that is not there is no fault.
 func Remove(originDir string, id asset.ID) error {

@@ -14,7 +14,7 @@ import (
 	"boxd/internal/fleet/repo"
 )
 
-// dirStaging is where uploads and backups are made; it is emptied at each start.
+// dirStaging is where uploads and backups are made; each start empties it of what is left over.
 const dirStaging = "staging"
 
 // Backup writes a tar archive of all that cannot be made again: database, certificate authority, catalog, keys, secrets.

@@ -225,11 +225,17 @@ func (s *Server) brokerStats() any {
 	return s.nats.Stats()
 }
 
-func cleanStaging(dir string) error {
-	if err := os.RemoveAll(filepath.Join(dir, dirStaging)); err != nil {
+// cleanStaging removes what an end left unfinished: all of it, or, since another fleetd may share the directory, what nobody
+// touched for a day.
+func cleanStaging(dir string, shared bool) error {
+	var before time.Time
+	if shared {
+		before = time.Now().Add(-24 * time.Hour)
+	}
+	if err := publish.RemoveUntouched(filepath.Join(dir, dirStaging), "", before); err != nil {
 		return fmt.Errorf("clean staging: %w", err)
 	}
-	if err := publish.CleanStaging(filepath.Join(dir, dirOrigin)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := publish.CleanStaging(filepath.Join(dir, dirOrigin), before); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil

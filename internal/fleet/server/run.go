@@ -23,7 +23,7 @@ import (
 
 // Run serves until ctx ends or a part fails.
 func (s *Server) Run(ctx context.Context) error {
-	if err := cleanStaging(s.o.Dir); err != nil {
+	if err := cleanStaging(s.o.Dir, s.o.DB != ""); err != nil {
 		return err
 	}
 	token, err := s.apiToken()
