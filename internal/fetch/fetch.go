@@ -197,7 +197,7 @@ type Fetcher struct {
 	changed atomic.Pointer[chan struct{}]
 
 	yield    *yielder
-	usesWAN  atomic.Bool  // something uses the access line or may
+	usesWAN  atomic.Bool  // something was asked for over the access line, or is sent
 	heat     atomic.Int32 // courtesy.Heat
 	lineRate atomic.Int64 // bytes per second, as measured so far
 	watching atomic.Bool  // a player plays what is being fetched

@@ -125,7 +125,7 @@ func (f *Fetcher) observe(mono time.Time) {
 	failed, asked, uses, watching := false, false, false, false
 	for _, it := range f.items {
 		failed = failed || it.state == Failed
-		uses = uses || it.loaded && (it.wanOn || it.rates.sends.Peer > 0)
+		uses = uses || it.loaded && (len(it.runs) > 0 || it.rates.sends.Peer > 0)
 		if it.loaded {
 			if st, ok := f.swarm.Stats(it.id); ok {
 				if st.Useful[engine.LAN] != it.live.Useful[engine.LAN] {

@@ -103,7 +103,7 @@ func (y *yielder) measure(ctx context.Context, far string) {
 	y.down, y.up, y.live = y.down.Again(line), y.up.Again(y.up.Line()), true
 	y.mu.Unlock()
 	var wg sync.WaitGroup
-	wg.Go(func() { y.echo(ctx, far) })
+	wg.Go(func() { y.echo(ctx, func() error { return y.probe(ctx, far) }) })
 	y.steer(ctx)
 	cancel()
 	wg.Wait()
@@ -113,37 +113,52 @@ func (y *yielder) measure(ctx context.Context, far string) {
 	y.f.applyRates()
 }
 
-// echo probes the first router behind the line until ctx ends. Without it our own connections have to tell.
-func (y *yielder) echo(ctx context.Context, far string) {
-	if y.f.o.Probe.NoEcho || time.Now().Before(y.next) {
+// echo probes until ctx ends, and after a failure again later. Without it our own connections have to tell.
+func (y *yielder) echo(ctx context.Context, probe func() error) {
+	if y.f.o.Probe.NoEcho {
 		return
 	}
-	err := func() error {
-		target, err := y.target(ctx, far)
-		if err != nil {
-			return err
+	for {
+		if left := time.Until(y.next); left > 0 {
+			t := time.NewTimer(left)
+			select {
+			case <-ctx.Done():
+				t.Stop()
+				return
+			case <-t.C:
+			}
 		}
-		p, err := pace.OpenProbe(target, y.f.o.Probe.Do)
-		if err != nil {
-			return err
+		err := probe()
+		if ctx.Err() != nil {
+			return
 		}
-		defer func() { _ = p.Close() }() // nothing to lose
-		return p.Run(ctx, pace.Interval, func(now time.Time, rtt time.Duration) {
-			y.mu.Lock()
-			defer y.mu.Unlock()
-			y.down.Sample(now, rtt)
-			y.up.Sample(now, rtt)
-		}, func(now time.Time) {
-			y.mu.Lock()
-			defer y.mu.Unlock()
-			y.down.Lost(now)
-			y.up.Lost(now)
-		})
-	}()
-	if err != nil && ctx.Err() == nil {
 		y.f.log.Info("the access line cannot be probed; our own connections tell how long its queue is", "err", err)
 		y.next = time.Now().Add(probeAgain)
 	}
+}
+
+// probe asks the first router behind the line for echoes until ctx ends.
+func (y *yielder) probe(ctx context.Context, far string) error {
+	target, err := y.target(ctx, far)
+	if err != nil {
+		return err
+	}
+	p, err := pace.OpenProbe(target, y.f.o.Probe.Do)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Close() }() // nothing to lose
+	return p.Run(ctx, pace.Interval, func(now time.Time, rtt time.Duration) {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		y.down.Sample(now, rtt)
+		y.up.Sample(now, rtt)
+	}, func(now time.Time) {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		y.down.Lost(now)
+		y.up.Lost(now)
+	})
 }
 
 // steer sets the rates until the line is idle.
@@ -151,7 +166,7 @@ func (y *yielder) steer(ctx context.Context) {
 	t := time.NewTicker(pace.Interval)
 	defer t.Stop()
 	down, up := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
-	used := time.Now()
+	use := usage{since: time.Now()}
 	for {
 		var now time.Time
 		select {
@@ -161,15 +176,26 @@ func (y *yielder) steer(ctx context.Context) {
 		}
 		d, u := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
 		y.decide(now, d-down, u-up)
-		if d-down+u-up > 4<<10 || y.f.usesWAN.Load() {
-			used = now
-		}
+		idle := use.idle(now, d-down+u-up, y.f.usesWAN.Load())
 		down, up = d, u
 		y.f.applyRates()
-		if now.Sub(used) > lineIdle {
+		if idle {
 			return
 		}
 	}
+}
+
+// usage tells when the line was used last: what was merely wished for does not count, as it may never come.
+type usage struct {
+	since time.Time
+	moved int64 // bytes since then, which may be no more than connections that are kept alive
+}
+
+func (u *usage) idle(now time.Time, moved int64, asked bool) bool {
+	if u.moved += moved; u.moved > 4<<10 || asked {
+		*u = usage{since: now}
+	}
+	return now.Sub(u.since) > lineIdle
 }
 
 // decide takes what was read and written since the last decision, and what the kernel knows.
