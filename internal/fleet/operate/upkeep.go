@@ -59,8 +59,8 @@ func (f *Fleet) prune(ctx context.Context) error {
 	}))
 }
 
-// clockDoubtful reports whether this machine's clock may be wrong: nobody is there to ask, most boxes disagree, or the last thing that happened
-// was so long ago that either nobody is there any more, and nothing grows, or the clock has leapt.
+// clockDoubtful reports whether this machine's clock may be wrong: nobody is there to ask, most boxes disagree, or the last
+// thing that happened was so long ago that either nobody is there any more, and nothing grows, or the clock has leapt.
 func (f *Fleet) clockDoubtful(ctx context.Context) (bool, error) {
 	skewed, online, err := f.o.Registry.SkewedOnline(ctx, alertSkew)
 	if err != nil {
