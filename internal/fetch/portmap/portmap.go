@@ -1,9 +1,10 @@
 // Package portmap asks the home's router to let boxes outside reach the swarm's port: NAT-PMP (RFC 6886) first, because
 // it is one datagram, then UPnP-IGD.
 //
-// Invariants: a mapping is leased and renewed at half its life, never permanent, and given back at the end. Only the router
-// of the default route is asked and believed; what it answers is bounded in bytes and in time. A router that knows neither
-// protocol is asked again only rarely, and at once when the box gets another one.
+// Invariants: a mapping is leased and renewed at half its life, never permanent, and given back at the end; one whose
+// renewal fails is kept until its lease ends. Only the router of the default route is asked and believed; what it answers is
+// bounded in bytes and in time. A router that knows neither protocol is asked again only rarely, and at once when the box
+// gets another one.
 package portmap
 
 import (
@@ -42,7 +43,10 @@ type Mapper struct {
 	Changed func(Mapping)                  // told after each attempt; may be nil
 	Log     *slog.Logger
 
-	ssdp int // port; 0: ssdpPort
+	ssdp int                                                        // port; 0: ssdpPort
+	ask  func(ctx context.Context, gw netip.Addr, want int) Mapping // nil: try
+
+	retry time.Duration // after which a renewal that failed is tried again; Run's
 
 	mu  sync.Mutex // guards the field below
 	now Mapping
@@ -55,6 +59,8 @@ type Mapping struct {
 	Address  netip.Addr // of the router, outside; zero: not known
 	Err      error      // why nothing is mapped; nil before the first attempt
 
+	life    time.Duration // as granted; 0: lease
+	ends    time.Time
 	gateway netip.Addr
 	undo    func(context.Context) error
 }
@@ -118,12 +124,26 @@ func (m *Mapper) renew(ctx context.Context, gw netip.Addr, err error) time.Durat
 	was := m.Mapping()
 	next := Mapping{Err: err}
 	if err == nil {
-		next = m.try(ctx, gw, max(was.External, 0))
+		ask := m.ask
+		if ask == nil {
+			ask = m.try
+		}
+		next = ask(ctx, gw, max(was.External, 0))
 	}
 	if ctx.Err() != nil && next.External == 0 {
 		return look // it keeps what it has, to give it back
 	}
+	if left := time.Until(was.ends); next.External == 0 && was.External > 0 && was.gateway == gw && left > 0 {
+		m.retry = max(2*m.retry, look)
+		m.Log.Info("the mapped port was not renewed; its lease goes on", "left", left.Round(time.Second), "err", next.Err)
+		return min(m.retry, left)
+	}
+	m.retry = 0
 	next.gateway = gw
+	if next.life <= 0 || next.life > lease {
+		next.life = lease
+	}
+	next.ends = time.Now().Add(next.life)
 	if next.External == 0 && was.External > 0 && was.gateway == gw {
 		m.Log.Info("the router has forgotten the mapped port", "err", next.Err)
 	}
@@ -140,7 +160,7 @@ func (m *Mapper) renew(ctx context.Context, gw netip.Addr, err error) time.Durat
 	if was.External != next.External {
 		m.Log.Info("the router maps a port", "external", next.External, "protocol", next.Protocol)
 	}
-	return lease/2 - rand.N(lease/8) //nolint:gosec // jitter
+	return next.life/2 - rand.N(next.life/8) //nolint:gosec // jitter
 }
 
 // release gives the mapping back, without waiting long.
@@ -187,6 +207,7 @@ func (m *Mapper) pmp(gw netip.Addr, want int) (Mapping, error) {
 	}
 	got := Mapping{
 		Protocol: "NAT-PMP", External: int(res.MappedExternalPort),
+		life: time.Duration(res.PortMappingLifetimeInSeconds) * time.Second,
 		undo: func(context.Context) error {
 			_, err := c.AddPortMapping("tcp", m.Port, 0, 0) // RFC 6886, section 3.4
 			return err

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -241,4 +242,52 @@ func TestParseRoutes(t *testing.T) {
 			t.Errorf("%q has a gateway", bad)
 		}
 	}
+}
+
+// A router that does not answer once has not taken the mapping back: it is asked again until the lease ends.
+func TestAMappingOutlivesARenewalThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gw, silent := netip.MustParseAddr("127.0.0.81"), false
+		m := &Mapper{Port: 6880, Log: slog.New(slog.DiscardHandler)}
+		m.ask = func(context.Context, netip.Addr, int) Mapping {
+			if silent {
+				return Mapping{Err: errors.New("no answer")}
+			}
+			return Mapping{Protocol: "NAT-PMP", External: 40_000, life: 20 * time.Minute}
+		}
+		after := func(d time.Duration) time.Duration {
+			<-time.After(d)
+			return m.renew(t.Context(), gw, nil)
+		}
+		d := after(0)
+		if d > 10*time.Minute || d < 7*time.Minute {
+			t.Errorf("a mapping for 20 minutes is renewed after %s", d)
+		}
+		silent = true
+		d = after(d)
+		if m.External() != 40_000 || d != look {
+			t.Errorf("given up, or asked again after %s", d)
+		}
+		if d = after(d); m.External() != 40_000 || d != 2*look {
+			t.Errorf("given up, or asked again after %s the second time", d)
+		}
+		silent = false
+		if d = after(d); d < 7*time.Minute || m.External() != 40_000 {
+			t.Errorf("renewed, and again after %s", d)
+		}
+		silent = true
+		begin := time.Now()
+		for m.External() == 40_000 && time.Since(begin) < time.Hour {
+			d = after(d)
+		}
+		if lived := time.Since(begin); lived != 20*time.Minute || d < giveUp {
+			t.Errorf("held for %s of 20 minutes, then asked again after %s", lived, d)
+		}
+		silent = false
+		after(d)
+		silent = true
+		if d = m.renew(t.Context(), netip.MustParseAddr("127.0.0.82"), nil); m.External() != 6880 || d < giveUp {
+			t.Error("the mapping of another router is kept")
+		}
+	})
 }
