@@ -109,7 +109,10 @@ func (c *conn) Write(p []byte) (int, error) {
 		}
 		n := len(p) - sent
 		if c.mute != nil {
-			c.mute.written(p[sent:]) // requests only; they pass whatever the rate is
+			// Requests only; they pass whatever the rate is. Who asks though it is choked gets nothing.
+			if c.mute.written(p[sent:]) > 0 {
+				return sent, net.ErrClosed
+			}
 		} else {
 			n = bucket.Grant(n)
 			if err := bucket.Take(n, c.done); err != nil {

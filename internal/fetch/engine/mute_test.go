@@ -1,7 +1,13 @@
 package engine
 
 import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
 	"testing"
+
+	pp "github.com/anacrolix/torrent/peer_protocol"
 )
 
 // TestAnOffSwitchForUploads: a box that may not send to the WAN still fetches from it, and gives when it may again.
@@ -47,4 +53,32 @@ func TestAnOffSwitchForUploads(t *testing.T) {
 	b.Up().SetRate(8 << 20)
 	b.SetPolicy(id, leech)
 	asks.wait(t, n/2)
+}
+
+// What a muted peer asks for though it is choked does not go out.
+func TestAMutedConnectionCarriesNoBlock(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	defer near.Close()
+	c := &conn{
+		Conn: near, e: New(Options{}), remote: &remote{class: WAN}, done: make(chan struct{}), mute: &blockMeter{choke: true},
+	}
+	got := make(chan []byte, 1)
+	go func() {
+		b, _ := io.ReadAll(far)
+		got <- b
+	}()
+	hello := append([]byte(pp.Protocol), make([]byte, handshakeBytes-len(pp.Protocol))...)
+	if n, err := c.Write(hello); n != handshakeBytes || err != nil {
+		t.Fatal(n, err)
+	}
+	block := binary.BigEndian.AppendUint32(nil, 9+100)
+	block = append(append(block, byte(pp.Piece)), make([]byte, 8+100)...)
+	if n, err := c.Write(block); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%d bytes of a block, %v", n, err)
+	}
+	_ = near.Close()
+	if b := <-got; len(b) != handshakeBytes {
+		t.Errorf("%d bytes came", len(b))
+	}
 }
