@@ -103,6 +103,7 @@ type Engine struct {
 	ready chan struct{} // closed when client is set
 	inbox *inbox
 	lazy  chan struct{} // bounds the torrents that are being loaded for a dialler
+	greet chan struct{} // bounds the unsecured connections that have not said what they want
 
 	client *torrent.Client // set before ready closes
 
@@ -141,6 +142,7 @@ func New(opts Options) *Engine {
 		opts: opts, log: opts.Log,
 		down: pace.NewBucket(pace.Unlimited), up: pace.NewBucket(pace.Unlimited), lan: pace.NewBucket(pace.Unlimited),
 		ready: make(chan struct{}), inbox: newInbox(opts.Listener), lazy: make(chan struct{}, 16),
+		greet:    make(chan struct{}, maxGreeted),
 		torrents: map[asset.ID]*swarm{}, conns: map[*conn]struct{}{}, targets: map[string]*remote{},
 		pseudo: map[netip.Addr]string{}, bans: newBans(), changed: make(chan struct{}),
 	}

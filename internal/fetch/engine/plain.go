@@ -18,6 +18,9 @@ const (
 	plainHead = len(plainName) + 8 + asset.HashSize
 )
 
+// maxGreeted bounds the connections that are listened to before it is known what they want.
+const maxGreeted = 64
+
 // replay gives back what was read ahead of its reader.
 type replay struct {
 	net.Conn
@@ -51,6 +54,12 @@ func peek(nc net.Conn, n int) (*replay, error) {
 
 // identifyPlain reads which torrent an unsecured connection wants. Nobody knows who is at its other end.
 func (e *Engine) identifyPlain(ctx context.Context, nc net.Conn, r *remote) (net.Conn, bool) {
+	select {
+	case e.greet <- struct{}{}:
+		defer func() { <-e.greet }()
+	default:
+		return nil, false // too many at once; they come again
+	}
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
 	defer stop()
 	c, err := peek(nc, plainHead)

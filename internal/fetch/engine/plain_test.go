@@ -204,3 +204,32 @@ func TestCloseBoxEndsTheLANConnectionsOfOneBox(t *testing.T) {
 	c.CloseBox("box-a")
 	until(map[string]bool{"box-a": false, "box-b": true})
 }
+
+// Connections that say nothing are bounded.
+func TestSilentPlainDiallersAreBounded(t *testing.T) {
+	b, _ := plainBox(t, nil)
+	const more = 6
+	closed := make(chan struct{}, maxGreeted+more)
+	for range maxGreeted + more {
+		c, err := net.Dial("tcp", b.addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if _, err := c.Write([]byte(plainName[:1])); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_, _ = c.Read(make([]byte, 1))
+			closed <- struct{}{}
+		}()
+	}
+	late := time.After(5 * time.Second) // they may say nothing for 10
+	for i := range more {
+		select {
+		case <-closed:
+		case <-late:
+			t.Fatalf("only %d of %d too many were closed", i, more)
+		}
+	}
+}
