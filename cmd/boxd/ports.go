@@ -41,13 +41,18 @@ func (d *daemon) swarmListener() (net.Listener, *identity.Identity) {
 // openPorts prepares the mapping of the swarm's port on the home's router, if boxes of other homes may connect at all.
 func (d *daemon) openPorts(context.Context) error {
 	a, err := netip.ParseAddrPort(d.swarm.Addr().String())
-	if err != nil || !d.cfg.Swarm.PortMapping || a.Addr().IsLoopback() || sendsNothing(d.cfg) {
+	if err != nil || a.Addr().IsLoopback() || !letsIn(d.cfg) {
 		return nil //nolint:nilerr // an address that is no IP's has no port to map
 	}
 	d.ports = &portmap.Mapper{
 		Port: d.swarmPort(), Name: d.id.BoxID(), Needed: d.trackerIsOutside, Log: d.named("portmap"),
 	}
 	return nil
+}
+
+// letsIn says that boxes of other homes may connect: never to a box without transport security, which would let in anybody.
+func letsIn(c *config.Config) bool {
+	return c.Swarm.PortMapping && !c.Swarm.Insecure && !sendsNothing(c)
 }
 
 // sendsNothing says that the configuration lets nothing go to other homes.
