@@ -49,7 +49,7 @@ func TestTransmission(t *testing.T) {
 	seeder := startTransmission(t, torrent, file)
 	waitForPeer(t, track, id)
 	port := freePort(t)
-	box := f.box("plain", fmt.Sprintf("prefixes = [\"192.0.2.0/24\"]\n[swarm]\nlisten = \"%s:%s\"\ninsecure = true\n", outside, port))
+	box := f.box("plain", fmt.Sprintf("prefixes = [\"192.0.2.0/24\"]\n[swarm]\nlisten = \"%s:%s\"\ninsecure = true\n", boxAddress, port))
 	t.Setenv("BOXD_FLEET_TRACKER", srv.URL+"/announce")
 	box.start()
 	s := box.has(id, time.Minute)
@@ -68,7 +68,7 @@ func TestTransmission(t *testing.T) {
 
 	dir := startTransmission(t, torrent, "").dir // knows of the box by the tracker
 	_, err = track.Announce(tracker.Announce{
-		ID: id, Box: "plain", Addr: netip.MustParseAddrPort(outside + ":" + port),
+		ID: id, Box: "plain", Addr: netip.MustParseAddrPort(boxAddress + ":" + port),
 	})
 	must(t, err)
 	deadline := time.Now().Add(time.Minute)
@@ -87,8 +87,12 @@ func TestTransmission(t *testing.T) {
 	})
 }
 
-// outside is an address that transmission takes for a peer's; it refuses those of loopback.
-const outside = "192.0.2.1"
+// outside is an address that transmission takes for a peer's; it refuses those of loopback. It knows one port of an address,
+// the first that it hears of, so that the box has an address of its own.
+const (
+	outside    = "192.0.2.1"
+	boxAddress = "192.0.2.2"
+)
 
 // inNamespace runs the test that calls it once more, in a network namespace of its own that has the address outside.
 func inNamespace(t *testing.T) {
@@ -96,7 +100,8 @@ func inNamespace(t *testing.T) {
 	if os.Getuid() != 0 && os.Getenv("BOXD_REQUIRE") == "" {
 		t.Skip("network namespaces need root")
 	}
-	script := "ip link set lo up && ip addr add " + outside + "/32 dev lo && exec \"$0\" \"$@\""
+	script := "ip link set lo up && ip addr add " + outside + "/32 dev lo && ip addr add " + boxAddress +
+		"/32 dev lo && exec \"$0\" \"$@\""
 	cmd := exec.Command("unshare", "-n", "sh", "-c", script, os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), "IN_NAMESPACE=1")
 	out, err := cmd.CombinedOutput()
@@ -131,7 +136,7 @@ func waitForPeer(t *testing.T, track *tracker.Tracker, id asset.ID) {
 	t.Helper()
 	for range 600 {
 		res, err := track.Announce(tracker.Announce{
-			ID: id, Box: "spy", Addr: netip.MustParseAddrPort(outside + ":9"), Want: 50,
+			ID: id, Box: "spy", Addr: netip.MustParseAddrPort("192.0.2.9:9"), Want: 50,
 		})
 		must(t, err)
 		if len(res.Peers) > 0 {
