@@ -45,7 +45,7 @@ func (t *test) buildControl(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	other, overlay := filepath.Join(t.work, "os-without-syncs.go"), filepath.Join(t.work, "overlay.json")
+	other, overlay := filepath.Join(t.work, "os-without-syncs.go.txt"), filepath.Join(t.work, "overlay.json")
 	if err := os.WriteFile(other, []byte(without), 0o644); err != nil {
 		return err
 	}

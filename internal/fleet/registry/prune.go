@@ -21,10 +21,10 @@ type Keep struct {
 
 // Prune forgets what is older than is to be kept. Proofs and the audit log stay.
 func (g *Registry) Prune(ctx context.Context, k Keep) error {
-	// What a clock that was wrong wrote far ahead goes too: nothing behind it would ever go.
 	// In the order of their numbers, which is that of their times: there is no index by time to be kept up with each line.
-	err := g.steps(ctx, k.History, "DELETE FROM history WHERE (at < ? OR at > "+strconv.FormatInt(ms(g.now())+farAhead, 10)+
-		") AND seq IN (SELECT seq FROM history ORDER BY seq LIMIT ?)")
+	// What lies far ahead is passed over: either a clock was wrong then, or it is wrong now, and then those lines are right.
+	err := g.steps(ctx, k.History, "DELETE FROM history WHERE at < ? AND seq IN (SELECT seq FROM history WHERE at <= "+
+		strconv.FormatInt(ms(g.now())+farAhead, 10)+" ORDER BY seq LIMIT ?)")
 	if err != nil {
 		return fmt.Errorf("prune history: %w", err)
 	}

@@ -150,8 +150,8 @@ func testPruningGoesOnBehindAClockThatWasAhead(t *testing.T, open opener) {
 	if err := g.Prune(ctx, registry.Keep{History: at}); err != nil {
 		t.Fatal(err)
 	}
-	if h, err := g.History(ctx, "box-a", 0, 10); err != nil || len(h) != 1 {
-		t.Errorf("%+v, %v; want the one line of now", h, err)
+	if h, err := g.History(ctx, "box-a", 0, 10); err != nil || len(h) != 2 || !h[0].At.Equal(at) {
+		t.Errorf("%+v, %v; want the line of now and the one of the wrong clock, not the old one", h, err)
 	}
 }
 
