@@ -339,4 +339,4 @@ func (c *settableClock) Now() (time.Time, bool) {
 }
 
 // set makes the clock show t from now on.
-func (c *settableClock) set(t time.Time) { c.ahead.Store(int64(t.Sub(time.Now()))) }
+func (c *settableClock) set(t time.Time) { c.ahead.Store(int64(time.Until(t))) }

@@ -270,8 +270,10 @@ func (f *Fleet) lead(ctx context.Context) error {
 	if err != nil || !ok {
 		return err
 	}
-	errs := []error{f.syncRevocations(ctx), f.reloadWishes(ctx), f.syncing.do(ctx, f.syncCampaigns),
-		f.judging.do(ctx, f.stepRollouts)}
+	errs := []error{
+		f.syncRevocations(ctx), f.reloadWishes(ctx), f.syncing.do(ctx, f.syncCampaigns),
+		f.judging.do(ctx, f.stepRollouts),
+	}
 	if f.now().Sub(f.started) > silentAfter { // a fleetd that has just started has not listened long enough
 		_, err := f.o.Registry.MarkSilent(ctx, f.now().Add(-silentAfter))
 		errs = append(errs, err)
