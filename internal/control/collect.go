@@ -179,7 +179,7 @@ func fromCache(a *Asset, st cache.Status) {
 	a.Priority, a.Deadline, a.KeepUntil = st.Attr.Priority, st.Attr.Deadline, st.Attr.KeepUntil
 	switch {
 	case st.Complete && st.Durable:
-		a.State = Ready
+		a.State, a.Why = Ready, "It is here, whole and verified." // also before the fetcher has looked at it
 	case st.Complete:
 		a.State = Checked
 	case st.Have > 0:
