@@ -90,8 +90,10 @@ func TestWrongBytesOfTheOriginAreNeverAccepted(t *testing.T) {
 		return true
 	})
 	b := w.box(newHousehold(1), "box-a", 1, "", nil)
-	s := b.await(info.ID, "told of the origin", func(s fetch.AssetStatus) bool { return s.OriginErr != "" && s.Wasted > 0 })
-	if s.Verified != 0 || s.Bytes.Origin != s.Wasted || !b.health.Has("origin-unusable") {
+	s := b.await(info.ID, "told of the origin", func(s fetch.AssetStatus) bool {
+		return s.OriginErr != "" && s.Wasted > 0 && s.Bytes.Origin == s.Wasted // a piece may just be on its way
+	})
+	if s.Verified != 0 || !b.health.Has("origin-unusable") {
 		t.Fatalf("%+v, health %+v", s, b.health.List())
 	}
 	if !strings.Contains(s.Why, "other bytes") {

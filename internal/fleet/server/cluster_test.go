@@ -495,7 +495,14 @@ func (c *cluster) watchGap(stop <-chan struct{}) func() time.Duration {
 func (c *cluster) checkProofs(boxes []*clusterBox) {
 	t := c.t
 	var proofs []registry.Proof
-	c.manager(1).must(t, http.MethodGet, "/api/v1/proofs?kind=arrived", nil, &proofs)
+	fleettest.Until(t, time.Minute, "every arrival is proven", func() bool { // the last may not be in an outbox yet
+		held := 0
+		for _, b := range boxes {
+			held += len(b.Report().Holdings)
+		}
+		c.manager(1).must(t, http.MethodGet, "/api/v1/proofs?kind=arrived", nil, &proofs)
+		return len(proofs) >= held
+	})
 	count := map[string]int{}
 	for _, p := range proofs {
 		count[p.Box+p.Asset.String()]++
