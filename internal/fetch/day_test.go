@@ -132,6 +132,7 @@ func (d *day) start(limits fetch.Limits) {
 		}
 	}()
 	d.stop = func() { cancel(); <-done }
+	d.t.Cleanup(d.stop)
 	d.wait(time.Second)
 }
 

@@ -32,7 +32,7 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 	if !it.wanOn || mode == schedule.OriginOff || mono.Before(it.srcRetry) {
 		return
 	}
-	if f.settles(it, mono) {
+	if f.settles(it, mono) || f.afterPrefixes(it, mono) {
 		return
 	}
 	if !f.openSource(it) {
@@ -66,6 +66,20 @@ func (f *Fetcher) settles(it *item, mono time.Time) bool {
 	since := mono.Sub(it.wanSince)
 	return it.want.Origin == schedule.OriginSpare && !it.playing() &&
 		(since < meeting && !it.heir && !f.first(it) || !it.ann.known && since < settling)
+}
+
+// afterPrefixes says that this asset's beginning is here, another's is on its way, and nothing urgent speaks against
+// waiting for that.
+func (f *Fetcher) afterPrefixes(it *item, mono time.Time) bool {
+	if it.want.Prefix || it.want.Origin == schedule.OriginUrgent || it.playing() || len(f.neighbourDemand(it)) > 0 {
+		return false
+	}
+	for _, other := range f.items {
+		if other.want.Prefix && other.wanOn && (len(other.runs) > 0 || mono.Sub(other.wanSince) < settling) {
+			return true
+		}
+	}
+	return false
 }
 
 // first says that the tracker knows of nobody outside of this home: there is nobody to wait for, and who comes later takes
