@@ -126,15 +126,13 @@ func (d *reader) fetch(i int) *piece {
 	return p
 }
 
-// A home in which a connection has just ended has nobody for a moment: a player that has begun waits for that.
-const (
-	patience = 10 * time.Second
-	again    = 250 * time.Millisecond
-)
+// again is how soon a home in which nobody gave a piece is asked once more: where a connection has just ended there is nobody
+// for a moment, and a player that has begun waits for that.
+const again = 250 * time.Millisecond
 
 // ask asks the boxes that hold the asset until one gives the piece, or all that do are known to send wrong bytes.
 func (d *reader) ask(ctx context.Context, i int) ([]byte, error) {
-	for until := time.Now().Add(patience); ; {
+	for until := time.Now().Add(d.r.patience); ; {
 		data, err := d.askOnce(ctx, i)
 		if err == nil || ctx.Err() != nil || errors.Is(err, errWrongHash) || time.Now().After(until) {
 			return data, err

@@ -35,6 +35,7 @@ const (
 	maxServed   = 4                // requests that a box answers at a time
 	idleTimeout = 20 * time.Second // without a chunk, not counting what our own pace makes it wait
 	dialTimeout = 3 * time.Second
+	patience    = 10 * time.Second // for a piece that nobody in the home gives at the moment
 )
 
 // What Open fails with.
@@ -80,7 +81,8 @@ type Remote struct {
 	client  *http.Client
 	seats   chan struct{} // of players here
 	serving chan struct{}
-	idle    time.Duration // tests put less than idleTimeout here
+
+	idle, patience time.Duration // the constants, but in tests
 
 	played, served, wrong atomic.Int64
 }
@@ -103,7 +105,10 @@ func New(o Options) (*Remote, error) {
 	if o.Pay == nil {
 		o.Pay = func(int, <-chan struct{}) error { return nil }
 	}
-	r := &Remote{o: o, log: o.Log, seats: make(chan struct{}, MaxReaders), serving: make(chan struct{}, maxServed), idle: idleTimeout}
+	r := &Remote{
+		o: o, log: o.Log, seats: make(chan struct{}, MaxReaders), serving: make(chan struct{}, maxServed),
+		idle: idleTimeout, patience: patience,
+	}
 	r.client = &http.Client{Transport: &http.Transport{
 		DialTLSContext: r.dial, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 		MaxIdleConnsPerHost: 1, MaxIdleConns: 2 * MaxReaders, IdleConnTimeout: 30 * time.Second,

@@ -187,7 +187,9 @@ func TestStrangersGetNothing(t *testing.T) {
 		"a box of the fleet, not at home": {fleet.Box("away", "home"), true},
 	} {
 		h.far.Store(c.far)
-		f, err := reading(t, c.id, h).Open(t.Context(), info, "a.txt")
+		r := reading(t, c.id, h)
+		r.patience = 0
+		f, err := r.Open(t.Context(), info, "a.txt")
 		if err != nil {
 			t.Fatal(err)
 		}
