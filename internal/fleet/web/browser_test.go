@@ -27,7 +27,7 @@ func newBrowser(t *testing.T) *browser {
 	return &browser{browsertest.New(t, "../../../out/screens/fleet-"), t}
 }
 
-// looks checks one view at both sizes in both colour schemes, and keeps pictures.
+// looks checks one view at a desk, on a phone and on a television, in both colour schemes, and keeps pictures.
 func (b *browser) looks(name string) {
 	b.t.Helper()
 	for _, v := range []struct {
@@ -37,14 +37,11 @@ func (b *browser) looks(name string) {
 	}{
 		{"desk", 1440, 900, nil},
 		{"phone", 390, 844, []chromedp.EmulateViewportOption{chromedp.EmulateMobile, chromedp.EmulateTouch}},
+		{"tv", 1920, 1080, nil},
 	} {
 		for _, scheme := range []string{"dark", "light"} {
 			b.Colours(scheme)
 			b.Do(chromedp.EmulateViewport(v.w, v.h, v.opts...), chromedp.Sleep(300*time.Millisecond))
-			if v.name == "phone" && scheme == "dark" { // its colours and its size were looked at
-				b.Shot(name + "-" + v.name + "-" + scheme)
-				continue
-			}
 			b.Axe(name + ", " + v.name + ", " + scheme)
 			b.Shot(name + "-" + v.name + "-" + scheme)
 		}
