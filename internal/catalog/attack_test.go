@@ -373,7 +373,7 @@ func TestAttackEndlessData(t *testing.T) {
 	}
 }
 
-// Mix and match, and extraneous dependencies: files of different times, or of another role or group, are put together.
+// Mix and match: files of different times, or of another role or group, are put together.
 func TestAttackMixAndMatch(t *testing.T) {
 	w := newWorld(t)
 	w.put("home", "night", "film.mp4")
@@ -476,7 +476,7 @@ func TestAttackExpiredMetadata(t *testing.T) {
 
 // Key compromise: whoever has everything that is on the server, but neither targets nor a publisher's key, can put no
 // content on a box, whatever it signs.
-func TestStolenServerCannotPutContent(t *testing.T) {
+func TestAttackKeyCompromise(t *testing.T) {
 	evil := []byte("evil content")
 	w := newWorld(t)
 	have := w.put("home", "night", "film.mp4")

@@ -164,8 +164,8 @@ func TestExpiredPublisherIsLeftOutAlone(t *testing.T) {
 	}
 }
 
-// After the theft of the snapshot and timestamp keys, versions driven up to the end are forgotten with the keys.
-func TestKeyRotationRecoversFromFastForward(t *testing.T) {
+// Fast-forward: after the theft of the snapshot and timestamp keys, versions driven up to the end are forgotten with the keys.
+func TestAttackFastForward(t *testing.T) {
 	w := newWorld(t)
 	w.put("home", "night", "film.mp4")
 	m := w.mirrored()
