@@ -236,51 +236,6 @@ func (f *Fleet) publishCampaign(c *Campaign) error {
 	return nil
 }
 
-// syncCampaigns makes the catalog say what the records say, after a crash between the two or a failure of the second.
-func (f *Fleet) syncCampaigns(ctx context.Context) error {
-	f.editing.Lock()
-	defer f.editing.Unlock()
-	list, err := f.Campaigns(ctx, false)
-	if err != nil {
-		return err
-	}
-	have, err := f.publishedCampaigns()
-	if err != nil {
-		return err
-	}
-	for i := range list {
-		c := &list[i]
-		if c.State == CampaignDrafted || same(c, have[c.Group+"/"+c.ID]) {
-			delete(f.differs, c.ID)
-			continue
-		}
-		err := f.publishCampaign(c)
-		if err == nil {
-			delete(f.differs, c.ID)
-			f.log.Info("campaign published as its record says", "campaign", c.ID, "state", c.State)
-		} else if f.differs[c.ID] != err.Error() {
-			f.differs[c.ID] = err.Error()
-			f.log.Warn("campaign differs from the catalog", "campaign", c.ID, "err", err)
-		}
-	}
-	return nil
-}
-
-// same reports whether the catalog, which may lack the campaign, says what its record says.
-func same(c *Campaign, have *catalog.Campaign) bool {
-	if c.State == CampaignAborted || have == nil {
-		return c.State == CampaignAborted && have == nil
-	}
-	return have.Paused == c.Paused && perMille(have.Rollout) == perMille(c.Rollout)
-}
-
-func perMille(r *catalog.Rollout) int {
-	if r == nil {
-		return 1000
-	}
-	return r.PerMille
-}
-
 // swapInCampaigns does in the records what the catalog does when an asset is withdrawn, removed or replaced: next, or
 // nothing when it is nil, takes its place, and a campaign that is left without an asset ends. It returns the records that it
 // changed. The caller holds f.editing.
@@ -302,9 +257,7 @@ func (f *Fleet) swapInCampaigns(ctx context.Context, old asset.ID, next *catalog
 				}
 				doc.Assets[i] = catalog.AssetRef{Path: next.Path, ID: next.ID, PrefixBytes: doc.Assets[i].PrefixBytes}
 			}
-			if len(doc.Assets) == 0 {
-				doc.State, doc.Paused, doc.Why = CampaignAborted, false, "none of its assets is left"
-			}
+			doc.setAssets(doc.Assets)
 			c = *doc
 			return nil
 		})

@@ -24,6 +24,7 @@ type desk struct {
 	t     *testing.T
 	dir   string
 	fault error // of publishing
+	dies  bool  // right after the next thing is published
 	heard uint64
 }
 
@@ -31,24 +32,48 @@ func newDesk(t *testing.T) *desk {
 	t.Helper()
 	d := &desk{t: t, dir: t.TempDir()}
 	r, err := repo.Init(repo.Options{
-		Dir: filepath.Join(d.dir, "tuf"), Keys: filepath.Join(d.dir, "keys"), Fence: func() error { return d.fault },
+		Dir: filepath.Join(d.dir, "tuf"), Keys: filepath.Join(d.dir, "keys"), Fence: d.fence,
 	}, repo.InitOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := registry.Open(ctx, registry.Options{Path: filepath.Join(d.dir, "fleet.db")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = g.Close() })
 	d.Fleet = New(Options{
-		ID: "f", Repo: r, Registry: g, Keys: filepath.Join(d.dir, "keys"), OriginDir: filepath.Join(d.dir, "origin"),
+		ID: "f", Repo: r, Registry: d.store(), Keys: filepath.Join(d.dir, "keys"), OriginDir: filepath.Join(d.dir, "origin"),
 		OriginURLs: []string{"https://o.example/origin/"}, CA: identitytest.New(t).CA, Holder: "test",
 	})
 	if err := d.AddPublisher(ctx, "test", DefaultPublisher, nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	return d
+}
+
+func (d *desk) store() *registry.Registry {
+	d.t.Helper()
+	g, err := registry.Open(ctx, registry.Options{Path: filepath.Join(d.dir, "fleet.db")})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { _ = g.Close() })
+	return g
+}
+
+// fence is called right before something is published.
+func (d *desk) fence() error {
+	if d.dies {
+		_ = d.o.Registry.Close() // nothing gets into the store any more
+	}
+	return d.fault
+}
+
+// again starts the manager that died anew.
+func (d *desk) again() {
+	d.t.Helper()
+	o := d.o
+	o.Registry, d.dies = d.store(), false
+	d.Fleet = New(o)
+	if err := d.Start(ctx); err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 func (d *desk) film(name string, replaces asset.ID) asset.ID {

@@ -190,8 +190,13 @@ func (f *Fleet) Remove(ctx context.Context, who string, id asset.ID) error {
 	}
 	f.editing.Lock()
 	defer f.editing.Unlock()
+	// Kept until all is done: when fleetd dies before the origin's copy is gone, nothing else would know of it.
+	if err := f.o.Registry.PutDoc(ctx, tableRemoving, id.String(), a.Path); err != nil {
+		return err
+	}
 	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.RemoveAsset(a.Path) }); err != nil {
-		return fmt.Errorf("remove %s: %w", id, keyless(err))
+		return errors.Join(fmt.Errorf("remove %s: %w", id, keyless(err)),
+			f.o.Registry.DeleteDoc(ctx, tableRemoving, id.String()))
 	}
 	changed, err := f.swapInCampaigns(ctx, id, nil)
 	if err != nil {
@@ -206,6 +211,9 @@ func (f *Fleet) Remove(ctx context.Context, who string, id asset.ID) error {
 		}
 	}
 	if err := publish.Remove(f.o.OriginDir, id); err != nil {
+		return err
+	}
+	if err := f.o.Registry.DeleteDoc(ctx, tableRemoving, id.String()); err != nil {
 		return err
 	}
 	return f.o.Registry.Audit(ctx, who, "remove", a.Path, a.Name)

@@ -147,7 +147,7 @@ func (f *Fleet) Start(ctx context.Context) error {
 		f.wants[w.Target] = w
 	}
 	f.mu.Unlock()
-	return f.syncCampaigns(ctx)
+	return errors.Join(f.syncCampaigns(ctx), f.finishRemovals(ctx))
 }
 
 // Run works until ctx ends: the bell, resending, presence, rollouts, revocations and the catalog's freshness. What fails

@@ -64,6 +64,7 @@ type Fleet struct {
 
 	editing sync.Mutex        // a campaign's record and the catalog change together
 	differs map[string]string // campaigns that could not be published, and why; guarded by editing
+	settled int64             // the catalog's version whose assets the records have; guarded by editing
 
 	mu       sync.Mutex // guards the fields below
 	wants    map[string]wish
