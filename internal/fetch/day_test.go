@@ -39,6 +39,13 @@ type day struct {
 
 const dayLine = 16 << 10 // bytes per second that the box's line gives
 
+// aDay is a test of what a box does from a local time on; the box stops with it.
+func aDay(t *testing.T, local string, test func(*testing.T, *day)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { test(t, newDay(t, local)) })
+}
+
 // newDay makes a box whose clock shows the given local time; start runs it.
 func newDay(t *testing.T, local string) *day {
 	t.Helper()
@@ -220,9 +227,7 @@ func hm(from, to string, rate int64, days ...string) catalog.Window {
 // The windows of one campaign over a day and a half: several a day, one across midnight, other ones at the weekend, each
 // with a rate of its own.
 func TestADayOfWindows(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00") // a Friday
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) { // a Friday
 		film := d.publish("film", 80<<20)
 		d.campaign("night", catalog.Campaign{Windows: []catalog.Window{
 			hm("01:00", "02:30", 4<<10, "mon", "tue", "wed", "thu", "fri"),
@@ -258,7 +263,6 @@ func TestADayOfWindows(t *testing.T) {
 				t.Errorf("the schedule foretold %v to %v, it was %v to %v", s.From, s.To, want[i].from, want[i].to)
 			}
 		}
-		d.stop()
 	})
 }
 
@@ -306,9 +310,7 @@ func TestTheNightsInWhichTheClocksChange(t *testing.T) {
 
 // A box wakes in 1970, learns the time in the middle of a window, and has its clock put forward and back.
 func TestTheClockIsPutRight(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "1970-01-01 02:00")
+	aDay(t, "1970-01-01 02:00", func(t *testing.T, d *day) {
 		d.clock.trusted.Store(false)
 		film := d.publish("film", 80<<20)
 		d.campaign("night", catalog.Campaign{Windows: []catalog.Window{hm("01:00", "05:00", 4<<10)}}, film)
@@ -338,15 +340,12 @@ func TestTheClockIsPutRight(t *testing.T) {
 			}
 			d.why(film, s.why)
 		}
-		d.stop()
 	})
 }
 
 // The month's budget stops everything but the home, and the next month goes on.
 func TestTheMonthlyBudget(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-30 22:00")
+	aDay(t, "2026-06-30 22:00", func(t *testing.T, d *day) {
 		film := d.publish("film", 80<<20)
 		d.campaign("now", catalog.Campaign{}, film)
 		const budget = 20 << 20
@@ -364,14 +363,11 @@ func TestTheMonthlyBudget(t *testing.T) {
 		if n := d.origin.sent.Load() - before; n < 9*60*dayLine || n > 10*61*dayLine {
 			t.Errorf("%d bytes in the first ten minutes of the new month", n)
 		}
-		d.stop()
 	})
 }
 
 func TestZeroMeansStoppedAllDay(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00")
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		film := d.publish("film", 80<<20)
 		d.campaign("night", catalog.Campaign{Windows: []catalog.Window{hm("00:00", "24:00", 0)}}, film)
 		d.start(fetch.Limits{})
@@ -385,15 +381,12 @@ func TestZeroMeansStoppedAllDay(t *testing.T) {
 		if n := d.origin.sent.Load(); n != 0 {
 			t.Errorf("the origin sent %d bytes", n)
 		}
-		d.stop()
 	})
 }
 
 // Not before, priorities, deadlines and keep-until of several campaigns through a night.
 func TestANightOfCampaigns(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 20:00")
+	aDay(t, "2026-06-05 20:00", func(t *testing.T, d *day) {
 		const size = 5 << 20 // 5.3 minutes of the line
 		late, film, ad, doomed := d.publish("late", size), d.publish("film", size), d.publish("ad", size), d.publish("x", 80<<20)
 		night := []catalog.Window{hm("22:00", "23:00", -1)}
@@ -434,6 +427,5 @@ func TestANightOfCampaigns(t *testing.T) {
 		d.why(doomed, "Its deadline has passed, and its campaign does not want it late.")
 		d.until("2026-06-07 00:01")
 		d.why(doomed, "No campaign asks for it now.")
-		d.stop()
 	})
 }

@@ -2,7 +2,6 @@ package fetch_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"boxd/internal/asset"
@@ -33,9 +32,7 @@ func (d *day) kept(id asset.ID) *memAsset {
 }
 
 func TestPrefixesComeBeforeWholes(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00")
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		a, b := prefixed(d)
 		d.start(fetch.Limits{})
 		seen := 0
@@ -60,14 +57,11 @@ func TestPrefixesComeBeforeWholes(t *testing.T) {
 		if seen == 0 {
 			t.Error("nothing was looked at")
 		}
-		d.stop()
 	})
 }
 
 func TestWithoutSpaceForTheRestThePrefixStays(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00")
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		a, b := prefixed(d)
 		c := d.publish("c film", 20*prefixPiece)
 		d.campaign("more", catalog.Campaign{Priority: -1}, c)
@@ -99,15 +93,12 @@ func TestWithoutSpaceForTheRestThePrefixStays(t *testing.T) {
 		if sa, sb := d.asset(a), d.asset(b); sa.State != fetch.Ready || sb.State != fetch.Ready || sa.Code == "prefix-only" {
 			t.Errorf("with space again: %+v, %+v", sa, sb)
 		}
-		d.stop()
 	})
 }
 
 // A player that goes past the prefix has the rest reserved at once, though other prefixes have not come yet.
 func TestPlaybackGoesPastThePrefix(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00")
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		a, _ := prefixed(d)
 		d.start(fetch.Limits{})
 		for d.kept(a) == nil || d.kept(a).HaveCount() == 0 {
@@ -118,15 +109,12 @@ func TestPlaybackGoesPastThePrefix(t *testing.T) {
 		if k := d.kept(a); !k.Have(40) || !k.Have(41) || k.Reserved() != wholePieces*prefixPiece {
 			t.Errorf("the player still waits: %d of %d bytes reserved, %d pieces here", k.Reserved(), wholePieces*prefixPiece, k.HaveCount())
 		}
-		d.stop()
 	})
 }
 
 // With no space for what the player waits for nothing fails, and nothing is asked for that could not be kept.
 func TestPlaybackPastThePrefixWithoutSpace(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00")
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		a, _ := prefixed(d)
 		d.cache.room = 12 * prefixPiece
 		d.start(fetch.Limits{})
@@ -147,15 +135,12 @@ func TestPlaybackPastThePrefixWithoutSpace(t *testing.T) {
 		if n := d.origin.sent.Load(); n > 11*prefixPiece {
 			t.Errorf("the origin sent %d bytes, %d have space", n, 10*prefixPiece)
 		}
-		d.stop()
 	})
 }
 
 // Space that the cache takes back while a request is under way is no failure of the disk.
 func TestSpaceThatIsTakenBackIsNoFailure(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00")
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		a, _ := prefixed(d)
 		d.start(fetch.Limits{})
 		for d.kept(a) == nil || d.kept(a).HaveCount() < 8 {
@@ -177,15 +162,12 @@ func TestSpaceThatIsTakenBackIsNoFailure(t *testing.T) {
 		if w := d.health.List(); len(w) != 0 {
 			t.Errorf("health: %+v", w)
 		}
-		d.stop()
 	})
 }
 
 // A beginning without space for the rest that the cache takes away is asked for like anything else that is not here.
 func TestAPrefixIsEvicted(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00")
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		a, _ := prefixed(d)
 		d.cache.room = 10 * prefixPiece
 		d.start(fetch.Limits{})
@@ -208,15 +190,12 @@ func TestAPrefixIsEvicted(t *testing.T) {
 		if s := d.asset(a); s.State != fetch.Ready {
 			t.Errorf("with space again: %+v", s)
 		}
-		d.stop()
 	})
 }
 
 // What the owner took from the cache between the notice of an eviction and the eviction is fetched again all the same.
 func TestAnEvictionIsFoundOutLate(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDay(t, "2026-06-05 12:00")
+	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		a, _ := prefixed(d)
 		d.start(fetch.Limits{})
 		d.wait(5 * time.Minute)
@@ -231,6 +210,5 @@ func TestAnEvictionIsFoundOutLate(t *testing.T) {
 		if s := d.asset(a); s.State != fetch.Ready || d.kept(a) == nil || d.kept(a) == was {
 			t.Errorf("not fetched again: %+v", s)
 		}
-		d.stop()
 	})
 }
