@@ -27,7 +27,7 @@ type Client struct {
 // key TLS has made sure of. An error refuses the connection.
 type Authorize func(ctx context.Context, chain []*x509.Certificate) (Client, error)
 
-// Auth answers the broker's auth callouts. Several fleetd share the work.
+// Auth answers the auth callouts of a cluster's nodes. Several fleetd share the work.
 type Auth struct {
 	Fleet     string
 	Creds     Creds
@@ -117,8 +117,8 @@ func (a *Auth) user(ctx context.Context, req *jwt.AuthorizationRequestClaims) (s
 	if err != nil {
 		return "", err
 	}
-	if !mqttwire.ValidBox(c.Box) || req.ClientInformation.MQTT != c.Box {
-		return "", fmt.Errorf("client id %.60q is not the certificate's name %q", req.ClientInformation.MQTT, c.Box)
+	if err := c.check(req.ClientInformation.MQTT); err != nil {
+		return "", err
 	}
 	uc := jwt.NewUserClaims(req.UserNkey)
 	uc.Name, uc.Audience = c.Box, accountFleet
@@ -126,17 +126,10 @@ func (a *Auth) user(ctx context.Context, req *jwt.AuthorizationRequestClaims) (s
 	if !c.Until.IsZero() {
 		uc.Expires = c.Until.Unix()
 	}
-	base := "boxd.v1." + a.Fleet + "." + c.Box + "."
-	// All under its own name, and not one rule for each topic: the broker keeps a tree of them for each connection, and
-	// nine rules took 12 kB of its memory. What is not a box's to say nobody listens to.
-	uc.Pub.Allow.Add(base + ">")
-	uc.Sub.Allow.Add(base + ">")
-	for _, g := range c.Groups {
-		if mqttwire.ValidName(g) {
-			uc.Sub.Allow.Add("boxd.v1." + a.Fleet + ".group." + g + ".desired")
-		}
-	}
-	uc.NatsLimits.Subs, uc.NatsLimits.Payload = 32, mqttwire.MaxDesired
+	read, write := subjects(a.Fleet, c)
+	uc.Pub.Allow.Add(write...)
+	uc.Sub.Allow.Add(read...)
+	uc.NatsLimits.Subs, uc.NatsLimits.Payload = maxSubs, mqttwire.MaxDesired
 	token, err := uc.Encode(a.issuer)
 	if err != nil {
 		return "", fmt.Errorf("sign the callout: %w", err)

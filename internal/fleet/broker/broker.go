@@ -28,6 +28,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+
+	"boxd/internal/mqttwire"
 )
 
 // The accounts and users of the broker.
@@ -105,7 +107,17 @@ type ServerOptions struct {
 	Creds    Creds
 	MaxStore int64 // bytes; 0 means 4 GiB. When it is reached boxes get no PUBACK and keep what they have
 	Log      *slog.Logger
+
+	// Authorize judges the boxes of Fleet, in this process. nil: the auth callout does, as in a cluster.
+	Authorize Authorize
+	Fleet     string
 }
+
+// maxSubs bounds the subscriptions of one connection.
+const maxSubs = 32
+
+// maxMessage bounds a payload, in bytes: the largest wish in its signed envelope.
+const maxMessage = mqttwire.MaxDesired + 32<<10
 
 // Server is the embedded NATS server.
 type Server struct {
@@ -170,6 +182,12 @@ func NewServer(o ServerOptions) (*Server, error) {
 		return nil, err
 	}
 	so.DontListen, so.NoSigs, so.NoLog, so.NoSublistCache = true, true, true, true
+	var in *door
+	if o.Authorize != nil {
+		in = &door{fleet: o.Fleet, creds: o.Creds, authorize: o.Authorize, log: o.Log}
+		so.CustomClientAuthentication, so.AuthCallout = in, nil
+		so.MaxSubs, so.MaxPayload = maxSubs, maxMessage
+	}
 	so.MQTT = server.MQTTOpts{
 		Host: host, Port: port, TLSConfig: o.TLS, TLSTimeout: 15, AuthTimeout: 15, StreamReplicas: 1,
 		ConsumerInactiveThreshold: time.Hour, JSAPITimeout: 10 * time.Second,
@@ -177,6 +195,9 @@ func NewServer(o ServerOptions) (*Server, error) {
 	ns, err := server.NewServer(so)
 	if err != nil {
 		return nil, fmt.Errorf("broker: %w", err)
+	}
+	if in != nil {
+		in.ns = ns
 	}
 	ns.SetLoggerV2(natsLog{o.Log}, false, false, false)
 	return &Server{o: o, ns: ns}, nil

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,7 +56,8 @@ func logTo(tb testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-func newRig(tb testing.TB) *rig {
+// newRig has the auth callout of a cluster's nodes when callout is true, and else the embedded server's way.
+func newRig(tb testing.TB, callout ...bool) *rig {
 	tb.Helper()
 	dir := tb.TempDir()
 	creds, err := broker.LoadCreds(filepath.Join(dir, "creds.json"))
@@ -64,23 +66,27 @@ func newRig(tb testing.TB) *rig {
 	}
 	r := &rig{ca: newCA(tb), addr: freePort(tb), changed: make(chan struct{})}
 	log := logTo(tb)
-	r.srv, err = broker.NewServer(broker.ServerOptions{
+	o := broker.ServerOptions{
 		Dir: filepath.Join(dir, "js"), Name: "t1", MQTT: r.addr, TLS: r.ca.server(tb), Creds: creds, Log: log,
-	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	auth := &broker.Auth{
-		Fleet: "f1",
-		Creds: creds,
-		Log:   log,
-		Authorize: func(_ context.Context, chain []*x509.Certificate) (broker.Client, error) {
+		Fleet: "f1", Authorize: func(_ context.Context, chain []*x509.Certificate) (broker.Client, error) {
 			leaf := chain[0]
 			if strings.HasPrefix(leaf.Subject.CommonName, "revoked") {
 				return broker.Client{}, errors.New("revoked")
 			}
-			return broker.Client{Box: leaf.Subject.CommonName, Groups: leaf.Subject.OrganizationalUnit, Until: leaf.NotAfter}, nil
+			until := leaf.NotAfter
+			if leaf.Subject.CommonName == "ends-soon" {
+				until = time.Now().Add(time.Second)
+			}
+			return broker.Client{Box: leaf.Subject.CommonName, Groups: leaf.Subject.OrganizationalUnit, Until: until}, nil
 		},
+	}
+	auth := &broker.Auth{Fleet: "f1", Creds: creds, Log: log, Authorize: o.Authorize}
+	called := slices.Contains(callout, true)
+	if called {
+		o.Authorize = nil
+	}
+	if r.srv, err = broker.NewServer(o); err != nil {
+		tb.Fatal(err)
 	}
 	r.bus = broker.NewBus(broker.BusOptions{
 		Fleet: "f1", At: r.srv.Connect(), Creds: creds, MQTT: []string{r.addr}, Log: log, Handle: r.handle, Tele: r.tele,
@@ -94,6 +100,10 @@ func newRig(tb testing.TB) *rig {
 	g.Go(func() error { return r.srv.Run(ctx, func() { close(up) }) })
 	g.Go(func() error {
 		<-up
+		if !called {
+			close(listens)
+			return nil
+		}
 		return auth.Run(ctx, r.srv.Connect(), func() { close(listens) })
 	})
 	g.Go(func() error {

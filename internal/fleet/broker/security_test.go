@@ -16,11 +16,14 @@ import (
 )
 
 // attacker connects with whatever it has.
-func attacker(r *rig, clientID string, cfg *tls.Config, will string) (mqtt.Client, error) {
+func attacker(r *rig, clientID string, cfg *tls.Config, will string, more ...func(*mqtt.ClientOptions)) (mqtt.Client, error) {
 	o := mqtt.NewClientOptions().AddBroker("tls://" + r.addr).SetClientID(clientID).SetTLSConfig(cfg).SetAutoReconnect(false).
 		SetConnectTimeout(5 * time.Second).SetProtocolVersion(4)
 	if will != "" {
 		o.SetWill(will, "forged", 1, true)
+	}
+	for _, set := range more {
+		set(o)
 	}
 	c := mqtt.NewClient(o)
 	t := c.Connect()
@@ -30,8 +33,16 @@ func attacker(r *rig, clientID string, cfg *tls.Config, will string) (mqtt.Clien
 	return c, t.Error()
 }
 
-func TestNobodyConnectsWithoutItsOwnName(t *testing.T) {
-	r := newRig(t)
+// bothWays runs a test with the embedded server's own way to judge connections, and with the auth callout.
+func bothWays(t *testing.T, test func(t *testing.T, r *rig)) {
+	t.Helper()
+	t.Run("embedded", func(t *testing.T) { test(t, newRig(t)) })
+	t.Run("callout", func(t *testing.T) { test(t, newRig(t, true)) })
+}
+
+func TestNobodyConnectsWithoutItsOwnName(t *testing.T) { bothWays(t, nobodyConnectsWithoutItsOwnName) }
+
+func nobodyConnectsWithoutItsOwnName(t *testing.T, r *rig) {
 	none := &tls.Config{RootCAs: r.ca.pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13}
 	foreign := newCA(t).box(t, "box-a", "living")
 	foreign.RootCAs = r.ca.pool
@@ -73,8 +84,40 @@ func serverAsBox(t *testing.T, r *rig) *tls.Config {
 	return &tls.Config{RootCAs: r.ca.pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13, Certificates: cfg.Certificates}
 }
 
-func TestABoxCannotSpeakForAnother(t *testing.T) {
+func TestNobodyIsFleetdWithoutItsPassword(t *testing.T) {
 	r := newRig(t)
+	cfg := r.ca.box(t, "box-a", "living")
+	for _, user := range []string{"fleetd", "fleetd-sys", "fleetd-auth", "box-a"} {
+		for _, password := range []string{"", "guess"} {
+			c, err := attacker(r, "box-a", cfg, "", func(o *mqtt.ClientOptions) { o.SetUsername(user).SetPassword(password) })
+			if err == nil {
+				c.Disconnect(0)
+				t.Errorf("%q with password %q connected", user, password)
+			}
+		}
+	}
+}
+
+func TestASessionEndsWithItsCertificate(t *testing.T) { bothWays(t, aSessionEndsWithItsCertificate) }
+
+func aSessionEndsWithItsCertificate(t *testing.T, r *rig) {
+	gone := make(chan error, 1)
+	_, err := attacker(r, "ends-soon", r.ca.box(t, "ends-soon", "living"), "", func(o *mqtt.ClientOptions) {
+		o.SetConnectionLostHandler(func(_ mqtt.Client, err error) { gone <- err })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-gone:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it is still connected")
+	}
+}
+
+func TestABoxCannotSpeakForAnother(t *testing.T) { bothWays(t, aBoxCannotSpeakForAnother) }
+
+func aBoxCannotSpeakForAnother(t *testing.T, r *rig) {
 	evil, err := attacker(r, "box-evil", r.ca.box(t, "box-evil", "kitchen"), "")
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +155,10 @@ func TestABoxCannotSpeakForAnother(t *testing.T) {
 
 // A forged will is accepted with the connect (3.1.1 has no other answer) and must go nowhere when the session dies.
 func TestAWillUnderAnotherNameGoesNowhere(t *testing.T) {
-	r := newRig(t)
+	bothWays(t, aWillUnderAnotherNameGoesNowhere)
+}
+
+func aWillUnderAnotherNameGoesNowhere(t *testing.T, r *rig) {
 	victim := startBox(t, r, "box-a", "living", newBox())
 	r.wait(t, "box-a", func(m broker.Msg) bool { return m.Topic.Box == "box-a" && m.Topic.Kind == mqttwire.KindState })
 	for _, will := range []string{"boxd/v1/f1/box-a/state", "boxd/v1/f1/box-a/desired", "boxd/v1/f1/group/living/desired"} {
@@ -148,8 +194,9 @@ func TestAWillUnderAnotherNameGoesNowhere(t *testing.T) {
 	}
 }
 
-func TestABoxCannotListenToOthers(t *testing.T) {
-	r := newRig(t)
+func TestABoxCannotListenToOthers(t *testing.T) { bothWays(t, aBoxCannotListenToOthers) }
+
+func aBoxCannotListenToOthers(t *testing.T, r *rig) {
 	evil, err := attacker(r, "box-evil", r.ca.box(t, "box-evil", "kitchen"), "")
 	if err != nil {
 		t.Fatal(err)

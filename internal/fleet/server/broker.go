@@ -24,7 +24,7 @@ func (s *Server) openBroker() error {
 		var err error
 		s.nats, err = broker.NewServer(broker.ServerOptions{
 			Dir: filepath.Join(s.o.Dir, dirBroker, "jetstream"), Name: "fleetd", MQTT: s.o.MQTT, TLS: s.brokerTLS(),
-			Creds: s.creds, Log: s.log,
+			Creds: s.creds, Log: s.log, Authorize: s.authorize, Fleet: s.ca.Fleet(),
 		})
 		if err != nil {
 			return err

@@ -42,7 +42,12 @@ func (s *Server) Run(ctx context.Context) error {
 		s.ready.done("broker")
 		close(up)
 	}
-	g.Go(func() error { return s.after(ctx, up, func() error { return s.runAuth(ctx, auth) }) })
+	if s.nats != nil { // it asks this process itself
+		s.ready.done("auth")
+		auth = up
+	} else {
+		g.Go(func() error { return s.after(ctx, up, func() error { return s.runAuth(ctx, auth) }) })
+	}
 	g.Go(func() error { return s.after(ctx, auth, func() error { return s.runBus(ctx) }) })
 	g.Go(func() error { return s.fleet.Run(ctx) })
 	g.Go(func() error { return s.fleet.KeepIndex(ctx) })
@@ -83,16 +88,9 @@ func (s *Server) after(ctx context.Context, first <-chan struct{}, run func() er
 	}
 }
 
-func (s *Server) endpoint() broker.Endpoint {
-	if s.nats != nil {
-		return s.nats.Connect()
-	}
-	return s.clusterEndpoint()
-}
-
 func (s *Server) runAuth(ctx context.Context, listens chan struct{}) error {
 	a := &broker.Auth{Fleet: s.ca.Fleet(), Creds: s.creds, Authorize: s.authorize, Log: s.log}
-	return a.Run(ctx, s.endpoint(), func() { s.ready.done("auth"); close(listens) })
+	return a.Run(ctx, s.clusterEndpoint(), func() { s.ready.done("auth"); close(listens) })
 }
 
 func (s *Server) runBus(ctx context.Context) error {
