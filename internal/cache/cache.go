@@ -73,8 +73,10 @@ type Options struct {
 	GroupInterval time.Duration // or when the oldest piece of the group has waited so long; default 10 s
 
 	KeepPrefix int64         // bytes at the front worth keeping when a large asset must go; default 16 MiB; -1 none
-	ReadAhead  int64         // bytes ahead of a reader that Demand asks for; default 16 MiB
 	RepairWait time.Duration // how long a read waits for bytes that an I/O error took; default 30 s
+
+	// Bytes ahead of a reader that Demand asks for at least and at most, whatever its speed; default 4 and 64 MiB.
+	ReadAhead, ReadAheadMost int64
 
 	ScrubPeriod time.Duration // everything is read and hashed again at least once in it; default 14 days; <0 never
 	ScrubRate   int64         // bytes per second that the scrub may read; default 4 MiB/s
@@ -113,7 +115,8 @@ func (o *Options) setDefaults() {
 	}
 	def(&o.GroupBytes, 128<<20)
 	def(&o.KeepPrefix, 16<<20)
-	def(&o.ReadAhead, 16<<20)
+	def(&o.ReadAhead, 4<<20)
+	def(&o.ReadAheadMost, 16*o.ReadAhead)
 	def(&o.ScrubRate, 4<<20)
 	dur(&o.GroupInterval, 10*time.Second)
 	dur(&o.RepairWait, 30*time.Second)

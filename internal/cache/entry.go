@@ -40,6 +40,8 @@ type entry struct {
 	lostSeq  uint64          // counts losses, so that a read finds out that a piece was lost under it
 	leases   map[*lease]bool // spans that the kernel is sending
 	readers  map[*Reader]bool
+	pace     readPace
+	after    following
 	holds    int
 	attr     Attr
 	created  time.Time

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,12 +42,12 @@ func TestReaderWaitsForWhatIsMissingAndSaysSo(t *testing.T) {
 			got <- b
 		}()
 		synctest.Wait() // piece 0 is read, the reader waits for piece 1
-		if d := a.Demand(); len(d) != 1 || d[0] != (Span{1, 3}) {
+		if d := a.Demand(); !slices.Equal(d, []Span{{1, 2, true}, {2, 3, false}}) {
 			t.Fatalf("demand %v", d)
 		}
 		must(t, put(a, m, 2)) // not what it waits for
 		synctest.Wait()
-		if d := a.Demand(); len(d) != 1 || d[0] != (Span{1, 2}) {
+		if d := a.Demand(); !slices.Equal(d, []Span{{1, 2, true}}) {
 			t.Fatalf("demand %v", d)
 		}
 		for _, i := range []int{7, 6, 5, 4, 3, 1} {
@@ -122,7 +123,7 @@ func TestReadErrorBecomesAMissAndIsRepaired(t *testing.T) {
 		if a.Have(2) || !o.Health.Has(CodeRead) {
 			t.Fatalf("have %v, warnings %v", a.Have(2), o.Health.List())
 		}
-		if d := a.Demand(); len(d) != 1 || d[0] != (Span{2, 3}) {
+		if d := a.Demand(); !slices.Equal(d, []Span{{2, 3, true}}) {
 			t.Fatalf("demand %v", d)
 		}
 		mem.SetFault(nil)

@@ -7,19 +7,18 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"sort"
 	"sync"
 	"time"
-)
 
-// Span is pieces [Begin, End).
-type Span struct{ Begin, End int }
+	"boxd/internal/asset"
+)
 
 // Reader reads one file of an asset. Read, Seek and SendN are for one goroutine at a time; Close may come from any.
 type Reader struct {
 	a    *Asset
 	ctx  context.Context //nolint:containedctx // a Reader is one request: an io.Reader has no other way to be cancelled
-	base int64           // of the file in the asset
+	path string
+	base int64 // of the file in the asset
 	size int64
 	stop chan struct{}
 
@@ -30,6 +29,10 @@ type Reader struct {
 	pos    int64
 	closed bool
 	active time.Time // of the last read
+
+	full     bool // as much is here ahead of it as is wanted
+	followed bool // the next is known
+	follow   []asset.File
 }
 
 // OpenFile opens a file of the asset for a player. Reads wait for pieces that are missing, until ctx ends, and make
@@ -44,7 +47,7 @@ func (a *Asset) OpenFile(ctx context.Context, path string) (*Reader, error) {
 	c.mu.Lock()
 	now := c.tick()
 	c.mu.Unlock()
-	r := &Reader{a: a, ctx: ctx, base: f.Offset, size: f.Length, stop: make(chan struct{}), active: time.Now()}
+	r := &Reader{a: a, ctx: ctx, path: path, base: f.Offset, size: f.Length, stop: make(chan struct{}), active: time.Now()}
 	a.e.mu.Lock()
 	defer a.e.mu.Unlock()
 	if a.e.gone {
@@ -114,6 +117,7 @@ func (r *Reader) advance(n int64) {
 	e := r.a.e
 	e.mu.Lock()
 	r.pos += n
+	e.pace.add(n, time.Now())
 	e.mu.Unlock()
 }
 
@@ -188,6 +192,9 @@ func (r *Reader) Close() error {
 		e.mu.Lock()
 		r.closed = true
 		delete(e.readers, r)
+		if r.pos >= r.size && len(r.a.info.Files) > 1 {
+			e.after = following{files: r.followers(true), until: time.Now().Add(afterTime)}
+		}
 		e.lastUse = now
 		e.notify()
 		raw := r.raw
@@ -199,37 +206,4 @@ func (r *Reader) Close() error {
 		}
 	})
 	return nil
-}
-
-// Demand is the missing pieces that open readers need next, nearest first, without those that are only to be hashed
-// again. Readers that read last come first.
-func (a *Asset) Demand() []Span {
-	e := a.e
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	list := make([]*Reader, 0, len(e.readers))
-	for r := range e.readers {
-		if r.pos < r.size {
-			list = append(list, r)
-		}
-	}
-	sort.Slice(list, func(i, j int) bool { return list[i].active.After(list[j].active) })
-	var spans []Span
-	seen := map[int]bool{}
-	for _, r := range list {
-		begin := int((r.base + r.pos) / e.pieceLen)
-		end := pieces(min(r.base+r.pos+e.c.o.ReadAhead, r.base+r.size), e.pieceLen)
-		for i := e.have.next(begin, false); i < end; i = e.have.next(i+1, false) {
-			if seen[i] || e.unknown.get(i) {
-				continue
-			}
-			seen[i] = true
-			if k := len(spans) - 1; k >= 0 && spans[k].End == i {
-				spans[k].End++
-			} else {
-				spans = append(spans, Span{i, i + 1})
-			}
-		}
-	}
-	return spans
 }

@@ -59,12 +59,12 @@ func taken(err error) bool {
 
 type assetAdapter struct{ *cache.Asset }
 
-// Demand is what readers wait for, nearest first.
+// Demand is what readers need next, nearest first.
 func (a assetAdapter) Demand() []Span {
 	spans := a.Asset.Demand()
 	list := make([]Span, len(spans))
 	for i, s := range spans {
-		list[i] = Span{s.Begin, s.End}
+		list[i] = Span{s.Begin, s.End, s.Soon}
 	}
 	return list
 }

@@ -148,7 +148,7 @@ func (f *Fetcher) tellLAN() {
 			WANBytes: it.bytes().WAN(), WANRate: it.rates.smooth.WAN(), Paced: f.paced(it), Stalled: f.stalled(it),
 		})
 		for _, d := range it.demand {
-			self.Demand = append(self.Demand, lan.Demand{ID: it.id, First: d.First, Last: d.End - 1})
+			self.Demand = append(self.Demand, lan.Demand{ID: it.id, First: d.First, Last: d.End - 1, Soon: d.Soon})
 		}
 	}
 	f.o.LAN.SetSelf(self)

@@ -34,6 +34,7 @@ type day struct {
 	assets map[asset.ID]*catalog.Asset
 	loc    *time.Location
 	health *health.Set
+	home   fetch.LAN // nil: there is none
 	stop   func()
 }
 
@@ -124,7 +125,7 @@ func (d *day) start(limits fetch.Limits) {
 	f, err := fetch.New(fetch.Options{
 		Cache: d.cache, Catalog: d.paper, Identity: d.clock, NewSwarm: func(fetch.Hooks) fetch.Swarm { return d.swarm },
 		Origin: &http.Client{Transport: d.origin}, Location: d.loc, Limits: limits, Probe: fetch.Probe{Off: true},
-		Health: d.health,
+		Health: d.health, LAN: d.home,
 	})
 	if err != nil {
 		d.t.Fatal(err)

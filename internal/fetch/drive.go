@@ -22,6 +22,9 @@ func (f *Fetcher) drive(it *item, mono time.Time) {
 	if it.want.Rate.Set {
 		rate = it.want.Rate.Value
 	}
+	if f.urgent != nil && f.urgent != it {
+		rate = min(rate, f.leftOver())
+	}
 	it.bucket.SetRate(rate)
 	rate = pace.Unlimited
 	if it.want.OriginRate.Set && len(f.neighbourDemand(it)) == 0 {
@@ -171,23 +174,15 @@ func (f *Fetcher) prioritise(it *item) {
 			want[i] = engine.Skip // the origin is bringing it
 		}
 	}
-	f.swarm.SetPriorities(it.id, want)
-}
-
-// neighbourDemand is what players elsewhere in the home wait for.
-func (f *Fetcher) neighbourDemand(it *item) []Span {
-	if f.o.LAN == nil || !it.carries {
-		return nil
-	}
-	var list []Span
-	for _, n := range f.o.LAN.Neighbours() {
-		for _, d := range n.Demand {
-			if d.ID == it.id {
-				list = append(list, Span{d.First, d.Last + 1})
+	if it.want.PlayOnly { // the rest may come from the home, and not over the access line
+		near := f.swarm.Availability(it.id, engine.LAN)
+		for i := range want {
+			if want[i] < engine.Ahead && (i >= len(near) || near[i] == 0) {
+				want[i] = engine.Skip
 			}
 		}
 	}
-	return list
+	f.swarm.SetPriorities(it.id, want)
 }
 
 // share says which pieces are this box's to fetch first, so that boxes of one swarm fetch different ones and then trade.

@@ -58,6 +58,7 @@ type Fetcher struct {
 	totals   totals
 	wanBoxes map[string]given // of torrents that have left the swarm
 	reach    reach
+	urgent   *item     // somebody waits for it; see mostUrgent
 	next     time.Time // of the plan
 	running  sync.WaitGroup
 	jobs     context.Context //nolint:containedctx // of Run, for the goroutines that it starts
@@ -201,7 +202,7 @@ func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bo
 // idle reports that nothing moves, and that whatever could set something moving tells of it.
 func (f *Fetcher) idle() bool {
 	for _, it := range f.items {
-		if it.wanOn || it.ann.busy || len(it.runs) > 0 || len(it.live.Peers) > 0 || it.rates.smooth != (Sources{}) {
+		if it.wanOn || it.playing() || it.ann.busy || len(it.runs) > 0 || len(it.live.Peers) > 0 || it.rates.smooth != (Sources{}) {
 			return false
 		}
 	}

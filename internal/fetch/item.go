@@ -63,6 +63,7 @@ type item struct {
 	originRate  *pace.Bucket // of requests to the origin only
 	policy      engine.Policy
 	demand      []Span
+	player      player
 	prio        []engine.Priority
 	have        []bool // verified pieces at the last look, to tell the engine of those that it does not know of
 	attr        Attr   // as the cache knows it
@@ -89,6 +90,7 @@ type originRun struct {
 	first, end int
 	cancel     context.CancelFunc
 	demanded   bool
+	gaveWay    bool // it was ended for what a player needs, and has not noticed yet
 }
 
 // announcer is the state of an asset towards the tracker.

@@ -267,7 +267,7 @@ func (a *memAsset) Demand() []fetch.Span {
 	for _, s := range a.demand {
 		for i := s.First; i < s.End; i++ {
 			if !a.have[i] {
-				list = append(list, fetch.Span{First: i, End: i + 1})
+				list = append(list, fetch.Span{First: i, End: i + 1, Soon: s.Soon})
 			}
 		}
 	}
@@ -278,7 +278,7 @@ func (a *memAsset) Demand() []fetch.Span {
 func (a *memAsset) play(first, end int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.demand = []fetch.Span{{First: first, End: end}}
+	a.demand = []fetch.Span{{First: first, End: end, Soon: true}}
 	a.wakeLocked()
 }
 

@@ -32,7 +32,10 @@ type Asset interface {
 }
 
 // Span is pieces [First, End) that a reader needs.
-type Span struct{ First, End int }
+type Span struct {
+	First, End int
+	Soon       bool // it waits for them, or will within seconds
+}
 
 // Attr is what the cache must know about an asset to decide what to evict.
 type Attr struct {

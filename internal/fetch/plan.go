@@ -21,6 +21,7 @@ func (f *Fetcher) step(mono time.Time) {
 	f.sched = f.input(now, mono, trusted)
 	f.decide(now)
 	f.load(mono)
+	f.urgent = f.mostUrgent()
 	for _, it := range f.ordered() {
 		f.drive(it, mono)
 	}
@@ -138,6 +139,7 @@ func (f *Fetcher) observe(mono time.Time) {
 		if it.store != nil && !it.store.Complete() {
 			it.demand = it.store.Demand()
 		}
+		it.player.look(it.demand, mono)
 		it.rates.update(mono, it.bytes(), it.sent())
 		watching = watching || it.playing()
 		wan += it.rates.smooth.WAN()
@@ -213,8 +215,8 @@ func (f *Fetcher) input(now, mono time.Time, trusted bool) schedule.Input {
 
 func (f *Fetcher) describe(it *item, prefix int64, now, mono time.Time) schedule.Asset {
 	a := schedule.Asset{
-		ID: it.id.String(), Length: it.info.Length, Missing: it.missing(), Playing: it.playing(),
-		Started: it.wanSince, Since: it.rec.Started, Swarm: f.swarmSize(it, mono),
+		ID: it.id.String(), Length: it.info.Length, Missing: it.missing(), Playing: it.playing() || len(f.neighbourDemand(it)) > 0,
+		Starved: it.player.starved(mono), Started: it.wanSince, Since: it.rec.Started, Swarm: f.swarmSize(it, mono),
 		PeerRate: float64(it.rates.smooth.Peer), PeersKnown: it.ann.known,
 	}
 	if prefix > 0 {

@@ -38,18 +38,18 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 	if !f.openSource(it) {
 		return
 	}
-	f.dropStale(it)
-	if len(it.runs) >= runsPerAsset || f.allRuns() >= runsInAll {
-		return
+	needs := f.needs(it)
+	if pieces, demanded, most := f.originPieces(it, mode, needs); len(pieces) > 0 {
+		f.ask(it, pieces, mode, demanded, most)
 	}
-	pieces, demanded := f.originPieces(it, mode)
-	most := runsPerAsset
-	if it.originRate.Rate() != pace.Unlimited {
-		most = 1 // what it holds cannot come from peers meanwhile
-	}
-	for len(pieces) > 0 && len(it.runs) < most && f.allRuns() < runsInAll {
+}
+
+// ask makes requests of pieces, best first, until an asset has most of them.
+func (f *Fetcher) ask(it *item, pieces []int, mode schedule.OriginMode, demanded bool, most int) {
+	for len(pieces) > 0 && most > 0 {
 		first, end := f.runOf(it, pieces, mode, demanded)
 		f.startRun(it, first, end, demanded)
+		most--
 		var rest []int
 		for _, p := range pieces {
 			if p < first || p >= end {
@@ -64,14 +64,14 @@ func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 // does not wait to meet: the home has waited for it already.
 func (f *Fetcher) settles(it *item, mono time.Time) bool {
 	since := mono.Sub(it.wanSince)
-	return it.want.Origin == schedule.OriginSpare && !it.playing() &&
+	return it.want.Origin == schedule.OriginSpare && len(f.needs(it)) == 0 &&
 		(since < meeting && !it.heir && !f.first(it) || !it.ann.known && since < settling)
 }
 
 // afterPrefixes says that this asset's beginning is here, another's is on its way, and nothing urgent speaks against
 // waiting for that.
 func (f *Fetcher) afterPrefixes(it *item, mono time.Time) bool {
-	if it.want.Prefix || it.want.Origin == schedule.OriginUrgent || it.playing() || len(f.neighbourDemand(it)) > 0 {
+	if it.want.Prefix || it.want.Origin == schedule.OriginUrgent || len(f.needs(it)) > 0 {
 		return false
 	}
 	for _, other := range f.items {
@@ -128,24 +128,36 @@ func (f *Fetcher) openSource(it *item) bool {
 // shares of the origin's pieces.
 const aloneAfter = 5 * time.Second
 
-// originPieces chooses what to ask the origin for, best first; demanded says that a player waits for them.
-func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int, demanded bool) {
+// originPieces chooses what to ask the origin for now, best first, and in how many requests; demanded says that a player
+// needs it.
+func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode, needs []Span) (pieces []int, demanded bool, most int) {
 	near := f.swarm.Availability(it.id, engine.LAN)
 	missing := func(i int) bool {
 		return !it.store.Have(i) && !it.inflight[i] && (i >= len(near) || near[i] == 0)
 	}
-	for _, spans := range [][]Span{it.demand, f.neighbourDemand(it)} {
-		for _, s := range spans {
-			for i := max(s.First, 0); i < min(s.End, it.reservedPieces()); i++ {
-				if missing(i) {
-					pieces = append(pieces, i)
-				}
-			}
+	most = min(runsPerAsset-len(it.runs), runsInAll-f.allRuns())
+	pieces = it.missingOfSpans(needs, false, missing)
+	if waiting := f.waiting(it, needs); len(waiting) > 0 {
+		n, first := it.playRuns(needs, waiting)
+		if first >= 0 {
+			pieces = append([]int{first}, pieces...)
 		}
-		if len(pieces) > 0 {
-			return pieces, true
-		}
+		return pieces, true, n
 	}
+	if len(pieces) > 0 || it.want.PlayOnly || f.urgent != nil {
+		return pieces, true, most
+	}
+	if it.originRate.Rate() != pace.Unlimited {
+		most = min(most, 1-len(it.runs)) // what it holds cannot come from peers meanwhile
+	}
+	if most <= 0 {
+		return nil, false, 0
+	}
+	return f.sharePieces(it, mode, missing), false, most
+}
+
+// sharePieces is this box's share of what the swarm asks the origin for.
+func (f *Fetcher) sharePieces(it *item, mode schedule.OriginMode, missing func(int) bool) (pieces []int) {
 	end := it.reservedPieces()
 	if it.want.Prefix {
 		end = min(end, f.prefixEnd(it))
@@ -178,7 +190,7 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode) (pieces []int
 	if !it.carries { // the courier begins at the other end
 		pieces = slices.Concat(pieces[len(pieces)/2:], pieces[:len(pieces)/2])
 	}
-	return pieces, false
+	return pieces
 }
 
 // runOf makes one request of the best piece and those that follow it, as far as they are in the list too.
@@ -189,6 +201,9 @@ func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demand
 	}
 	if mode == schedule.OriginUrgent && !demanded {
 		most = min(4*most, maxRun)
+	}
+	if demanded {
+		most = maxRun // one after the other: what is not needed any more is ended
 	}
 	if rate := it.originRate.Rate(); rate != pace.Unlimited {
 		most = min(most, 2*rate)
@@ -223,24 +238,6 @@ func (f *Fetcher) offset(it *item) uint64 {
 	_, _ = h.Write([]byte(f.o.Identity.BoxID()))
 	_, _ = h.Write(it.id[:])
 	return h.Sum64() + uint64(it.store.HaveCount()) //nolint:gosec // a count is not negative
-}
-
-// dropStale ends requests that no player needs while one waits for something else.
-func (f *Fetcher) dropStale(it *item) {
-	if len(it.demand) == 0 || len(it.runs) < runsPerAsset {
-		return
-	}
-	for r := range it.runs {
-		for _, s := range it.demand {
-			if r.first < s.End && s.First < r.end {
-				return // at least one brings what is waited for
-			}
-		}
-	}
-	for r := range it.runs {
-		r.cancel()
-		return
-	}
 }
 
 func (f *Fetcher) startRun(it *item, first, end int, demanded bool) {

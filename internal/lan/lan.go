@@ -74,7 +74,6 @@ type Identity interface {
 type Options struct {
 	Identity   Identity
 	PeerOf     func(tls.ConnectionState) (boxID, fleet string, err error) // who is at the other end; nil: identity.PeerOf
-	Recheck    func(tls.ConnectionState) error                            // still welcome? asked when the identity changes; nil: yes
 	Listener   net.Listener                                               // handshaken *tls.Conn; Run closes it
 	Port       int                                                        // the port to announce: the swarm's and the household's
 	Static     []string                                                   // host:port of neighbours, for networks without multicast
@@ -108,6 +107,7 @@ type Want struct {
 type Demand struct {
 	ID          asset.ID
 	First, Last int
+	Soon        bool // within seconds; else it is read-ahead
 }
 
 // Self is what this box tells its neighbours.

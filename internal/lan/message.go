@@ -74,6 +74,7 @@ type wireDemand struct {
 	ID    asset.ID `json:"id"`
 	First int      `json:"first"`
 	Last  int      `json:"last"`
+	Soon  bool     `json:"soon,omitempty"`
 }
 
 // wireVeto is a vote: this box has not seen that courier move.

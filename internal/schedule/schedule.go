@@ -91,7 +91,8 @@ type Asset struct {
 	Length        int64 // bytes
 	Missing       int64 // bytes not verified yet
 	PrefixMissing int64 // bytes of the campaign's prefix not verified yet
-	Playing       bool  // a player waits for it or reads it
+	Playing       bool  // a player here, or one that this box carries it for, needs what is missing
+	Starved       bool  // the home does not bring in time what a player here needs
 	Started       time.Time
 	Since         time.Time // when this box was first allowed the WAN for it; zero: never yet
 	Swarm         int       // boxes that fetch or hold it, this one included, as far as is known
@@ -134,6 +135,7 @@ type Want struct {
 	Fetch    bool   // bytes are wanted, from the household at least
 	Prefix   bool   // only the prefix, for now
 	WAN      bool   // WAN peers may be used
+	PlayOnly bool   // and only for what players need
 	Origin   OriginMode
 	Rate     Limit // bytes per second over the WAN for this asset
 	// OriginRate is what the origin is asked for at most, in bytes per second, so that peers send what they can in time.

@@ -132,6 +132,9 @@ func (d *decider) allowWAN(a Asset, live []Campaign, w *Want) {
 		d.at(nextMonth(d.now, d.loc))
 		w.Reason = Reason{"budget", "The monthly budget of the access line is spent."}
 		return
+	case a.Follower && a.Playing && a.Starved && d.in.PlayOpensWAN && !d.courierTooLate(a, w):
+		d.play(live, w, "Someone is watching it and the home does not bring it in time, so this box fetches it itself.")
+		return
 	case a.Follower && !d.courierTooLate(a, w):
 		w.Reason = Reason{"follower", "Another box of the home carries it over the access line; it comes from there."}
 		return
@@ -139,11 +142,7 @@ func (d *decider) allowWAN(a Asset, live []Campaign, w *Want) {
 	open, c, rate, until, start := d.open(a, live)
 	if !open {
 		if a.Playing && d.in.PlayOpensWAN {
-			w.WAN, w.Origin = true, OriginUrgent
-			if neverOrigin(live) {
-				w.Origin = OriginOff
-			}
-			w.Reason = Reason{codePlaying, "Someone is watching it, so it is fetched outside its window."}
+			d.play(live, w, "Someone is watching it, so what is needed for that is fetched outside its window.")
 			return
 		}
 		w.Reason = Reason{"window", "Its next window opens " + when(start, d.now, d.loc) + "."}
@@ -158,6 +157,15 @@ func (d *decider) allowWAN(a Asset, live []Campaign, w *Want) {
 	if c.Origin.Never {
 		w.Origin = OriginOff
 	}
+}
+
+// play opens the access line for what players need, and no more.
+func (d *decider) play(live []Campaign, w *Want, why string) {
+	w.WAN, w.PlayOnly, w.Origin = true, true, OriginUrgent
+	if neverOrigin(live) {
+		w.Origin = OriginOff
+	}
+	w.Reason = Reason{codePlaying, why}
 }
 
 // neverOrigin reports whether every campaign keeps the origin out, which holds for a viewer, too.

@@ -1,0 +1,158 @@
+package cache
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"boxd/internal/asset"
+)
+
+// ahead is how many bytes the demand reaches beyond a position.
+func aheadOf(a *Asset, pos int64) (soon, all int64) {
+	for _, s := range a.Demand() {
+		end := int64(s.End)*a.e.pieceLen - pos
+		if all = max(all, end); s.Soon {
+			soon = max(soon, end)
+		}
+	}
+	return soon, all
+}
+
+// What is asked for ahead follows the speed at which a player reads, within bounds, and falls while it rests.
+func TestReadAheadFollowsTheSpeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := openMem(t, newMem(t, 0), func(o *Options) { o.ReadAhead, o.ReadAheadMost = 4*testPiece, 400*testPiece })
+		m := newMedia(t, 50, 2000*testPiece)
+		a := create(t, c, m, Attr{})
+		here := 0
+		upTo := func(n int) {
+			for ; here < n; here++ {
+				must(t, put(a, m, here))
+			}
+		}
+		upTo(1)
+		r, err := a.OpenFile(t.Context(), m.info.Name)
+		must(t, err)
+		defer r.Close()
+		buf := make([]byte, testPiece)
+		if soon, all := aheadOf(a, 0); soon != 0 || all != 4*testPiece {
+			t.Errorf("at first %d bytes ahead, %d of them soon", all, soon)
+		}
+		read := func(pieces int, each time.Duration) (soon, all int64) {
+			for range pieces {
+				upTo(int(r.pos/testPiece) + 1)
+				_, err := r.Read(buf)
+				must(t, err)
+				time.Sleep(each)
+			}
+			return aheadOf(a, r.pos)
+		}
+		if soon, all := read(300, time.Second/5); soon < 17*testPiece || soon > 21*testPiece || all < 95*testPiece || all > 101*testPiece {
+			t.Errorf("5 pieces a second: %d pieces ahead, %d of them soon", all/testPiece, soon/testPiece)
+		}
+		if _, all := read(600, time.Second/50); all != 400*testPiece {
+			t.Errorf("50 a second: %d pieces ahead", all/testPiece)
+		}
+		time.Sleep(time.Minute)
+		if soon, all := aheadOf(a, r.pos); soon > 2*testPiece || all > 8*testPiece {
+			t.Errorf("after a minute's pause: %d pieces ahead, %d of them soon", all/testPiece, soon/testPiece)
+		}
+		upTo(here + 3) // less than what is wanted ahead, more than half of it
+		if d := a.Demand(); len(d) == 0 {
+			t.Error("nothing is asked for before there is enough ahead")
+		}
+		upTo(here + 8)
+		if d := a.Demand(); len(d) != 0 {
+			t.Errorf("enough is ahead, and still %v", d)
+		}
+		time.Sleep(time.Minute)
+		for here-int(r.pos/testPiece) > 2 {
+			if d := a.Demand(); len(d) != 0 {
+				t.Errorf("%d pieces are ahead, and %v is asked for", here-int(r.pos/testPiece), d)
+			}
+			_, err := r.Read(buf)
+			must(t, err)
+		}
+		_, err = r.Read(buf)
+		must(t, err)
+		if d := a.Demand(); len(d) == 0 {
+			t.Error("nothing is asked for though little is ahead")
+		}
+		if _, err := r.Seek(1500*testPiece, 0); err != nil {
+			t.Fatal(err)
+		}
+		if d := a.Demand(); len(d) == 0 || d[0].Begin != 1500 || !d[0].Soon {
+			t.Errorf("after a seek: %v", d)
+		}
+	})
+}
+
+// A package is read ahead into the segments that follow, as people count, and for a while also when a segment is closed.
+func TestReadAheadGoesOnInTheNextSegment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := openMem(t, newMem(t, 0), func(o *Options) { o.ReadAhead, o.ReadAheadMost = 5*testPiece/2, 5*testPiece/2 })
+		m := newMedia(t, 51, slices.Repeat([]int{testPiece}, 12)...)
+		a := create(t, c, m, Attr{})
+		piece := func(name string) int {
+			f, ok := m.info.File(name)
+			if !ok {
+				t.Fatal(name)
+			}
+			return int(f.Offset / testPiece)
+		}
+		open := func(name string) *Reader {
+			r, err := a.OpenFile(t.Context(), name)
+			must(t, err)
+			return r
+		}
+		list := func() (files []string) {
+			for _, s := range a.Demand() {
+				for i := s.Begin; i < s.End; i++ {
+					for _, f := range m.info.Files {
+						if int(f.Offset/testPiece) == i {
+							files = append(files, f.Path)
+						}
+					}
+				}
+			}
+			return files
+		}
+		r := open("part-8")
+		if got := list(); !slices.Equal(got, []string{"part-8", "part-9", "part-10"}) {
+			t.Errorf("in segment 8: %v", got)
+		}
+		must(t, put(a, m, piece("part-8")))
+		_, err := r.Read(make([]byte, testPiece))
+		must(t, err)
+		must(t, r.Close())
+		if got := list(); !slices.Equal(got, []string{"part-9", "part-10", "part-11"}) || a.Demand()[0].Soon {
+			t.Errorf("after segment 8: %v", got)
+		}
+		time.Sleep(afterTime)
+		if got := list(); len(got) != 0 {
+			t.Errorf("long after segment 8: %v", got)
+		}
+		r = open("part-11")
+		must(t, r.Close()) // without reading it
+		if got := list(); len(got) != 0 {
+			t.Errorf("after a segment that was not read: %v", got)
+		}
+	})
+}
+
+func TestNaturalOrder(t *testing.T) {
+	names := []string{"a/1.ts", "a/02.ts", "a/3b.ts", "a/10.ts", "a/b1c2.ts", "a/b1c10.ts", "a/c.ts", "a/c.tsx"}
+	for i, a := range names {
+		for j, b := range names {
+			if got := natural(a, b); got < 0 != (i < j) || got > 0 != (i > j) {
+				t.Errorf("%s and %s: %d", a, b, got)
+			}
+		}
+	}
+	info := &asset.Info{Files: []asset.File{{Path: "v/10.ts"}, {Path: "v/9.ts"}, {Path: "v/9.vtt"}, {Path: "w/9.ts"}}}
+	if got := filesAfter(info, "v/8.ts"); len(got) != 2 || got[0].Path != "v/9.ts" || got[1].Path != "v/10.ts" {
+		t.Errorf("%v", got)
+	}
+}

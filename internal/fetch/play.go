@@ -1,0 +1,197 @@
+package fetch
+
+import (
+	"slices"
+	"time"
+
+	"boxd/internal/fetch/engine"
+)
+
+const (
+	ownPatience = 3 * time.Second // for a piece that a player needs soon and that the courier should bring
+	ownFor      = time.Minute     // a follower that had to help itself goes on doing so
+	playShare   = 8               // this part of the line is left to what nobody waits for
+)
+
+// player is what is known of the players of an asset on this box.
+type player struct {
+	piece  int       // that is needed next
+	since  time.Time // when it came to be; zero: nothing is needed soon
+	helped time.Time // when the courier was found too slow
+}
+
+// look takes what is needed now.
+func (p *player) look(demand []Span, mono time.Time) {
+	if len(demand) == 0 || !demand[0].Soon {
+		p.since = time.Time{}
+		return
+	}
+	if first := demand[0].First; p.since.IsZero() || p.piece != first {
+		p.piece, p.since = first, mono
+	}
+	if mono.Sub(p.since) >= ownPatience {
+		p.helped = mono
+	}
+}
+
+// starved says that what a player here needs has not come from the home in time, so that this box should help itself.
+func (p *player) starved(mono time.Time) bool {
+	return !p.helped.IsZero() && mono.Sub(p.helped) < ownFor
+}
+
+// neighbourDemand is what players elsewhere in the home need, of an asset that this box carries.
+func (f *Fetcher) neighbourDemand(it *item) []Span {
+	if f.o.LAN == nil || !it.carries {
+		return nil
+	}
+	var list []Span
+	for _, n := range f.o.LAN.Neighbours() {
+		for _, d := range n.Demand {
+			if d.ID == it.id {
+				list = append(list, Span{d.First, d.Last + 1, d.Soon})
+			}
+		}
+	}
+	return list
+}
+
+// needs is what players here and elsewhere in the home need: first what they need soon, those here before others.
+func (f *Fetcher) needs(it *item) []Span {
+	list := slices.Concat(it.demand, f.neighbourDemand(it))
+	slices.SortStableFunc(list, func(a, b Span) int {
+		switch {
+		case a.Soon == b.Soon:
+			return 0
+		case a.Soon:
+			return -1
+		}
+		return 1
+	})
+	return list
+}
+
+// missingOfSpans lists the pieces of spans, in their order, for which ok holds.
+func (it *item) missingOfSpans(spans []Span, soon bool, ok func(int) bool) (list []int) {
+	for _, s := range spans {
+		if soon && !s.Soon {
+			continue
+		}
+		for i := max(s.First, 0); i < min(s.End, it.reservedPieces()); i++ {
+			if ok(i) {
+				list = append(list, i)
+			}
+		}
+	}
+	return list
+}
+
+// waiting is what of an asset players need soon and the access line has to bring.
+func (f *Fetcher) waiting(it *item, needs []Span) []int {
+	near := f.swarm.Availability(it.id, engine.LAN)
+	return it.missingOfSpans(needs, true, func(i int) bool {
+		return !it.store.Have(i) && (i >= len(near) || near[i] == 0)
+	})
+}
+
+// mostUrgent is the asset that somebody waits for and that comes over the access line; nil: none.
+func (f *Fetcher) mostUrgent() *item {
+	for _, it := range f.ordered() {
+		if it.loaded && it.wanOn && !it.complete() && len(f.waiting(it, f.needs(it))) > 0 {
+			return it
+		}
+	}
+	return nil
+}
+
+// leftOver is what assets that nobody waits for get of the line while somebody waits for another, in bytes per second.
+func (f *Fetcher) leftOver() int64 {
+	limits, _, _ := f.wishes()
+	line := int64(f.measured.best)
+	if down := limits.WANDown; down.Set && (line == 0 || down.Value < line) {
+		line = down.Value
+	}
+	if line == 0 {
+		return playbackFloor
+	}
+	return max(line/playShare, 1)
+}
+
+// next is the piece that a request brings now; the end when it has brought all.
+func (r *originRun) next(it *item) int {
+	for i := r.first; i < r.end; i++ {
+		if !it.store.Have(i) {
+			return i
+		}
+	}
+	return r.end
+}
+
+// begun says that a request which goes on will bring the piece, and until then only what is needed; or that it ends with
+// the piece before, so that another goes on there.
+func (it *item) begun(piece int, needed map[int]bool) bool {
+	for r := range it.runs {
+		if r.gaveWay || piece < r.first || piece > r.end {
+			continue
+		}
+		i := r.next(it)
+		for i < piece && (needed[i] || it.store.Have(i)) {
+			i++
+		}
+		if i == piece {
+			return true
+		}
+	}
+	return false
+}
+
+// left is how many pieces a request still has to bring.
+func (r *originRun) left(it *item) (n int) {
+	for i := r.first; i < r.end; i++ {
+		if !it.store.Have(i) {
+			n++
+		}
+	}
+	return n
+}
+
+// giveWay ends the requests that bring something else now than what players need, such as those before a seek.
+func (it *item) giveWay(needed map[int]bool) {
+	for r := range it.runs {
+		if !needed[r.next(it)] && !r.gaveWay {
+			r.gaveWay = true
+			r.cancel()
+		}
+	}
+}
+
+// playRuns says how many more requests may be made for what players need soon, and the piece to begin with, if that is
+// not just the next one. What somebody waits for comes in order, over one request at a time: two at once would share the
+// line, and both be late. The next one begins when the last piece of the one before comes, so that the line does not rest.
+func (it *item) playRuns(needs []Span, waiting []int) (n, first int) {
+	needed := map[int]bool{}
+	for _, i := range it.missingOfSpans(needs, false, func(int) bool { return true }) {
+		needed[i] = true
+	}
+	first = -1
+	for _, i := range waiting {
+		if !it.begun(i, needed) {
+			it.giveWay(needed)
+			first = i
+			break
+		}
+	}
+	live, last := 0, true
+	for r := range it.runs {
+		if !r.gaveWay {
+			live++
+			last = last && r.left(it) <= 1
+		}
+	}
+	switch {
+	case first >= 0 && !it.inflight[first] && live <= runsPerAsset:
+		return 1, first
+	case first < 0 && last && live < runsPerAsset:
+		return 1, first
+	}
+	return 0, first
+}

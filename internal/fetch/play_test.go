@@ -1,0 +1,225 @@
+package fetch_test
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"boxd/internal/asset"
+	"boxd/internal/catalog"
+	"boxd/internal/fetch"
+	"boxd/internal/lan"
+)
+
+// Pieces of a day are 16 KiB, and its line brings one of them each second.
+const dayPiece = 16 << 10
+
+// shut publishes an asset of so many pieces whose window opens in the evening.
+func (d *day) shut(name string, pieces int) asset.ID {
+	id := d.publish(name, pieces*dayPiece)
+	d.campaign(name[:1], catalog.Campaign{Windows: []catalog.Window{hm("22:00", "23:00", -1)}}, id)
+	return id
+}
+
+func (d *day) here(id asset.ID) (list []int) {
+	k := d.kept(id)
+	for i := range k.have {
+		if k.Have(i) {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// Outside of its windows an asset that is played opens the access line for what is played, and for nothing else.
+func TestPlayingBringsOnlyWhatIsPlayed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		a := d.shut("film", 64)
+		d.start(fetch.Limits{})
+		d.wait(time.Minute)
+		if n := d.origin.sent.Load(); n != 0 {
+			t.Fatalf("%d bytes came before anybody played", n)
+		}
+		d.kept(a).play(10, 14)
+		d.wait(2 * time.Second)
+		d.why(a, "Someone is watching it")
+		d.wait(time.Minute)
+		if got := d.here(a); !slices.Equal(got, []int{10, 11, 12, 13}) || d.origin.sent.Load() != 4*dayPiece {
+			t.Errorf("pieces %v came, %d bytes", got, d.origin.sent.Load())
+		}
+		d.why(a, "window")
+		d.stop()
+		if d.Status().MonthWAN < 4*dayPiece {
+			t.Errorf("%d bytes count against the budget", d.Status().MonthWAN)
+		}
+	})
+}
+
+// What a player waits for gets the whole line, piece after piece; a seek ends what it made useless.
+func TestAPlayerGetsTheLineAndSeeks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		a := d.shut("film", 200)
+		d.start(fetch.Limits{})
+		k := d.kept(a)
+		for _, at := range []int{0, 150, 100, 20} {
+			k.play(at, at+40)
+			for i := range 5 {
+				begin := time.Now()
+				for !k.Have(at + i) {
+					d.wait(50 * time.Millisecond)
+					if took := time.Since(begin); took > 1500*time.Millisecond {
+						t.Fatalf("piece %d after a seek to %d: not here after %v", i, at, took)
+					}
+				}
+			}
+			if got := d.here(a); slices.Max(got[len(got)-5:]) > max(154, at+6) {
+				t.Errorf("after a seek to %d: %v", at, got)
+			}
+		}
+		if n := len(d.here(a)); n < 20 || n > 26 {
+			t.Errorf("%d pieces for 20 that were played", n)
+		}
+		d.stop()
+	})
+}
+
+// While somebody waits for one asset, another, in its window, gets a small part of the line; afterwards all of it.
+func TestOthersYieldToAPlayer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		a := d.shut("film", 200)
+		b := d.publish("nightly", 600*dayPiece)
+		d.campaign("b", catalog.Campaign{}, b)
+		d.start(fetch.Limits{})
+		d.wait(20 * time.Second)
+		before := d.kept(b).HaveCount()
+		d.kept(a).play(0, 30)
+		d.wait(30 * time.Second)
+		if n := d.kept(a).HaveCount(); n < 22 {
+			t.Errorf("%d pieces came in 30 s for a player", n)
+		}
+		d.wait(10 * time.Second)
+		if n := d.kept(a).HaveCount(); n != 30 {
+			t.Errorf("%d pieces came in 40 s for a player that needed 30", n)
+		}
+		mid := d.kept(b).HaveCount()
+		d.wait(20 * time.Second)
+		if n := d.kept(b).HaveCount() - mid; n < 15 || before < 15 {
+			t.Errorf("the other got %d pieces in 20 s before, and %d afterwards", before, n)
+		}
+		d.stop()
+	})
+}
+
+// told is a home whose courier is fixed, and whose other box tells what a test says.
+type told struct {
+	courier string
+	self    string
+	mu      sync.Mutex // guards the fields below
+	other   lan.Neighbour
+	told    lan.Self
+}
+
+func (h *told) SetSelf(s lan.Self) { h.mu.Lock(); defer h.mu.Unlock(); h.told = s }
+func (h *told) Neighbours() []lan.Neighbour {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return []lan.Neighbour{h.other}
+}
+func (h *told) Courier(asset.ID) (box string, me bool) { return h.courier, h.courier == h.self }
+func (h *told) IsLAN(netip.Addr) bool                  { return false }
+func (h *told) Changed() <-chan struct{}               { return nil }
+
+func (h *told) demand(d ...lan.Demand) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.other.Demand = d
+}
+
+// A follower tells the courier what its player needs, and fetches it itself when it does not come.
+func TestAFollowerHelpsItselfWhenTheCourierDoesNot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		h := &told{courier: "box-b", self: "box-a", other: lan.Neighbour{ID: "box-b", WAN: true}}
+		d.home = h
+		a := d.publish("film", 200*dayPiece)
+		d.campaign("c", catalog.Campaign{}, a)
+		h.other.Wants = []lan.Want{{ID: a, InFlight: true}}
+		d.start(fetch.Limits{})
+		d.wait(time.Minute)
+		d.kept(a).play(50, 60)
+		d.wait(2 * time.Second)
+		h.mu.Lock()
+		demand := h.told.Demand
+		h.mu.Unlock()
+		if len(demand) != 10 || demand[0] != (lan.Demand{ID: a, First: 50, Last: 50, Soon: true}) {
+			t.Errorf("the courier is told %+v", demand)
+		}
+		if n := d.origin.sent.Load(); n != 0 {
+			t.Errorf("%d bytes came over the access line at once", n)
+		}
+		d.wait(4 * time.Second)
+		if !d.kept(a).Have(50) {
+			t.Errorf("the player still waits after 6 s: %s", d.asset(a).Why)
+		}
+		d.why(a, "fetches it itself")
+		d.wait(2 * time.Minute)
+		if got := d.here(a); len(got) != 10 || got[0] != 50 {
+			t.Errorf("pieces %v came", got)
+		}
+		d.kept(a).play(80, 82)
+		d.wait(2 * time.Second)
+		if d.kept(a).Have(80) {
+			t.Error("long after that it did not ask the courier first")
+		}
+		d.wait(10 * time.Second)
+		d.kept(a).play(90, 92)
+		d.wait(2 * time.Second)
+		if !d.kept(a).Have(90) {
+			t.Error("it asked a courier first that had just been too slow")
+		}
+		d.stop()
+	})
+}
+
+// A courier brings first what a player elsewhere in the home waits for, and ends what is not needed now.
+func TestACourierPutsTheHomesPlayersFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		h := &told{courier: "box-a", self: "box-a", other: lan.Neighbour{ID: "box-b", WAN: true}}
+		d.home = h
+		a := d.publish("film", 400*dayPiece)
+		d.campaign("c", catalog.Campaign{}, a)
+		h.other.Wants = []lan.Want{{ID: a}}
+		d.start(fetch.Limits{})
+		d.wait(20 * time.Second)
+		for _, at := range []int{50, 200} {
+			k := d.kept(a)
+			if k.Have(at) || k.HaveCount() == 0 {
+				t.Fatalf("before: %v", d.here(a))
+			}
+			h.demand(lan.Demand{ID: a, First: at, Last: at + 1, Soon: true}, lan.Demand{ID: a, First: at + 2, Last: at + 5})
+			d.wait(5 * time.Second)
+			if !k.Have(at) || !k.Have(at+1) {
+				t.Errorf("the player at %d still waits: %v", at, d.here(a))
+			}
+		}
+		h.demand()
+		before := d.kept(a).HaveCount()
+		d.wait(20 * time.Second)
+		if n := d.kept(a).HaveCount() - before; n < 15 {
+			t.Errorf("%d pieces in 20 s after the player left", n)
+		}
+		d.stop()
+	})
+}
