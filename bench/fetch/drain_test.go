@@ -48,12 +48,11 @@ func drain() error {
 	return drainFrom(nc, info)
 }
 
-const (
-	block    = 16 << 10
-	pipeline = 256 // blocks that are asked for at one time
-)
+// pipeline is how many bytes are asked for at one time.
+const pipeline = 4 << 20
 
 func drainFrom(nc net.Conn, info *asset.Info) error {
+	block := int64(max(number("BLOCK"), 16<<10))
 	hello := append([]byte("\x13BitTorrent protocol\x00\x00\x00\x00\x00\x00\x00\x00"), info.ID[:]...)
 	hello = fmt.Appendf(hello, "-DR0001-%012d", os.Getpid())
 	if _, err := nc.Write(append(hello, 0, 0, 0, 1, 2)); err != nil { // interested
@@ -67,9 +66,9 @@ func drainFrom(nc net.Conn, info *asset.Info) error {
 	open := false
 	var head [4]byte
 	for got < info.Length {
-		if open && asked-got < pipeline*block/2 {
+		if open && asked-got < pipeline/2 {
 			var req []byte
-			for ; asked < info.Length && asked-got < pipeline*block; asked = min(asked+block, info.Length) {
+			for ; asked < info.Length && asked-got < pipeline; asked = min(asked+block, info.Length) {
 				n := min(block, info.Length-asked)
 				req = append(req, 0, 0, 0, 13, 6)
 				req = binary.BigEndian.AppendUint32(req, uint32(asked/info.PieceLength))

@@ -168,6 +168,8 @@ func seed(ctx context.Context) error {
 			ln = line{ln, float64(rate)}
 		}
 		opts := engine.Options{Listener: ln, IsLAN: func(netip.Addr) bool { return true }}
+		opts.Listener = engine.Wires(opts.Listener)
+		opts.Block = number("BLOCK")
 		if os.Getenv("TLS") != "" {
 			if err := secure(&opts, fmt.Sprintf("box-seed%d", i)); err != nil {
 				return err
@@ -253,7 +255,7 @@ func leech() error {
 	if err != nil {
 		return err
 	}
-	opts := engine.Options{IsLAN: func(netip.Addr) bool { return true }}
+	opts := engine.Options{Block: number("BLOCK")}
 	if os.Getenv("TLS") != "" {
 		if err := secure(&opts, "box-leech"); err != nil {
 			return err
@@ -266,7 +268,9 @@ func leech() error {
 			Version: 1, Expires: time.Now().Add(time.Hour), Campaigns: []catalog.Campaign{camp},
 			Assets: map[asset.ID]*catalog.Asset{info.ID: {Info: info, Torrent: torrent, Name: "film"}},
 		}},
-		NewSwarm: fetch.NewEngine(opts, fetch.EngineOptions{}),
+		NewSwarm: fetch.NewEngine(opts, fetch.EngineOptions{Change: func(o *engine.Options) {
+			o.IsLAN = func(netip.Addr) bool { return true }
+		}}),
 	})
 	if err != nil {
 		return err

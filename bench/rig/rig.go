@@ -133,7 +133,7 @@ func StartOurs(t testing.TB, fl *identitytest.Fleet, fs *FleetSide, b *netlab.Bo
 		V: 1, ID: "night", Group: "north", NotBefore: notBefore, Deadline: deadline,
 		Assets: []catalog.AssetRef{{ID: fs.Info.ID, Path: catalog.AssetPath("acme", fs.Info.ID)}},
 	}
-	mux := id.NewMux(ln)
+	mux := id.NewMux(engine.Wires(ln))
 	tr := &http.Transport{DialContext: b.Dial}
 	oc := origin.Client(nil)
 	oc.Transport.(*http.Transport).DialContext = b.Dial

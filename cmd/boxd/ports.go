@@ -17,9 +17,9 @@ import (
 // openMux shares the swarm's port between the swarm and household talk; of a test fleet without transport security,
 // unsecured connections too.
 func (d *daemon) openMux() {
-	l := d.swarm
+	l := engine.Wires(d.swarm)
 	if d.cfg.Swarm.Insecure {
-		d.split = engine.NewSplit(d.swarm)
+		d.split = engine.NewSplit(l)
 		l = d.split.TLS()
 		d.health.Raise(health.Warning{
 			Code: "swarm-insecure", Severity: health.Critical,

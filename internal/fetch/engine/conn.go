@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"sync"
@@ -29,6 +30,7 @@ type conn struct {
 	mute  *blockMeter // not nil: the box at the other end is never unchoked
 
 	sock *pace.Socket // set before the connection is handed out; nil for one of the LAN
+	wire *wire        // what is below TLS; nil: nothing of ours
 
 	in, sent atomic.Int64 // bytes on the connection, all protocols included
 }
@@ -119,7 +121,7 @@ func (c *conn) Write(p []byte) (int, error) {
 				return sent, net.ErrClosed
 			}
 		}
-		w, err := c.Conn.Write(p[sent : sent+n])
+		w, err := c.send(p[sent : sent+n])
 		sent += w
 		c.sent.Add(int64(w))
 		if s := c.remote.swarm; s != nil {
@@ -132,6 +134,22 @@ func (c *conn) Write(p []byte) (int, error) {
 			return sent, err
 		}
 	}
+}
+
+// record is what TLS encrypts at one time.
+const record = 16 << 10
+
+// send writes all of p at one time, also when it is many records of TLS.
+func (c *conn) send(p []byte) (int, error) {
+	if c.wire == nil || len(p) <= record {
+		return c.Conn.Write(p)
+	}
+	c.wire.hold()
+	n, err := c.Conn.Write(p)
+	if e := c.wire.release(); err == nil {
+		err = e
+	}
+	return n, err
 }
 
 // track registers a connection, unless it may not be.
@@ -208,6 +226,16 @@ func (e *Engine) newConn(nc net.Conn, r *remote, out bool) *conn {
 	c := &conn{Conn: nc, e: e, remote: r, out: out, since: time.Now(), done: make(chan struct{})}
 	if r.swarm != nil {
 		c.gave = r.swarm.boxes.of(e.nameOf(r), r.class)
+	}
+	w := wireOf(nc)
+	if w == nil {
+		return c
+	}
+	if r.class == LAN {
+		w.wait() // over the access line the pace says how much is read
+	}
+	if _, ok := nc.(*tls.Conn); ok {
+		c.wire = w
 	}
 	return c
 }

@@ -45,6 +45,7 @@ func (e *Engine) dialBox(ctx context.Context, r *remote) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	raw = newWire(raw)
 	if e.opts.ClientTLS == nil {
 		return raw, nil
 	}

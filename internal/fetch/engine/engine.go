@@ -62,10 +62,15 @@ type Options struct {
 	// OnFailure is told, once, of a store that failed. It must not block.
 	OnFailure func(id asset.ID, err error)
 	Dial      func(ctx context.Context, network, addr string) (net.Conn, error)
+	Block     int // what is asked for at one time, in bytes; default: see ownBlock
 	Limits    Limits
 	Sockets   *pace.Sockets // watches connections over the access line; nil: nobody does
 	Log       *slog.Logger
 }
+
+// ownBlock is what boxes ask each other for at one time: four times what stock clients, which have no part in a swarm with
+// certificates, answer to. It saves both ends much of the work.
+const ownBlock = 64 << 10
 
 // Limits bound what the engine uses; zero fields take the defaults that suit a box with 512 MiB.
 type Limits struct {
@@ -125,6 +130,9 @@ func New(opts Options) *Engine {
 	}
 	if opts.Dial == nil {
 		opts.Dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	}
+	if opts.Block == 0 && opts.ClientTLS != nil {
+		opts.Block = ownBlock
 	}
 	if opts.Handshake == nil {
 		opts.Handshake = handshake

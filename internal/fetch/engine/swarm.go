@@ -7,6 +7,7 @@ import (
 	"github.com/anacrolix/torrent"
 	"github.com/anacrolix/torrent/bencode"
 	"github.com/anacrolix/torrent/metainfo"
+	pp "github.com/anacrolix/torrent/peer_protocol"
 
 	"boxd/internal/asset"
 	"boxd/internal/fetch/pace"
@@ -93,6 +94,7 @@ func (e *Engine) Load(store Store, policy Policy, down *pace.Bucket) error {
 	}
 	t, fresh := e.client.AddTorrentOpt(torrent.AddTorrentOpts{
 		InfoHash: metainfo.Hash(info.ID), Storage: s.disk, InfoBytes: raw.Info, DisableInitialPieceCheck: true,
+		ChunkSize: pp.Integer(min(int64(e.opts.Block), info.PieceLength)), //nolint:gosec // some KiB
 	})
 	if !fresh {
 		e.unreserve(s)
