@@ -90,6 +90,43 @@ func TestChromiumPlaysWhatIsNotHere(t *testing.T) {
 	}
 }
 
+// TestChromiumOpensMediaItself opens files of an asset as pages of their own: a film plays, and what could be a page can do
+// nothing.
+func TestChromiumOpensMediaItself(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "package")
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, os.Rename(film(t, "film.mp4"), dir+"/film.mp4"))
+	const script = `<script>document.documentElement.id = 'ran'</script>`
+	for name, text := range map[string]string{
+		"page.html": "<!doctype html><html><body>" + script + "</body></html>",
+		"image.svg": `<svg xmlns="http://www.w3.org/2000/svg">` + script + `</svg>`,
+	} {
+		must(t, os.WriteFile(dir+"/"+name, []byte(text), 0o600))
+	}
+	f := newFleet(t)
+	id := f.publish(dir, "The Package", nil)
+	s := f.box("one", "").start().has(id, 60*time.Second)
+	b := browsertest.New(t, "../../out/browser/media-")
+	at := s.Box.HTTP + "/assets/" + id.String() + "/"
+	b.Do(chromedp.Navigate(at + "film.mp4"))
+	b.Until(`document.querySelector('video').readyState >= 2 && document.querySelector('video').videoWidth == 640`)
+	for _, name := range []string{"page.html", "image.svg"} {
+		resp, _ := http.Get(at + name) //nolint:noctx // the test ends it
+		if resp == nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %v", name, resp)
+		}
+		_ = resp.Body.Close()
+		t.Logf("%s is %s", name, resp.Header.Get("Content-Type"))
+		if resp.Header.Get("Content-Type") == "application/octet-stream" {
+			continue // it is saved, not opened
+		}
+		b.Do(chromedp.Navigate(at + name))
+		if got := browsertest.Eval[string](b, `document.documentElement.id + ' ' + (self.origin || origin)`); got != " null" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
 // TestFFmpegPlaysAPackageThatIsNotHere plays an HLS package, many small files, of which nothing is on the box.
 func TestFFmpegPlaysAPackageThatIsNotHere(t *testing.T) {
 	file := film(t, "film.mp4")
