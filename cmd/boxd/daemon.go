@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"boxd/internal/cache"
@@ -63,12 +64,14 @@ type daemon struct {
 	mgmt                   *mgmt.Manager  // nil without a broker
 	reads                  *remote.Remote // nil when the config has it off
 	bell                   chan int64
+	limits                 atomic.Pointer[fetch.Limits] // as the configuration has them now
 }
 
 // open opens all resources, those first that show a mistake of whoever started us.
 func (d *daemon) open(ctx context.Context) error {
 	d.health = health.New(nil)
 	d.bell = make(chan int64, 1)
+	d.limits.Store(fetchLimits(d.cfg))
 	for _, step := range []func(context.Context) error{
 		d.openListeners, d.openState, d.openIdentity, d.openCatalog, d.openCache, d.openLAN, d.openRemote, d.openPorts,
 		d.openFetch,
@@ -275,7 +278,7 @@ func (d *daemon) openFetch(context.Context) (err error) {
 		TrackerURL: d.url(d.cfg.Fleet.Tracker, "/announce"), Port: d.swarmPort(), Location: d.cfg.Location(),
 		ExternalPort: d.externalPort,
 		Class:        func() int { return spaceClass(d.cache.Usage()) },
-		Limits:       fetchLimits(d.cfg), Health: d.health, Log: d.named("fetch"),
+		Limits:       *d.limits.Load(), Health: d.health, Log: d.named("fetch"),
 		Probe: fetch.Probe{Off: !d.cfg.Limits.Yield, NoEcho: !d.cfg.Limits.Probe},
 	})
 	return err
@@ -291,7 +294,7 @@ func originClient(id *identity.Identity) *http.Client {
 }
 
 // fetchLimits is what the configuration says.
-func fetchLimits(c *config.Config) fetch.Limits {
+func fetchLimits(c *config.Config) *fetch.Limits {
 	rate := func(l config.RateLimit) schedule.Limit {
 		if !l.Set {
 			return schedule.Limit{}
@@ -302,7 +305,7 @@ func fetchLimits(c *config.Config) fetch.Limits {
 	if c.Limits.MonthlyWAN.Set {
 		budget = schedule.LimitTo(int64(c.Limits.MonthlyWAN.Value))
 	}
-	return fetch.Limits{
+	return &fetch.Limits{
 		WANDown: rate(c.Limits.WANDown), WANUp: rate(c.Limits.WANUp),
 		UploadRatio: float64(c.Limits.UploadRatio), UploadOff: c.Limits.UploadRatio == 0 || c.Limits.UploadSlots == 0,
 		LAN: rate(c.Limits.LAN), Budget: budget,
@@ -326,7 +329,7 @@ func (d *daemon) openFaces(context.Context) (err error) {
 	d.box, err = control.New(control.Options{
 		Remote: reads, Strangers: d.strangers, Ports: d.portMapping(),
 		Version: version, Config: d.cfg, Identity: d.id, Catalog: d.catalog, Cache: d.cache, LAN: d.lan,
-		Fetch: control.FromFetch(d.fetch, fetchLimits(d.cfg), d.id.Now), Broker: d.broker, FleetTLS: d.id.FleetClient,
+		Fetch: control.FromFetch(d.fetch, func() fetch.Limits { return *d.limits.Load() }, d.id.Now), Broker: d.broker, FleetTLS: d.id.FleetClient,
 		Playing: d.courtesy.SetPlaying, Store: d.state, HTTP: d.httpURL(), Health: d.health, LogRing: d.ring, Log: d.named("control"),
 	})
 	if err != nil {

@@ -96,9 +96,11 @@ func (d *daemon) statusLine() string { return d.box.Snapshot().Summary }
 
 // reconfigure takes over what can change while running, and names what cannot.
 func (d *daemon) reconfigure(next *config.Config) {
+	d.limits.Store(fetchLimits(next))
 	d.box.Reconfigure(next)
 	d.http.SetOrigins(next.HTTP.Origins)
-	rest := d.cfg.Differences(next, "limits.wan_down", "limits.wan_up", "http.origins", "log.level")
+	rest := d.cfg.Differences(next, "limits.wan_down", "limits.wan_up", "limits.lan", "limits.monthly_wan", "limits.upload_ratio",
+		"http.origins", "log.level")
 	if len(rest) > 0 {
 		d.log.Warn("configuration reloaded; some changes need a restart", "keys", strings.Join(rest, " "))
 		return

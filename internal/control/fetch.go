@@ -9,19 +9,20 @@ import (
 	"boxd/internal/schedule"
 )
 
-// FromFetch lets a Box show and steer a *fetch.Fetcher. base is what the configuration says beside the two rates.
-func FromFetch(f *fetch.Fetcher, base fetch.Limits, now func() (time.Time, bool)) Fetcher {
+// FromFetch lets a Box show and steer a *fetch.Fetcher. base is what the configuration says now beside the
+// two rates.
+func FromFetch(f *fetch.Fetcher, base func() fetch.Limits, now func() (time.Time, bool)) Fetcher {
 	return &fetchAdapter{Fetcher: f, base: base, now: now}
 }
 
 type fetchAdapter struct {
 	*fetch.Fetcher
-	base fetch.Limits
+	base func() fetch.Limits
 	now  func() (time.Time, bool)
 }
 
 func (a *fetchAdapter) SetLimits(l Limits) {
-	lim := a.base
+	lim := a.base()
 	lim.WANDown, lim.WANUp = toLimit(l.WANDown), toLimit(l.WANUp)
 	a.Fetcher.SetLimits(lim)
 }

@@ -87,10 +87,21 @@ func (l *LAN) courier(id asset.ID) string {
 		return won
 	}
 	now := l.opt.now()
-	if !l.acting[id] && (now.Before(l.settled) || now.Before(l.heard[id])) || !l.ticked.IsZero() && slept(l.ticked, now) {
+	if !l.acting[id] && (now.Before(l.settled) || now.Before(l.heard[id]) && !l.allBid(id)) ||
+		!l.ticked.IsZero() && slept(l.ticked, now) {
 		return ""
 	}
 	return won
+}
+
+// allBid says that every neighbour has told that it would carry the asset: there is nobody left to be heard.
+func (l *LAN) allBid(id asset.ID) bool {
+	for _, k := range l.links {
+		if w, ok := k.wants[id]; !ok || w.NoWAN {
+			return false
+		}
+	}
+	return true
 }
 
 // holders lists the neighbours that hold the asset whole and are not voted down, in order.

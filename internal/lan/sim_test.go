@@ -335,17 +335,21 @@ func simNICs(ip netip.Addr) func() ([]nic, error) {
 // start runs box number n, which is given the addresses of all boxes up to count as static neighbours.
 func (n *simNet) start(t testing.TB, ident *testIdentity, number, count int) *simBox {
 	t.Helper()
-	b := &simBox{ip: simIP(number), done: make(chan struct{}), health: health.New(nil)}
-	at := netip.AddrPortFrom(b.ip, simPort)
-	opt := Options{
-		Identity: ident, PeerOf: testPeerOf, Listener: handshaken(n.listen(at), ident.config(ALPN)), Port: simPort,
-		Health: b.health, nics: simNICs(b.ip),
-		watch: func(ctx context.Context, _ chan<- struct{}) { <-ctx.Done() },
-		dial:  func(ctx context.Context, to netip.AddrPort) (net.Conn, error) { return n.dial(ctx, b.ip, to) },
-	}
+	opt := Options{Identity: ident, PeerOf: testPeerOf, Port: simPort}
 	for i := range count {
 		opt.Static = append(opt.Static, netip.AddrPortFrom(simIP(i), simPort).String())
 	}
+	return n.run(t, number, opt, func(l net.Listener) net.Listener { return handshaken(l, ident.config(ALPN)) })
+}
+
+// run runs box number n with these options, listening at its port as secure makes it.
+func (n *simNet) run(t testing.TB, number int, opt Options, secure func(net.Listener) net.Listener) *simBox {
+	t.Helper()
+	b := &simBox{ip: simIP(number), done: make(chan struct{}), health: health.New(nil)}
+	opt.Listener = secure(n.listen(netip.AddrPortFrom(b.ip, uint16(opt.Port))))
+	opt.Health, opt.nics = b.health, simNICs(b.ip)
+	opt.watch = func(ctx context.Context, _ chan<- struct{}) { <-ctx.Done() }
+	opt.dial = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) { return n.dial(ctx, b.ip, to) }
 	var err error
 	if b.LAN, err = New(opt); err != nil {
 		t.Fatal(err)

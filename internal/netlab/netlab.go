@@ -253,13 +253,15 @@ func (b *Box) Plug() error { return b.home.Router.IP("link set " + b.port + " up
 
 // MulticastLoss drops this share (0 to 100) of the multicast packets that arrive at the box.
 func (b *Box) MulticastLoss(percent int) error {
-	return b.NS.Nft(fmt.Sprintf(`table inet mcast
-delete table inet mcast
-table inet mcast { chain arrive { type filter hook input priority 0;
-	ip daddr 224.0.0.0/4 numgen random mod 100 < %[1]d drop
-	ip6 daddr ff02::fb numgen random mod 100 < %[1]d drop
+	rules := "table inet mcast\ndelete table inet mcast\n"
+	if percent > 0 {
+		rules += fmt.Sprintf(`table inet mcast { chain arrive { type filter hook input priority 0;
+	ip daddr 224.0.0.0/4 numgen random mod 100 <= %[1]d drop
+	ip6 daddr ff02::fb numgen random mod 100 <= %[1]d drop
 }
-}`, percent))
+}`, percent-1)
+	}
+	return b.NS.Nft(rules)
 }
 
 // LimitWAN polices what the box gets from the WAN to this many bytes a second (0 lifts it): a box on a bad radio link.

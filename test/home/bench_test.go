@@ -3,11 +3,13 @@
 package home
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,13 +34,29 @@ func rounds() int {
 	return 10
 }
 
+// homes are the homes of TestBenchCopies; HOME_SIZES names others, as "4x1x128 4x6x24": boxes, assets, MiB each.
+func homes() (list []homeSize) {
+	for _, text := range strings.Fields(cmp.Or(os.Getenv("HOME_SIZES"), "1x1x128 2x1x128 4x1x128 8x1x128 4x6x24")) {
+		var h homeSize
+		if _, err := fmt.Sscanf(text, "%dx%dx%d", &h.boxes, &h.assets, &h.mib); err == nil {
+			list = append(list, h)
+		}
+	}
+	return list
+}
+
+type homeSize struct{ boxes, assets, mib int }
+
 // TestBenchCopies: how often assets cross the line, and how long that takes, for homes of several sizes.
 func TestBenchCopies(t *testing.T) {
 	bench(t)
-	for _, c := range []struct{ boxes, assets, mib int }{{1, 1, 128}, {2, 1, 128}, {4, 1, 128}, {8, 1, 128}, {4, 6, 24}} {
+	for _, c := range homes() {
 		t.Run(fmt.Sprintf("%dx%d", c.boxes, c.assets), func(t *testing.T) {
 			s := newSetup(t, netlab.HomeConfig{Boxes: c.boxes, Line: line})
 			for _, b := range s.boxes {
+				if os.Getenv("HOME_YIELD") == "off" { // what the home costs without the controller of the line's queue
+					b.configure("[limits]\nyield = false\n")
+				}
 				b.start()
 			}
 			atHome(t, s.boxes)
@@ -47,25 +65,32 @@ func TestBenchCopies(t *testing.T) {
 			for i := range c.assets {
 				films = append(films, s.publish(fmt.Sprintf("film%d.bin", i), int64(c.mib)*mib))
 				l := s.curl(films[i])
-				base.down, base.took = base.down+l.down, base.took+l.took
+				base = base.plus(l)
 			}
+			var known time.Time
+			clock := s.watchLine()
 			got := s.measure(func() {
 				s.campaign("films", films...)
+				known = time.Now()
 				ready(t, 10*time.Minute, s.boxes, films...)
 			})
+			clock.tell(t, known, int64(c.assets*c.mib)*mib)
 			ratio := copies(t, fmt.Sprintf("%d boxes, %d assets", c.boxes, c.assets), got, base, int64(c.assets*c.mib)*mib)
 			if ratio > 1.01 {
 				t.Errorf("%.3f copies, the aim is 1.01", ratio)
 			}
 			carried := map[int]int{}
+			var twice int64
 			for _, m := range films {
+				twice -= m.size
 				for _, b := range s.boxes {
-					if b.asset(m.id).Bytes.WAN() > m.size/2 {
+					n := b.asset(m.id).Bytes.WAN()
+					if twice += n; n > m.size/2 {
 						carried[b.number]++
 					}
 				}
 			}
-			t.Logf("assets carried by each box: %v", carried)
+			t.Logf("assets carried by each box: %v; %d KiB of them came over the line twice", carried, twice>>10)
 			s.whoServedWhom(t)
 		})
 	}

@@ -110,6 +110,10 @@ func logged(t *testing.T, cmd *netlab.Cmd, name, path string) {
 	cmd.Stdout, cmd.Stderr = f, f
 	t.Cleanup(func() {
 		_ = f.Close()
+		if keep := os.Getenv("HOME_LOGS"); keep != "" { // a directory for the logs, whatever comes of the test
+			_ = os.Rename(path, filepath.Join(keep, name+".log"))
+			return
+		}
 		if text, err := os.ReadFile(path); err == nil && t.Failed() {
 			t.Logf("the end of %s:\n%s", name, text[max(0, len(text)-3000):])
 		}
@@ -245,6 +249,22 @@ func (b *box) configure(text string) {
 	if err == nil {
 		_, err = f.WriteString(text)
 		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// change replaces a piece of the box's configuration.
+func (b *box) change(old, now string) {
+	b.t.Helper()
+	file := b.dir + "/boxd.toml"
+	text, err := os.ReadFile(file)
+	if err == nil && !bytes.Contains(text, []byte(old)) {
+		err = fmt.Errorf("%s has no %q", file, old)
+	}
+	if err == nil {
+		err = os.WriteFile(file, bytes.Replace(text, []byte(old), []byte(now), 1), 0o644)
 	}
 	if err != nil {
 		b.t.Fatal(err)
@@ -402,6 +422,12 @@ func eventually(t *testing.T, what string, limit time.Duration, f func() error) 
 type load struct {
 	took     time.Duration
 	down, up int64
+	packets  int64 // towards the home
+	dropped  int64
+}
+
+func (l load) plus(o load) load {
+	return load{l.took + o.took, l.down + o.down, l.up + o.up, l.packets + o.packets, l.dropped + o.dropped}
 }
 
 // measure runs f and reads the line before and after it.
@@ -409,7 +435,7 @@ func (s *setup) measure(f func()) load {
 	before, start := s.home.Line.Counters(), time.Now()
 	f()
 	d := s.home.Line.Counters().Sub(before)
-	return load{took: time.Since(start), down: d.Down.Bytes, up: d.Up.Bytes}
+	return load{took: time.Since(start), down: d.Down.Bytes, up: d.Up.Bytes, packets: d.Down.Packets, dropped: d.Down.Dropped}
 }
 
 // curl downloads as many bytes over TLS to one box.

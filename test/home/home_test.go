@@ -19,6 +19,8 @@ func copies(t *testing.T, what string, got, base load, bytes int64) float64 {
 	ratio := float64(got.down) / float64(base.down)
 	t.Logf("%s: %.3f copies (raw %.3f; curl raw %.3f), time %.2f of curl's (%.1f s, curl %.1f s), up %d KiB", what, ratio, raw,
 		float64(base.down)/float64(bytes), got.took.Seconds()/base.took.Seconds(), got.took.Seconds(), base.took.Seconds(), got.up>>10)
+	t.Logf("packets of %d bytes (curl %d), %d dropped (curl %d)", got.down/max(got.packets, 1), base.down/max(base.packets, 1),
+		got.dropped, base.dropped)
 	return ratio
 }
 

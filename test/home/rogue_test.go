@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,9 +33,19 @@ func TestRogue(t *testing.T) {
 	rogue.spoil(film)
 
 	const most = 8e6
-	late.configure(fmt.Sprintf("[limits]\nlan = %q\n", "8MB/s"))
-	late.start()
-	got := s.measure(func() { ready(t, 2*time.Minute, []*box{late}, film) })
+	late.configure("[limits]\nlan = \"50kB/s\"\n") // it would take minutes
+	got := s.measure(func() {
+		late.start()
+		eventually(t, "the first bytes", time.Minute, func() error {
+			if late.asset(film.id).Bytes.LAN == 0 {
+				return errors.New("nothing yet")
+			}
+			return nil
+		})
+		late.change("50kB/s", "8MB/s")
+		late.signal(syscall.SIGHUP)
+		ready(t, 2*time.Minute, []*box{late}, film)
+	})
 	if rate := float64(film.size) / got.took.Seconds(); rate > 1.1*most {
 		t.Errorf("%.1f MB/s within the home, capped at 8", rate/1e6)
 	}
