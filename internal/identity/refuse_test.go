@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"boxd/internal/fleet/ca"
 	"boxd/internal/health"
 	"boxd/internal/identity"
 	"boxd/internal/identity/identitytest"
@@ -283,5 +284,58 @@ func TestResumption(t *testing.T) {
 	a.SetRevoked([]string{b.Serial()})
 	if _, err := srv.echo(t, b, b.SwarmClient("box-a", "x.boxd", identity.ALPNSwarm)); err == nil {
 		t.Fatal("a revoked box resumed its session")
+	}
+}
+
+// A session with a server of the fleet is resumed once, and not with another certificate of this box.
+func TestResumptionWithServers(t *testing.T) {
+	f := identitytest.New(t)
+	opts := f.Options()
+	opts.EnrollURL, opts.Token = f.Serve(nil), f.Token(ca.TokenSpec{Group: "north", MaxUses: 1})
+	me, err := identity.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := me.Enroll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cert, err := f.CA.ServerCert([]string{"fleet.example"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := isServer(cert)
+	connect := func() bool {
+		t.Helper()
+		cfg := me.FleetClient()
+		cfg.ServerName = "fleet.example"
+		near, far := net.Pipe()
+		done := make(chan error, 1)
+		go func() {
+			_, err := tls.Server(far, server).Write([]byte{1}) // the ticket goes before it
+			done <- err
+		}()
+		c := tls.Client(near, cfg)
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		return c.ConnectionState().DidResume
+	}
+	if connect() || !connect() || !connect() {
+		t.Error("want a full handshake, and then two resumed ones")
+	}
+	cfg := me.FleetClient()
+	cs, ok := cfg.ClientSessionCache.Get("fleet.example")
+	if _, again := cfg.ClientSessionCache.Get("fleet.example"); !ok || again {
+		t.Errorf("the session is there %t, and a second time %t", ok, again)
+	}
+	if err := me.Renew(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cfg.ClientSessionCache.Put("fleet.example", cs) // comes late
+	if connect() {
+		t.Error("a session was resumed under another certificate")
 	}
 }

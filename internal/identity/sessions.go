@@ -42,3 +42,25 @@ type sessionsOf struct {
 func (s sessionsOf) Get(string) (*tls.ClientSessionState, bool) { return s.all.current().Get(s.key) }
 
 func (s sessionsOf) Put(_ string, cs *tls.ClientSessionState) { s.all.current().Put(s.key, cs) }
+
+// sessionsWith keeps the sessions with the fleet's servers, each used once: a server that fails to resume one must not shut
+// this box out. They are known by the certificate that was shown, too, so that one that comes late brings no old one back.
+type sessionsWith struct {
+	all    *sessions
+	serial string
+}
+
+func (s sessionsWith) key(host string) string { return "server " + s.serial + " " + host }
+
+func (s sessionsWith) Get(host string) (*tls.ClientSessionState, bool) {
+	cache := s.all.current()
+	cs, ok := cache.Get(s.key(host))
+	if ok {
+		cache.Put(s.key(host), nil)
+	}
+	return cs, ok
+}
+
+func (s sessionsWith) Put(host string, cs *tls.ClientSessionState) {
+	s.all.current().Put(s.key(host), cs)
+}

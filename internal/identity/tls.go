@@ -72,8 +72,12 @@ func (i *Identity) SwarmClient(boxID, sni, alpn string) *tls.Config {
 func (i *Identity) FleetClient() *tls.Config {
 	roots := x509.NewCertPool()
 	roots.AddCert(i.root)
+	var resume tls.ClientSessionCache
+	if c := i.credential(); c != nil { // without a certificate there is nothing that a session would spare
+		resume = sessionsWith{i.resume, pki.Serial(c.leaf)}
+	}
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: roots, Time: i.judge,
+		MinVersion: tls.VersionTLS13, RootCAs: roots, Time: i.judge, ClientSessionCache: resume,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			if cert, err := i.certificate(); err == nil {
 				return cert, nil
@@ -92,6 +96,7 @@ func (i *Identity) FleetClient() *tls.Config {
 // box whose floor is wrong needs a way home. When enrolling it may not, for the token is a secret.
 func (i *Identity) enrollClient(host string, renewing bool) *tls.Config {
 	cfg := i.FleetClient()
+	cfg.ClientSessionCache = nil  // who one is must be shown anew
 	cfg.InsecureSkipVerify = true // VerifyConnection checks it all, with the one exception above
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 		chain, err := i.verifyServer(cs)

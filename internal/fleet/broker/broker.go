@@ -169,6 +169,10 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if o.TLS == nil {
 		return nil, errors.New("broker: no TLS for the MQTT listener")
 	}
+	now := o.TLS.Time
+	if now == nil {
+		now = time.Now
+	}
 	conf, err := Config(o.Creds, o.Name, o.Dir, o.MaxStore)
 	if err != nil {
 		return nil, err
@@ -189,7 +193,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 		so.MaxSubs, so.MaxPayload = maxSubs, maxMessage
 	}
 	so.MQTT = server.MQTTOpts{
-		Host: host, Port: port, TLSConfig: o.TLS, TLSTimeout: 15, AuthTimeout: 15, StreamReplicas: 1,
+		Host: host, Port: port, TLSConfig: Resumable(o.TLS, o.Creds.Fleetd, now), TLSTimeout: 15, AuthTimeout: 15, StreamReplicas: 1,
 		ConsumerInactiveThreshold: time.Hour, JSAPITimeout: 10 * time.Second,
 	}
 	ns, err := server.NewServer(so)
@@ -215,6 +219,11 @@ func RunConfig(ctx context.Context, file string, log *slog.Logger) error {
 	}
 	so.MQTT.TLSConfig.ClientAuth = tls.VerifyClientCertIfGiven
 	so.MQTT.TLSConfig.MinVersion = tls.VersionTLS12
+	for _, u := range so.Users {
+		if u.Username == userFleetd {
+			so.MQTT.TLSConfig = Resumable(so.MQTT.TLSConfig, u.Password, time.Now)
+		}
+	}
 	so.NoSigs, so.NoLog, so.NoSublistCache = true, true, true
 	ns, err := server.NewServer(so)
 	if err != nil {

@@ -19,6 +19,9 @@ import (
 type figures struct {
 	Boxes         int     `json:"boxes"`
 	ConnectsPerS  float64 `json:"connects_per_second"`
+	ConnectCPUMS  float64 `json:"connect_cpu_ms"`          // of the manager, for one connect with its first report
+	ClientCPUMS   float64 `json:"client_cpu_ms"`           // of the simulated box, for the same
+	BackCPUMS     float64 `json:"back_cpu_ms"`             // of the manager, for one box that comes back after the kill
 	KBPerBox      float64 `json:"kb_per_box"`              // resident, a while after all have connected
 	PeakKBPerBox  float64 `json:"peak_kb_per_box"`         // resident at most, while they connected
 	BusyKBPerBox  float64 `json:"busy_kb_per_box"`         // resident when all have just reported as fast as they could
@@ -73,10 +76,10 @@ func run() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		results[name] = f
-		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s  %5.1f kB/box (%.1f while connecting, %.1f after reports)  "+
+		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s (%.2f ms of its processor each, %.2f of the box's; %.2f coming back)  %5.1f kB/box (%.1f while connecting, %.1f after reports)  "+
 			"%7.0f reports/s  %7.0f reports/s·core  "+
 			"fan-out p50 %4.0f p99 %4.0f max %4.0f ms  all back %4.1f s (jitter %.0f)  lost %d\n", name, f.Boxes, f.ConnectsPerS,
-			f.KBPerBox, f.PeakKBPerBox, f.BusyKBPerBox, f.ReportsPerS, f.ReportsPerCPU,
+			f.ConnectCPUMS, f.ClientCPUMS, f.BackCPUMS, f.KBPerBox, f.PeakKBPerBox, f.BusyKBPerBox, f.ReportsPerS, f.ReportsPerCPU,
 			f.FanoutP50MS, f.FanoutP99MS, f.FanoutMaxMS, f.BackS, f.JitterS, f.Lost)
 	}
 	out, err := json.Marshal(results)
@@ -100,11 +103,12 @@ func measure(ctx context.Context, t *target, n int, span, jitter, settle time.Du
 		return f, err
 	}
 	end := t.profileCPU("connect")
-	began := time.Now()
+	began, cpu := time.Now(), t.costs()
 	if err := s.connectAll(ctx, 64, 0); err != nil {
 		return f, err
 	}
 	f.ConnectsPerS = float64(n) / time.Since(began).Seconds()
+	f.ConnectCPUMS, f.ClientCPUMS = cpu.each(t, n)
 	end()
 	peak, err := t.memory("VmHWM:")
 	if err != nil {
@@ -121,6 +125,7 @@ func measure(ctx context.Context, t *target, n int, span, jitter, settle time.Du
 	if err := reports(ctx, t, s, span, &f); err != nil {
 		return f, err
 	}
+	t.snapshot("busy")
 	busy, err := t.memory("VmRSS:")
 	if err != nil {
 		return f, err
@@ -133,11 +138,14 @@ func measure(ctx context.Context, t *target, n int, span, jitter, settle time.Du
 	if err := t.start(ctx); err != nil {
 		return f, err
 	}
-	began = time.Now()
+	end = t.profileCPU("back")
+	began, cpu = time.Now(), t.costs()
 	if err := s.connectAll(ctx, 256, jitter); err != nil {
 		return f, err
 	}
 	f.BackS = time.Since(began).Seconds()
+	f.BackCPUMS, _ = cpu.each(t, n)
+	end()
 	f.Lost += n - s.connected()
 	return f, nil
 }
