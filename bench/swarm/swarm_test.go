@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,11 +22,19 @@ import (
 	"boxd/internal/netlab"
 )
 
-const (
-	size  = 64 << 20
-	piece = 512 << 10
-	down  = 50e6 // bit/s
-	up    = 10e6
+// scale divides the lines and the asset (SCALE=4), so that many homes are no more than the machine can carry.
+var scale = max(number(os.Getenv("SCALE")), 1)
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
+
+var (
+	size  = 64 << 20 / scale
+	piece = 512 << 10 / scale
+	down  = 50e6 / float64(scale) // bit/s
+	up    = 10e6 / float64(scale)
 )
 
 // floorSeconds is size in bits, with TCP/IP and Ethernet headers, over the line's rate.
@@ -111,7 +118,8 @@ func one(t *testing.T, client string, homes int) {
 	for range homes {
 		cfg.Homes = append(cfg.Homes, netlab.HomeConfig{
 			Boxes: 1, Open: !behindNAT(), Maps: routers(),
-			Line: netlab.LineConfig{Down: down, Up: up, Delay: 10 * time.Millisecond, Queue: 200 * down / 8 / 1000},
+			Line: netlab.LineConfig{Down: int64(down), Up: int64(up), Delay: 10 * time.Millisecond,
+				Queue: int64(200 * down / 8 / 1000)},
 		})
 	}
 	lab := netlab.Start(t, cfg)
@@ -141,7 +149,7 @@ func one(t *testing.T, client string, homes int) {
 	for _, h := range lab.Homes {
 		line += h.Line.Counters().Down.Bytes
 	}
-	copies := float64(fs.Sent.Load()) / size
+	copies := float64(fs.Sent.Load()) / float64(size)
 	onTime := "-"
 	if deadline > 0 {
 		onTime = fmt.Sprint(last <= deadline)
@@ -174,7 +182,7 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, deadline time.Dur
 		wg.Wait()
 	}()
 	time.Sleep(time.Until(begin))
-	used := cpuTime()
+	used := busy(t)
 	if os.Getenv("VERBOSE") != "" {
 		stop := make(chan struct{})
 		defer close(stop)
@@ -185,8 +193,13 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, deadline time.Dur
 		wg.Go(func() { b.Wait(t, begin, 5*time.Minute) })
 	}
 	wg.Wait()
-	fmt.Printf("  (%.1f of %d cores used from the start to the last box)\n", (cpuTime()-used).Seconds()/time.Since(begin).Seconds(),
-		runtime.NumCPU())
+	var late, packets int64
+	for _, h := range lab.Homes {
+		c := h.Line.Counters()
+		late, packets = late+c.Down.Late+c.Up.Late, packets+c.Down.Packets+c.Up.Packets
+	}
+	fmt.Printf("  (%.1f of the machine's %d processors used from the start to the last box; %.2f %% of the packets late on the lines)\n",
+		(busy(t)-used).Seconds()/time.Since(begin).Seconds(), runtime.NumCPU(), 100*float64(late)/float64(max(packets, 1)))
 	var times []time.Duration
 	for i, b := range boxes {
 		times = append(times, b.Done)
@@ -198,13 +211,20 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, deadline time.Dur
 	return times
 }
 
-// cpuTime is what this process, which is boxes, lines and servers in one, has used so far.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0
+// busy is the time that the machine's processors have worked so far, for whomever.
+func busy(t *testing.T) time.Duration {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	var ticks int64
+	first, _, _ := strings.Cut(string(b), "\n")
+	for i, f := range strings.Fields(first)[1:9] {
+		if n, err := strconv.ParseInt(f, 10, 64); err == nil && i != 3 && i != 4 { // idle, and waiting for a disk
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // trace prints every few seconds what each box has, in MiB: verified, of it from the origin, and what it may ask of it.
