@@ -3,11 +3,9 @@
 package netlab
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -26,17 +24,22 @@ type LineConfig struct {
 // defaultQueue is how long a full queue is when LineConfig.Queue is 0, as home routers have it.
 const defaultQueue = 100 * time.Millisecond
 
-// Line is an access line between two TUN devices, pumped by this process.
+// Line is an access line between two TUN devices. A process of its own moves the packets, before everybody else on the
+// machine's processors: a real line is not late because the boxes behind it are busy.
 type Line struct {
-	down, up pipe
-	files    []*os.File
-	wg       sync.WaitGroup
+	*shared
+	memory []byte
+	pump   *Cmd
 }
+
+// shared is the memory that the line's maker and its pump both see.
+type shared struct{ down, up pipe }
 
 // Counter counts one direction of a line, in IP packets.
 type Counter struct {
 	Bytes, Packets int64 // delivered to the other end
 	Dropped        int64 // packets that the queue or the loss took
+	Late           int64 // packets that were delivered over 1 ms late, because this machine was busy
 }
 
 // Counters are both directions of a line since it was made.
@@ -52,21 +55,25 @@ type pipe struct {
 	bytes   atomic.Int64
 	packets atomic.Int64
 	dropped atomic.Int64
+	late    atomic.Int64
 }
-
-type packet struct {
-	due  time.Time
-	data []byte
-}
-
-// inFlight bounds the packets between a pipe's reader and writer; 4,096 of them are 6 MB, 48 ms at 1 Gbit/s.
-const inFlight = 4096
-
-const mtu = 1500
 
 func newLine(wan *NS, wanDev string, home *NS, homeDev string, cfg LineConfig) (*Line, error) {
+	fd, err := unix.MemfdCreate("line", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("access line: %w", err)
+	}
+	mem := os.NewFile(uintptr(fd), "line")
+	defer mem.Close()
+	if err := mem.Truncate(int64(unsafe.Sizeof(shared{}))); err != nil {
+		return nil, fmt.Errorf("access line: %w", err)
+	}
 	l := &Line{}
+	if l.memory, l.shared, err = share(mem); err != nil {
+		return nil, err
+	}
 	l.Set(cfg)
+	files := []*os.File{mem}
 	for _, end := range []struct {
 		ns  *NS
 		dev string
@@ -80,11 +87,31 @@ func newLine(wan *NS, wanDev string, home *NS, homeDev string, cfg LineConfig) (
 			l.close()
 			return nil, fmt.Errorf("access line %s: %w", end.dev, err)
 		}
-		l.files = append(l.files, f)
+		defer f.Close()
+		files = append(files, f)
 	}
-	l.start(&l.down, l.files[0], l.files[1])
-	l.start(&l.up, l.files[1], l.files[0])
+	exe, err := os.Executable()
+	if err == nil {
+		c := wan.Command(context.Background(), exe)
+		c.Env, c.ExtraFiles, c.Stderr = append(os.Environ(), pumpEnv+"=1"), files, os.Stderr
+		err = c.Start()
+		l.pump = c
+	}
+	if err != nil {
+		l.pump = nil
+		l.close()
+		return nil, fmt.Errorf("access line: start its pump: %w", err)
+	}
 	return l, nil
+}
+
+// share maps what a line's maker and its pump both see.
+func share(f *os.File) ([]byte, *shared, error) {
+	b, err := unix.Mmap(int(f.Fd()), 0, int(unsafe.Sizeof(shared{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, nil, fmt.Errorf("access line: share memory: %w", err)
+	}
+	return b, (*shared)(unsafe.Pointer(unsafe.SliceData(b))), nil
 }
 
 // Set changes the line while it is in use; packets that are under way keep their time.
@@ -108,7 +135,7 @@ func (p *pipe) set(rate int64, cfg LineConfig) {
 func (l *Line) Counters() Counters { return Counters{Down: l.down.count(), Up: l.up.count()} }
 
 func (p *pipe) count() Counter {
-	return Counter{Bytes: p.bytes.Load(), Packets: p.packets.Load(), Dropped: p.dropped.Load()}
+	return Counter{Bytes: p.bytes.Load(), Packets: p.packets.Load(), Dropped: p.dropped.Load(), Late: p.late.Load()}
 }
 
 // Sub returns what was counted since an earlier reading.
@@ -117,81 +144,25 @@ func (c Counters) Sub(old Counters) Counters {
 }
 
 func (c Counter) sub(old Counter) Counter {
-	return Counter{Bytes: c.Bytes - old.Bytes, Packets: c.Packets - old.Packets, Dropped: c.Dropped - old.Dropped}
-}
-
-func (l *Line) start(p *pipe, from, to *os.File) {
-	queue := make(chan packet, inFlight)
-	free := sync.Pool{New: func() any { return make([]byte, mtu+64) }}
-	l.wg.Add(2)
-	go func() {
-		defer l.wg.Done()
-		defer close(queue)
-		p.take(from, queue, &free)
-	}()
-	go func() {
-		defer l.wg.Done()
-		for pkt := range queue {
-			if wait := time.Until(pkt.due); wait > 0 {
-				time.Sleep(wait)
-			}
-			if _, err := to.Write(pkt.data); err == nil {
-				p.bytes.Add(int64(len(pkt.data)))
-				p.packets.Add(1)
-			} else {
-				p.dropped.Add(1) // the device is down or closed: what a line that is cut does
-			}
-			free.Put(pkt.data[:cap(pkt.data)]) //nolint:staticcheck // a slice header a packet is cheap enough here
-		}
-	}()
-}
-
-// take reads packets until the device is closed and gives each its time of arrival, or drops it.
-func (p *pipe) take(from *os.File, queue chan<- packet, pool *sync.Pool) {
-	var free time.Time
-	for {
-		buf := pool.Get().([]byte)
-		n, err := from.Read(buf)
-		if err != nil {
-			if errors.Is(err, os.ErrClosed) {
-				return
-			}
-			time.Sleep(time.Millisecond) // the device is down for now
-			continue
-		}
-		now := time.Now()
-		if free.Before(now) {
-			free = now
-		}
-		rate := p.rate.Load()
-		lost := rand.Int64N(1e6) < p.loss.Load()
-		waiting := int64(0)
-		if rate > 0 {
-			waiting = int64(free.Sub(now).Seconds() * float64(rate) / 8)
-		}
-		if lost || waiting > 0 && waiting+int64(n) > p.queue.Load() {
-			p.dropped.Add(1)
-			pool.Put(buf) //nolint:staticcheck // as above
-			continue
-		}
-		if rate > 0 {
-			free = free.Add(time.Duration(float64(n) * 8 / float64(rate) * float64(time.Second)))
-		}
-		queue <- packet{due: free.Add(time.Duration(p.delay.Load())), data: buf[:n]}
+	return Counter{
+		Bytes: c.Bytes - old.Bytes, Packets: c.Packets - old.Packets, Dropped: c.Dropped - old.Dropped,
+		Late: c.Late - old.Late,
 	}
 }
 
+// close ends the pump; the devices go with it. The counters stay readable as long as the process lives.
 func (l *Line) close() {
-	for _, f := range l.files {
-		_ = f.Close()
+	if l.pump == nil {
+		return
 	}
-	l.wg.Wait()
+	_ = l.pump.Process.Kill() // it may be dead already
+	_ = l.pump.Wait()         // of the signal
+	l.pump = nil
 }
 
-// openTUN makes a TUN device in the calling thread's namespace. The device must have its name before the file meets
-// the runtime's poller, or reads fail for ever.
+// openTUN makes a TUN device in the calling thread's namespace; the pump reads it.
 func openTUN(name string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
 	}
