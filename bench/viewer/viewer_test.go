@@ -107,7 +107,7 @@ func trace(t *testing.T, line *netlab.Line) {
 	if name == "" {
 		return
 	}
-	f, err := os.Create(name)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +117,8 @@ func trace(t *testing.T, line *netlab.Line) {
 		c := line.Counters()
 		d := c.Sub(last)
 		last = c
-		fmt.Fprintf(f, "%7.2f %-9s rate %6.2f line %6.2f arrived %6.2f read %6.2f MB/s queue %5.1f ms down %6.2f dropped %d\n",
-			e.At.Sub(begin).Seconds(), e.Phase, float64(e.Rate)/1e6, e.Line/1e6, float64(e.Arrived)*20/1e6,
+		fmt.Fprintf(f, "%7.2f %-9s %-5s rate %6.2f line %6.2f arrived %6.2f read %6.2f MB/s queue %5.1f ms down %6.2f dropped %d\n",
+			e.At.Sub(begin).Seconds(), e.Phase, e.Signal, float64(e.Rate)/1e6, e.Line/1e6, float64(e.Arrived)*20/1e6,
 			float64(e.Read)*20/1e6, ms(e.Queue), float64(d.Down.Bytes)*20/1e6, d.Down.Dropped)
 	}
 	t.Cleanup(func() { rig.Trace = nil; _ = f.Close() })
@@ -164,13 +164,16 @@ func alone(t *testing.T, client string, down, loss float64) {
 	p.take()
 	before := home.Line.Counters()
 	time.Sleep(measured)
-	used := home.Line.Counters().Sub(before).Down.Bytes
+	crossed := home.Line.Counters().Sub(before)
+	used := crossed.Down.Bytes
 	m1, q1 := p.take()
 	share := float64(used) * 8 / down / measured.Seconds()
 	note := ""
 	if loss > 0 {
 		note = fmt.Sprintf(" (%.0f%% loss)", 100*loss)
 	}
+	note += fmt.Sprintf("; the lab itself was late with %.1f of 1,000 packets",
+		1e3*float64(crossed.Down.Late+crossed.Up.Late)/float64(crossed.Down.Packets+crossed.Up.Packets))
 	fmt.Printf("%-8s %4g Mbit/s  %8.1f%%  %15.1f ms  %12.1f ms   idle %.1f/%.1f%s\n", client, down/1e6, 100*share,
 		ms(m1-m0), ms(q1-q0), ms(m0), ms(q0), note)
 }
@@ -182,6 +185,7 @@ func competing(t *testing.T) {
 	const down = 50e6
 	lab, home := newLab(t, down, 0)
 	fs := rig.ServeFleet(t, lab, 400<<20, 1<<20)
+	trace(t, home.Line)
 	stop := download(t, "boxd", fs, home.Boxes[0], 0)
 	defer stop()
 	time.Sleep(warm)

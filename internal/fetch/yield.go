@@ -31,6 +31,7 @@ type Trace struct {
 	Arrived  int64 // bytes since the last decision
 	Read     int64
 	Phase    string
+	Signal   string // what it goes by
 	UpRate   int64
 	UpActive bool
 }
@@ -66,12 +67,14 @@ func newYielder(f *Fetcher) *yielder {
 // run measures while the line is used, until ctx ends.
 func (y *yielder) run(ctx context.Context) {
 	if y.f.o.Probe.Off {
+		y.sockets.Look(time.Now(), 0, 0)
 		return
 	}
 	far, err := y.far(ctx)
 	if err != nil {
 		y.f.log.Info("the access line is not watched; only the limits hold", "err", err)
 		y.exempt.Store(true)
+		y.sockets.Look(time.Now(), 0, 0)
 		y.f.applyRates()
 		return
 	}
@@ -168,12 +171,12 @@ func (y *yielder) steer(ctx context.Context) {
 	down, up := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
 	use := usage{since: time.Now()}
 	for {
-		var now time.Time
 		select {
 		case <-ctx.Done():
 			return
-		case now = <-t.C:
+		case <-t.C:
 		}
+		now := time.Now() // the ticker's own may be long past
 		d, u := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
 		y.decide(now, d-down, u-up)
 		idle := use.idle(now, d-down+u-up, y.f.usesWAN.Load())
@@ -213,7 +216,7 @@ func (y *yielder) decide(now time.Time, read, written int64) {
 	if y.f.o.Probe.Trace != nil {
 		y.f.o.Probe.Trace(Trace{
 			At: now, Rate: y.down.Rate(), Line: y.down.Line(), Queue: y.down.Queue(), Arrived: arrived, Read: read,
-			Phase: y.down.Phase(), UpRate: y.up.Rate(), UpActive: y.up.Busy(),
+			Phase: y.down.Phase(), Signal: y.down.Signal(now), UpRate: y.up.Rate(), UpActive: y.up.Busy(),
 		})
 	}
 }

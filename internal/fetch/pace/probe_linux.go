@@ -16,7 +16,7 @@ import (
 // Probe measures the round-trip time to a host with small ICMP echoes (RFC 792), through the unprivileged sockets that
 // net.ipv4.ping_group_range allows.
 type Probe struct {
-	conn   net.Conn
+	conn   *net.UDPConn
 	target netip.Addr
 }
 
@@ -28,7 +28,7 @@ func OpenProbe(target netip.Addr, do func(func() error) error) (*Probe, error) {
 	if do == nil {
 		do = inPlace
 	}
-	var conn net.Conn
+	var conn *net.UDPConn
 	err := do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
 		if err != nil {
@@ -38,10 +38,15 @@ func OpenProbe(target netip.Addr, do func(func() error) error) (*Probe, error) {
 			_ = unix.Close(fd)
 			return fmt.Errorf("ping %s: %w", target, err)
 		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) // without it we go by our own clock
 		file := os.NewFile(uintptr(fd), "ping")
 		defer func() { _ = file.Close() }() // conn has its own descriptor
-		conn, err = net.FileConn(file)
-		return err
+		c, err := net.FileConn(file)
+		if err != nil {
+			return fmt.Errorf("ping %s: %w", target, err)
+		}
+		conn = c.(*net.UDPConn) // as Go sees every datagram socket
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -61,7 +66,7 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 	stop := context.AfterFunc(ctx, func() { _ = p.conn.SetDeadline(time.Now()) })
 	defer stop()
 	var sent [64]time.Time
-	buf := make([]byte, 256)
+	buf, oob := make([]byte, 256), make([]byte, 128)
 	for seq := uint16(0); ctx.Err() == nil; seq++ {
 		began := time.Now()
 		old := &sent[seq%64]
@@ -74,13 +79,14 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 		}
 		for time.Since(began) < interval && ctx.Err() == nil {
 			_ = p.conn.SetReadDeadline(began.Add(interval))
-			n, err := p.conn.Read(buf)
+			n, m, _, _, err := p.conn.ReadMsgUDPAddrPort(buf, oob)
 			if err != nil {
 				break // the time is over, or an ICMP error that a later answer makes up for
 			}
 			now := time.Now()
 			if s, ok := reply(buf[:n]); ok && !sent[s%64].IsZero() {
 				if rtt := now.Sub(sent[s%64]); rtt < probeTimeout {
+					rtt -= waited(oob[:m], now, rtt)
 					sample(now, rtt)
 				}
 				sent[s%64] = time.Time{}
@@ -93,6 +99,30 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 		}
 	}
 	return nil
+}
+
+// waited is how long an answer lay in the kernel before we read it, on a busy processor: no time of the line's.
+func waited(oob []byte, now time.Time, rtt time.Duration) time.Duration {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0
+	}
+	for _, m := range msgs {
+		if m.Header.Level != unix.SOL_SOCKET || m.Header.Type != unix.SO_TIMESTAMPNS {
+			continue
+		}
+		var at time.Time
+		switch e := binary.NativeEndian; len(m.Data) { // struct timespec
+		case 8:
+			at = time.Unix(int64(e.Uint32(m.Data)), int64(e.Uint32(m.Data[4:])))
+		case 16:
+			at = time.Unix(int64(e.Uint64(m.Data)), int64(e.Uint64(m.Data[8:]))) //nolint:gosec // as the kernel has it
+		}
+		if d := now.Round(0).Sub(at); d > 0 && d < rtt { // else somebody has set the clock
+			return d
+		}
+	}
+	return 0
 }
 
 // echo makes an echo request; the kernel fills in the identifier and, for these sockets, the checksum.

@@ -54,8 +54,8 @@ type Look struct {
 	Sockets         int           // that were asked
 }
 
-// NewSockets returns an empty set.
-func NewSockets() *Sockets { return &Sockets{set: map[*Socket]struct{}{}} }
+// NewSockets returns an empty set. Until the first Look no more may be under way than a slow beginning needs.
+func NewSockets() *Sockets { return &Sockets{set: map[*Socket]struct{}{}, windows: firstWindows} }
 
 // Add watches a connection until Remove. It returns nil for one that the kernel does not handle.
 func (s *Sockets) Add(c net.Conn) *Socket {
@@ -74,6 +74,7 @@ func (s *Sockets) Add(c net.Conn) *Socket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.set[k] = struct{}{}
+	k.open()
 	return k
 }
 
@@ -150,7 +151,10 @@ func (s *Sockets) Look(now time.Time, rate float64, slack time.Duration) Look {
 	return l
 }
 
-const guessedRTT = 0.02
+const (
+	guessedRTT   = 0.02
+	firstWindows = 64 << 10
+)
 
 // bestRTT is the way to the other end, in microseconds as the kernel says it: it says 0 before Linux 4.6, and the most that
 // there is before it has measured.
@@ -218,6 +222,11 @@ const (
 // not read yet is held to about as much, so that reading slowly slows the sender within a round trip. of.mu is held.
 func (k *Socket) open() {
 	if k.of.windows <= 0 {
+		if k.clamp > 0 {
+			k.clamp, k.buffer = 0, 0
+			clampWindow(k.raw, mostWindow)
+			boundBuffer(k.raw, mostWindow)
+		}
 		return
 	}
 	w := min(max(k.of.windows*k.share, leastWindow), mostWindow)

@@ -15,6 +15,7 @@ import (
 type Yield struct {
 	rate  float64     // bytes per second
 	line  float64     // what the line gives; 0: not known yet
+	sure  bool        // two queues in a row agreed about line; else it is where the rise goes by slowly
 	min   float64     // never less, so that samples keep coming
 	probe delayFilter // of what the probe says
 	own   delayFilter // of what our connections say, where nothing answers a probe
@@ -37,6 +38,9 @@ type Yield struct {
 	pause  time.Duration // between looks
 	doubts int           // in a row that said the same
 	extra  time.Duration // of Slack: for senders and processors that are late, not for the line
+	short  int           // ticks in a row with less than was asked for
+	found  arrival       // in this step of a look
+	peak   float64       // the most in a few ticks of it, in bytes per second: after a gap between two requests
 	step   float64       // of a look, as a share of the line
 }
 
@@ -58,15 +62,19 @@ const (
 	arrivals    = 3
 	initialRate = 256 << 10
 	lowestRate  = 48 << 10
-	growth      = 1.10 // a tick, while rising
-	keep        = 0.95 // of the line, while holding
-	drain       = 0.60 // of what arrives, while a short queue drains
-	drainLong   = 0.40 // and a long one
+	growth      = 1.25                  // a tick, while rising
+	nearGrowth  = 1.06                  // and where a queue is to be expected
+	nearFrom    = 0.85                  // of the line
+	keep        = 0.95                  // of the line, while holding
+	drain       = 0.85                  // of what arrives, while a short queue drains: senders take long to forget a deep cut
+	drainLong   = 0.40                  // and a long one
+	drainFor    = 80 * time.Millisecond // or less, if the queue is ours
 	longQueue   = 25 * time.Millisecond
 	floor       = 0.04                   // of the line, while yielding
 	ownFloor    = 0.25                   // the same without a probe
 	calmTicks   = 5                      // without a queue before rising again
 	firstStep   = 0.012                  // of a look beyond the line
+	lastStep    = 0.3
 	lookFor     = 350 * time.Millisecond // before the next step
 	firstPause  = 4 * time.Second
 	lastPause   = 20 * time.Second
@@ -100,6 +108,9 @@ func (y *Yield) Queue() time.Duration { return y.delay.queue() }
 
 // Slack is how long our bytes may wait anywhere.
 func (y *Yield) Slack() time.Duration { return y.delay.target() + 2*time.Millisecond + y.extra }
+
+// Sure says that the line's rate is known, and that the probe needs no haste.
+func (y *Yield) Sure() bool { return y.sure }
 
 // Yielding says that somebody else uses the line.
 func (y *Yield) Yielding() bool { return y.phase == yielding }
@@ -162,12 +173,16 @@ func (y *Yield) Tick(now time.Time, moved int64, otherBusy bool) {
 		y.queued(now)
 	} else {
 		y.calm++
-		y.allow()
+		y.allow(now)
 		y.free(now)
 	}
 	y.rate = min(max(y.rate, y.lowest()), math.MaxInt64/4)
-	settled := y.phase == holding && now.Sub(y.since) > time.Second
-	y.delay.ours = !settled && y.rate > 2*initialRate && y.rate > 0.7*y.line
+	y.delay.ours = !y.settled(now) && y.rate > 2*initialRate && y.rate > 0.7*y.line
+}
+
+// settled says that the rate has been the same for a while.
+func (y *Yield) settled(now time.Time) bool {
+	return y.phase == holding && now.Sub(y.since) > time.Second
 }
 
 // lowest is what is kept beside somebody else. What our own connections say is less sure than what a probe does: they are
@@ -215,10 +230,8 @@ func (y *Yield) queued(now time.Time) {
 		if y.used < 0.5*y.rate && y.rate <= max(initialRate, y.line/8) {
 			return // whosever queue it is, what we send is not worth slowing
 		}
-		q, factor := y.delay.queue(), drain
-		if q > longQueue {
-			factor = drainLong
-		}
+		q := y.delay.queue()
+		factor := min(max(1-q.Seconds()/drainFor.Seconds(), drainLong), drain)
 		y.near = y.line == 0 || y.rate >= 0.9*y.line
 		y.seen, y.asked = got, y.rate
 		y.rate = factor * min(y.rate, got)
@@ -227,14 +240,17 @@ func (y *Yield) queued(now time.Time) {
 	}
 }
 
-// allow lets more be under way where less arrives than is asked for and no queue is to blame.
-func (y *Yield) allow() {
-	const step, most = 500 * time.Microsecond, 15 * time.Millisecond
-	if (y.phase == holding || y.phase == rising) && y.used < 0.9*y.rate {
-		y.extra = min(y.extra+step, most)
+// allow lets more be under way where for long less arrives than is asked for and no queue is to blame.
+func (y *Yield) allow(now time.Time) {
+	const step, most, patience = time.Millisecond, 15 * time.Millisecond, 10
+	if !y.settled(now) || y.arrived[0].bytes >= 0.93*y.rate*y.arrived[0].seconds {
+		y.short = 0
+		y.extra -= y.extra / 64
 		return
 	}
-	y.extra -= y.extra / 32
+	if y.short++; y.short%patience == 0 {
+		y.extra = min(y.extra+step, most)
+	}
 }
 
 // free acts on there being no queue.
@@ -255,9 +271,7 @@ func (y *Yield) free(now time.Time) {
 	case holding:
 		y.rate = keep * y.line
 		if now.After(y.look) && y.used > 0.85*y.rate {
-			y.step = firstStep
-			y.rate = y.line * (1 + y.step)
-			y.enter(looking, now)
+			y.lookFurther(now, firstStep)
 		}
 	case looking:
 		y.lookOn(now)
@@ -265,21 +279,41 @@ func (y *Yield) free(now time.Time) {
 }
 
 func (y *Yield) rise(now time.Time) {
-	if y.used < 0.6*y.rate && y.rate > y.lowest()*4 {
+	f, follows := growth, 0.5
+	if y.line > 0 && y.rate > nearFrom*y.line {
+		f, follows = nearGrowth, 0.85
+	}
+	if y.most() < follows*y.rate && y.rate > y.lowest()*4 {
 		return // we do not even use what we have: rising would only make a burst later
 	}
-	y.rate *= growth
-	if y.line > 0 && y.rate >= keep*y.line {
+	y.rate *= f
+	if y.sure && y.rate >= keep*y.line {
 		y.rate = keep * y.line
 		y.enter(holding, now)
 	}
 }
 
+// most is what came through in the best of the last ticks, in bytes per second.
+func (y *Yield) most() (m float64) {
+	for _, a := range y.arrived {
+		if a.seconds > 0 {
+			m = max(m, a.bytes/a.seconds)
+		}
+	}
+	return m
+}
+
 // lookOn goes on looking for what the line gives beyond what is known, as long as there is no queue.
 func (y *Yield) lookOn(now time.Time) {
+	if now.Sub(y.since) > 2*Interval { // it came at the new rate
+		y.found.bytes += y.arrived[0].bytes
+		y.found.seconds += y.arrived[0].seconds
+		y.peak = max(y.peak, y.arrives())
+	}
 	switch {
 	case now.Sub(y.since) < lookFor:
-	case y.used < (0.97-0.5*y.step)*y.rate: // it does not come through at this rate, or we do not use it
+	case y.found.bytes < (1+0.6*y.step)*y.line*y.found.seconds && y.peak < (1+0.9*y.step)*y.line:
+		// It does not come at this rate, or we do not use it.
 		y.look = now.Add(y.pause)
 		y.enter(holding, now)
 	default:
@@ -287,20 +321,26 @@ func (y *Yield) lookOn(now time.Time) {
 		if y.step > 3*firstStep { // it does give more, rather than that it was not asked long enough
 			y.pause = firstPause
 		}
-		y.step = min(2*y.step, 0.2)
-		y.rate = y.line * (1 + y.step)
-		y.since = now
+		y.lookFurther(now, min(2*y.step, lastStep))
 	}
+}
+
+// lookFurther begins a step of a look.
+func (y *Yield) lookFurther(now time.Time, step float64) {
+	y.step, y.found, y.peak = step, arrival{}, 0
+	y.rate = y.line * (1 + step)
+	y.enter(looking, now)
 }
 
 // learn takes what came through while a queue of ours stood for what the line gives.
 func (y *Yield) learn(now time.Time) {
 	switch {
-	case y.line == 0:
+	case !y.sure:
+		y.sure = math.Abs(y.seen-y.line) < 0.12*y.line
 		y.line = max(y.seen, y.min)
 		return
 	case y.seen >= y.line:
-		y.line = y.seen
+		y.line += (y.seen - y.line) * 0.3 // the next look finds the rest
 		return
 	case y.near && y.asked < y.line && y.seen >= 0.97*y.asked:
 		y.line *= 0.995 // all that we asked for came: rather somebody else's burst
@@ -318,7 +358,19 @@ func (y *Yield) learn(now time.Time) {
 	y.doubt, y.doubted = y.seen, now
 	if y.doubts++; y.doubts == 3 {
 		y.line, y.doubt, y.pause, y.doubts = max(y.seen, y.min), 0, firstPause, 0
+		y.sure = false
 	}
+}
+
+// Signal names what the controller goes by, for people.
+func (y *Yield) Signal(now time.Time) string {
+	switch {
+	case y.probe.fresh(now):
+		return "probe"
+	case y.own.fresh(now):
+		return "own"
+	}
+	return "none"
 }
 
 // Phase names what the controller does, for people.
