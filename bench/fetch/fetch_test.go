@@ -102,13 +102,28 @@ func TestFetch(t *testing.T) {
 	w := newWorld(t)
 	fmt.Printf("asset %d MiB on loopback; CPU seconds per GiB (user+sys), memory in MiB\n", w.size>>20)
 	for _, source := range choice("SOURCES", "peer,origin,slow,peers16") {
-		for _, client := range choice("CLIENTS", "boxd,boxd-tls,aria2c,transmission,libtorrent") {
-			if client == "boxd-tls" && source == "origin" || source == "peers16" && !strings.HasPrefix(client, "boxd") {
+		for _, client := range choice("CLIENTS", clients) {
+			other := client == "boxd-tls" || client == "boxd-stock" // ways to talk to peers
+			if other && source == "origin" || source == "peers16" && !strings.HasPrefix(client, "boxd") {
 				continue
 			}
 			t.Run(source+"/"+client, func(t *testing.T) { w.measure(t, client, source) })
 		}
 	}
+}
+
+// clients are ours, plain and with mutual TLS, ours as it talks to stock clients, and stock clients.
+const clients = "boxd,boxd-tls,boxd-stock,aria2c,transmission,libtorrent"
+
+// options are what our roles need to play a client.
+func options(client string) []string {
+	switch client {
+	case "boxd":
+		return []string{fmt.Sprint("BLOCK=", 64<<10)}
+	case "boxd-tls":
+		return []string{"TLS=1", fmt.Sprint("BLOCK=", 64<<10)}
+	}
+	return nil
 }
 
 // slowLine is 100 Mbit/s.
@@ -123,16 +138,13 @@ func freePort() int { return 20_000 + os.Getpid()%20_000 }
 
 // measure downloads once.
 func (w *world) measure(t *testing.T, client, source string) {
-	tls := ""
-	if client == "boxd-tls" {
-		tls = "TLS=1"
-	}
+	ours := options(client)
 	torrent := w.fromOrigin
 	var seeder *exec.Cmd
 	var where []string
 	if source != "origin" {
 		torrent = w.fromPeer
-		where = []string{fmt.Sprint("PORT=", freePort()), tls}
+		where = append([]string{fmt.Sprint("PORT=", freePort())}, ours...)
 		switch source {
 		case "slow":
 			where = append(where, fmt.Sprint("RATE=", slowLine))
@@ -151,8 +163,8 @@ func (w *world) measure(t *testing.T, client, source string) {
 	dir := t.TempDir()
 	var cmd *exec.Cmd
 	switch client {
-	case "boxd", "boxd-tls":
-		cmd = role("leech", slices.Concat(box, where, []string{"TORRENT=" + torrent, "DIR=" + dir, "RATE="})...)
+	case "boxd", "boxd-tls", "boxd-stock":
+		cmd = role("leech", slices.Concat(box, ours, where, []string{"TORRENT=" + torrent, "DIR=" + dir, "RATE="})...)
 	case "aria2c":
 		cmd = exec.Command("aria2c", "-q", "--seed-time=0", "--enable-dht=false", "--bt-enable-lpd=false",
 			"--file-allocation=none", "-d", dir, torrent)
@@ -207,25 +219,26 @@ func end(cmd *exec.Cmd) {
 func TestSeed(t *testing.T) {
 	w := newWorld(t)
 	fmt.Printf("asset %d MiB on loopback; CPU seconds per GiB sent (user+sys), memory in MiB\n", w.size>>20)
-	for _, n := range choice("LEECHERS", "1,4") {
+	for _, n := range choice("LEECHERS", "1,4,slow") {
 		leechers, err := strconv.Atoi(n)
+		rate := "RATE="
+		if n == "slow" {
+			leechers, err, rate = 1, nil, fmt.Sprint("RATE=", slowLine)
+		}
 		must(t, err)
-		for _, client := range choice("CLIENTS", "boxd,boxd-tls,aria2c,transmission,libtorrent") {
-			t.Run(n+"/"+client, func(t *testing.T) { w.serve(t, client, leechers) })
+		for _, client := range choice("CLIENTS", clients) {
+			t.Run(n+"/"+client, func(t *testing.T) { w.serve(t, client, leechers, rate) })
 		}
 	}
 }
 
-func (w *world) serve(t *testing.T, client string, leechers int) {
-	port, tls := fmt.Sprint(freePort()), ""
+func (w *world) serve(t *testing.T, client string, leechers int, rate string) {
+	port, ours := fmt.Sprint(freePort()), options(client)
 	var cmd *exec.Cmd
 	dir := t.TempDir()
 	switch client {
-	case "boxd-tls", "boxd":
-		if client == "boxd-tls" {
-			tls = "TLS=1"
-		}
-		cmd = role("seed", append([]string{"PORT=" + port, tls, "TORRENT=" + w.fromPeer, "FILE=" + w.file}, box...)...)
+	case "boxd-tls", "boxd", "boxd-stock":
+		cmd = role("seed", slices.Concat([]string{"PORT=" + port, "TORRENT=" + w.fromPeer, "FILE=" + w.file}, ours, box)...)
 	case "aria2c":
 		cmd = exec.Command("aria2c", "-q", "--seed-ratio=0", "--enable-dht=false", "--bt-enable-lpd=false", "--listen-port="+port,
 			"--check-integrity=true", "--bt-seed-unverified=false", "-d", w.dir, w.fromPeer)
@@ -244,10 +257,12 @@ func (w *world) serve(t *testing.T, client string, leechers int) {
 	defer end(cmd)
 	settled(cmd.Process.Pid)
 	peak := watchRSS(cmd.Process.Pid)
-	before, began := cpuOf(cmd.Process.Pid), time.Now()
+	before := cpuOf(cmd.Process.Pid)
 	var list []*exec.Cmd
+	outs := make([]bytes.Buffer, leechers)
 	for i := range leechers {
-		l := role("drain", "PORT="+port, tls, "TORRENT="+w.fromPeer, fmt.Sprint("N=", i))
+		l := role("drain", append(ours, "PORT="+port, "TORRENT="+w.fromPeer, fmt.Sprint("N=", i), rate)...)
+		l.Stdout = &outs[i]
 		must(t, l.Start())
 		timer := time.AfterFunc(time.Minute, func() { _ = l.Process.Kill() })
 		defer timer.Stop()
@@ -256,11 +271,19 @@ func (w *world) serve(t *testing.T, client string, leechers int) {
 	for _, l := range list {
 		must(t, l.Wait())
 	}
-	took := time.Since(began).Seconds()
-	cpu := (cpuOf(cmd.Process.Pid) - before) / float64(leechers)
+	var sent, speed float64
+	for i := range outs {
+		var bytes int64
+		var seconds float64
+		if _, err := fmt.Sscan(outs[i].String(), &bytes, &seconds); err != nil {
+			t.Fatal(err)
+		}
+		sent += float64(bytes)
+		speed += float64(bytes) / seconds
+	}
+	cpu := (cpuOf(cmd.Process.Pid) - before) / sent * (1 << 30)
 	rss, anon := peak()
-	fmt.Printf("seed to %d %-13s cpu %5.2f s/GiB  rss %5d (anonymous %3d)  %6.1f MB/s\n",
-		leechers, client, w.perGiB(cpu), rss, anon, float64(w.size)*float64(leechers)/1e6/took)
+	fmt.Printf("seed to %d %-13s cpu %5.2f s/GiB  rss %5d (anonymous %3d)  %6.1f MB/s\n", leechers, client, cpu, rss, anon, speed/1e6)
 }
 
 // settled waits until a client has checked its file and does nothing any more.
