@@ -68,26 +68,35 @@ func (e Envelope) check() error {
 // Checker is a payload that knows what it must satisfy.
 type Checker interface{ Check() error }
 
-// Decode reads a payload: size first, then the version, then the whole, then its Check. Unknown fields are allowed,
-// because a newer minor version may add some; trailing bytes are not.
+// Decode reads a payload: size first, then the version, then its Check. Unknown fields are allowed, because a newer minor
+// version may add some; trailing bytes are not.
 func Decode(data []byte, limit int, into Checker) error {
 	if len(data) > limit {
 		return fmt.Errorf("%w: %d bytes of at most %d", ErrTooBig, len(data), limit)
 	}
-	var head struct {
-		V int `json:"v"`
+	err := json.Unmarshal(data, into)
+	v, tells := into.(versioned)
+	if err != nil || !tells { // another version may have another form
+		var head struct {
+			V int `json:"v"`
+		}
+		if json.Unmarshal(data, &head) == nil && head.V != Version {
+			return fmt.Errorf("%w: %d, this program speaks %d", ErrVersion, head.V, Version)
+		}
 	}
-	if err := json.Unmarshal(data, &head); err != nil {
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if head.V != Version {
-		return fmt.Errorf("%w: %d, this program speaks %d", ErrVersion, head.V, Version)
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	if tells && v.version() != Version {
+		return fmt.Errorf("%w: %d, this program speaks %d", ErrVersion, v.version(), Version)
 	}
 	return into.Check()
 }
+
+// versioned is a payload whose version can be read once it is decoded.
+type versioned interface{ version() int }
+
+func (e *Envelope) version() int { return e.V }
 
 // Encode writes a payload and refuses one over the limit, so that no sender depends on a broker's cap.
 func Encode(limit int, from Checker) ([]byte, error) {

@@ -37,7 +37,9 @@ type swarm struct {
 	n     int
 	boxes []*simBox
 
-	wish  atomic.Bool // a wish is on its way
+	again atomic.Int64 // connects that failed and were tried again
+	fault atomic.Value // why, the last one
+	wish  atomic.Bool  // a wish is on its way
 	wishN chan time.Time
 	stop  atomic.Bool
 	group string
@@ -96,6 +98,8 @@ func (s *swarm) connectAll(ctx context.Context, parallel int, spread time.Durati
 				if ctx.Err() != nil || time.Now().After(deadline) {
 					return fmt.Errorf("connect %s: %w", b.id, err)
 				}
+				s.again.Add(1)
+				s.fault.Store(err.Error())
 				time.Sleep(rand.N(min(time.Second<<attempt, 10*time.Second)))
 			}
 		})

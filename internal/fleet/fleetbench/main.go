@@ -144,6 +144,9 @@ func measure(ctx context.Context, t *target, n int, span, jitter, settle time.Du
 		return f, err
 	}
 	f.BackS = time.Since(began).Seconds()
+	if n := s.again.Load(); n > 0 {
+		fmt.Fprintf(os.Stderr, "%d connects were tried again, the last because: %v\n", n, s.fault.Load())
+	}
 	f.BackCPUMS, _ = cpu.each(t, n)
 	end()
 	f.Lost += n - s.connected()

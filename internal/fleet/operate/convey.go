@@ -45,10 +45,21 @@ func (f *Fleet) Handle(ctx context.Context, batch []mqttwire.Message) error {
 			f.log.Info("event not acknowledged; the box will send it again", "box", a.Box, "err", err)
 		}
 	}
+	var turned []string
 	for _, s := range res.Seen {
-		if err := f.convey(ctx, s); err != nil {
+		if s.TurnedOnline {
+			turned = append(turned, s.Box)
+		}
+		if err := f.convey(s); err != nil {
 			f.log.Info("wishes not conveyed; they will be sent again", "box", s.Box, "err", err)
 		}
+	}
+	due, err := f.o.Registry.HaveCommands(ctx, turned)
+	for _, box := range due {
+		err = errors.Join(err, f.sendCommands(ctx, box))
+	}
+	if err != nil {
+		f.log.Info("commands not sent; they will be sent again", "boxes", len(turned), "err", err)
 	}
 	return nil
 }
@@ -103,7 +114,7 @@ func (f *Fleet) admitBoxes(ctx context.Context) error {
 }
 
 // convey compares what a box has applied with what is wished, and sends what it lacks.
-func (f *Fleet) convey(ctx context.Context, s registry.Seen) error {
+func (f *Fleet) convey(s registry.Seen) error {
 	f.mu.Lock()
 	own, hasOwn := f.wants[s.Box]
 	group, hasGroup := f.wants[ops.GroupPrefix+s.Group]
@@ -124,9 +135,6 @@ func (f *Fleet) convey(ctx context.Context, s registry.Seen) error {
 				return err
 			}
 		}
-	}
-	if s.TurnedOnline {
-		return f.sendCommands(ctx, s.Box)
 	}
 	return nil
 }

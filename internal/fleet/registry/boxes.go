@@ -74,7 +74,11 @@ type BoxFilter struct {
 
 // Boxes lists boxes in the order of their ids.
 func (g *Registry) Boxes(ctx context.Context, f BoxFilter) ([]Box, error) {
-	query, args := "SELECT "+rowColumns+" FROM boxes WHERE id > ?", []any{f.After}
+	columns := rowColumns
+	if f.Brief {
+		columns = loadColumns
+	}
+	query, args := "SELECT "+columns+" FROM boxes WHERE id > ?", []any{f.After}
 	add := func(cond string, v any) { query += " AND " + cond; args = append(args, v) }
 	if f.Group != "" {
 		add("grp = ?", f.Group)
@@ -105,9 +109,6 @@ func (g *Registry) Boxes(ctx context.Context, f BoxFilter) ([]Box, error) {
 		var r row
 		if err := rows.Scan(r.fields()...); err != nil {
 			return nil, fmt.Errorf("list boxes: %w", err)
-		}
-		if f.Brief {
-			r.Reported = nil
 		}
 		list = append(list, r.box())
 	}

@@ -58,21 +58,41 @@ type Outgoing struct {
 	Message []byte
 }
 
+// HaveCommands returns those of the boxes that have commands which they did not answer. Most boxes that come online have
+// none: thousands of them must not queue for the writer, nor ask one by one.
+func (g *Registry) HaveCommands(ctx context.Context, boxes []string) ([]string, error) {
+	var have []string
+	for rest := boxes; len(rest) > 0; {
+		n := min(len(rest), 500)
+		args := []any{ms(g.now())}
+		for _, id := range rest[:n] {
+			args = append(args, id)
+		}
+		rest = rest[n:]
+		rows, err := g.r.QueryContext(ctx, g.q("SELECT DISTINCT box FROM command_boxes WHERE status IN ('', 'accepted') AND "+
+			"expires > ? AND box IN ("+marks(n)+")"), args...)
+		if err != nil {
+			return nil, fmt.Errorf("boxes with commands: %w", err)
+		}
+		for rows.Next() {
+			var id string
+			if err := rows.Scan(&id); err != nil {
+				_ = rows.Close()
+				return nil, fmt.Errorf("boxes with commands: %w", err)
+			}
+			have = append(have, id)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return nil, fmt.Errorf("boxes with commands: %w", err)
+		}
+	}
+	return have, nil
+}
+
 // DueCommands returns commands of online boxes that were not answered and not sent since before, and notes them as sent
 // now. box narrows it to one box; then the time is not looked at.
 func (g *Registry) DueCommands(ctx context.Context, box string, before time.Time, limit int) ([]Outgoing, error) {
 	var list []Outgoing
-	if box != "" { // most boxes that come online have none: thousands of them must not queue for the writer
-		var one int
-		err := g.r.QueryRowContext(ctx, g.q("SELECT 1 FROM command_boxes WHERE box = ? AND status IN ('', 'accepted') "+
-			"AND expires > ? LIMIT 1"), box, ms(g.now())).Scan(&one)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("due commands of %s: %w", box, err)
-		}
-	}
 	err := g.update(ctx, false, func(tx *sql.Tx) error {
 		list = nil
 		query := "SELECT c.id, c.box, c.message FROM command_boxes c JOIN boxes b ON b.id = c.box WHERE c.status IN ('', 'accepted') " +

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"boxd/internal/mqttwire"
@@ -324,8 +323,7 @@ func (g *Registry) fillPage(ctx context.Context, out *BoxPage, ids []any) error 
 	if len(ids) == 0 {
 		return nil
 	}
-	columns := strings.Replace(rowColumns, " reported,", " NULL,", 1)
-	rows, err := g.r.QueryContext(ctx, g.q("SELECT "+columns+" FROM boxes WHERE id IN ("+marks(len(ids))+") ORDER BY id"), ids...)
+	rows, err := g.r.QueryContext(ctx, g.q("SELECT "+loadColumns+" FROM boxes WHERE id IN ("+marks(len(ids))+") ORDER BY id"), ids...)
 	if err != nil {
 		return fmt.Errorf("page of boxes: %w", err)
 	}
