@@ -78,3 +78,19 @@ func (f *Fetcher) isNeighbour(box string) bool {
 	}
 	return false
 }
+
+// othersWAN is what the other boxes of the home get over the access line now, in bytes per second. They say it once a
+// second, and at once when one has ended. Any goroutine may call it.
+func (f *Fetcher) othersWAN() (sum int64) {
+	if f.o.LAN == nil {
+		return 0
+	}
+	for _, n := range f.o.LAN.Neighbours() {
+		for _, w := range n.Wants {
+			if w.Acting {
+				sum += w.WANRate
+			}
+		}
+	}
+	return sum
+}

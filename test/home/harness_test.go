@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -424,18 +425,39 @@ type load struct {
 	down, up int64
 	packets  int64 // towards the home
 	dropped  int64
+	resent   int64 // segments that servers sent again
 }
 
 func (l load) plus(o load) load {
-	return load{l.took + o.took, l.down + o.down, l.up + o.up, l.packets + o.packets, l.dropped + o.dropped}
+	return load{l.took + o.took, l.down + o.down, l.up + o.up, l.packets + o.packets, l.dropped + o.dropped, l.resent + o.resent}
 }
 
 // measure runs f and reads the line before and after it.
 func (s *setup) measure(f func()) load {
-	before, start := s.home.Line.Counters(), time.Now()
+	resent, before, start := s.resent(), s.home.Line.Counters(), time.Now()
 	f()
 	d := s.home.Line.Counters().Sub(before)
-	return load{took: time.Since(start), down: d.Down.Bytes, up: d.Up.Bytes, packets: d.Down.Packets, dropped: d.Down.Dropped}
+	took := time.Since(start)
+	return load{took: took, resent: s.resent() - resent, down: d.Down.Bytes, up: d.Up.Bytes, packets: d.Down.Packets, dropped: d.Down.Dropped}
+}
+
+// resent is how many segments the WAN's servers have sent again so far.
+func (s *setup) resent() int64 {
+	s.t.Helper()
+	text, err := s.lab.WAN.Exec(s.t.Context(), "cat", "/proc/net/snmp")
+	must(s.t, err)
+	var lines [][]string
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "Tcp:") {
+			lines = append(lines, strings.Fields(line))
+		}
+	}
+	if len(lines) != 2 || len(lines[0]) != len(lines[1]) {
+		s.t.Fatalf("/proc/net/snmp: %q", text)
+	}
+	n, err := strconv.ParseInt(lines[1][slices.Index(lines[0], "RetransSegs")], 10, 64)
+	must(s.t, err)
+	return n
 }
 
 // curl downloads as many bytes over TLS to one box.
