@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -276,14 +277,58 @@ func draftFromThePage(t *testing.T, b *browser, s *scene) {
 	b.Until(`document.activeElement.id === 'draft-file' && drafts.length === 1`)
 	b.Axe("a draft of a campaign")
 	b.Shot("draft")
-	d, err := repo.ParseDraft([]byte(browsertest.Eval[string](b.Browser, `drafts[0]`)))
-	must(t, err)
-	must(t, repo.SignDraft(d, key))
-	data, err = json.Marshal(d)
-	must(t, err)
-	back := filepath.Join(t.TempDir(), "signed.json")
-	must(t, os.WriteFile(back, data, 0o600))
+	back := signDraft(t, b, 0, key)
 	b.Do(chromedp.SetUploadFiles("#signed", []string{back}))
 	b.Until(`(h => h && h.textContent === 'Signed elsewhere')(document.querySelector('.headline h1'))`)
 	b.Until(`document.querySelector('.headline .pill').textContent === 'running'`)
+	signLater(t, b, s, key)
+}
+
+// signDraft signs the page's draft number n and returns the file that it is then in.
+func signDraft(t *testing.T, b *browser, n int, key ed25519.PrivateKey) string {
+	t.Helper()
+	d, err := repo.ParseDraft([]byte(browsertest.Eval[string](b.Browser, fmt.Sprintf(`drafts[%d]`, n))))
+	must(t, err)
+	must(t, repo.SignDraft(d, key))
+	data, err := json.Marshal(d)
+	must(t, err)
+	back := filepath.Join(t.TempDir(), "signed.json")
+	must(t, os.WriteFile(back, data, 0o600))
+	return back
+}
+
+// signLater finds a campaign that waits for its signature, cancels the signing of it, which changes nothing, and signs it then.
+func signLater(t *testing.T, b *browser, s *scene, key ed25519.PrivateKey) {
+	t.Helper()
+	var c struct {
+		ID string `json:"id"`
+	}
+	s.admin("POST", "/api/v1/campaigns?draft=true", map[string]any{
+		"v": 1, "name": "Signed later", "group": "pilot", "asset_ids": []asset.ID{s.film},
+	}, &c)
+	browsertest.Eval[bool](b.Browser, fmt.Sprintf(`drafts = [], location.hash = '#/campaigns/%s', true`, c.ID))
+	pill := func(state string) string {
+		return fmt.Sprintf(`(p => p && p.textContent === '%s')(document.querySelector('.headline .pill'))`, state)
+	}
+	b.Until(`(h => h && h.textContent === 'Signed later')(document.querySelector('.headline h1'))`)
+	b.Until(pill("drafted"))
+	for n := 1; n <= 2; n++ {
+		b.Do(chromedp.Click("[data-do=sign]"))
+		b.Until(`document.getElementById('dialog').open && document.activeElement.id === 'why'`)
+		b.Do(chromedp.KeyEvent(kb.Enter))
+		b.Until(fmt.Sprintf(`drafts.length === %d && document.getElementById('dialog').open && `+
+			`document.getElementById('dialog-title').textContent === 'Sign the change'`, n))
+		if n == 1 {
+			b.Axe("the signing of a change")
+			b.Shot("sign")
+			b.Do(chromedp.KeyEvent(kb.Escape))
+			b.Until(`!document.getElementById('dialog').open`)
+			b.Until(pill("drafted"))
+			if said := browsertest.Eval[string](b.Browser, `document.getElementById('toast').textContent`); said == "Signed." {
+				t.Error("a change whose signing was cancelled is called signed")
+			}
+		}
+	}
+	b.Do(chromedp.SetUploadFiles("#signed", []string{signDraft(t, b, 1, key)}), chromedp.Click("dialog button[type=submit]"))
+	b.Until(pill("running"))
 }
