@@ -24,6 +24,8 @@ const (
 	// decision comes soon, as the swarm changes.
 	minRun = 512 << 10
 	maxRun = 8 << 20
+	// longRun is a request where for long nobody else has brought anything: between two the line is not full.
+	longRun = 4 * maxRun
 )
 
 // askOrigin starts requests to the origin, as far as the plan allows.
@@ -198,6 +200,9 @@ func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demand
 	most := min(max(int64(f.measured.best/2), minRun), maxRun)
 	if !f.hasWANPeers(it) && !demanded {
 		most = min(4*most, maxRun) // nobody else will bring any of it: the fewer requests, the steadier the line
+		if time.Since(it.wanSince) > 2*aloneAfter {
+			most = longRun
+		}
 	}
 	if mode == schedule.OriginUrgent && !demanded {
 		most = min(4*most, maxRun)

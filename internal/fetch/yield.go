@@ -43,23 +43,28 @@ type yielder struct {
 	sockets *pace.Sockets
 	exempt  atomic.Bool // the fleet is not behind an access line, or nobody may measure
 
-	mu   sync.Mutex // guards the fields below
+	mu   sync.Mutex // guards the fields down to wait
 	down *pace.Yield
 	up   *pace.Yield
-	live bool // the line is used and measured
-	next time.Time
+	live bool          // the line is used and measured
+	wait time.Duration // before the next probe, if this one fails, too
 
-	counts bool // the kernel counts what arrives: Linux 4.1 and later
+	next   time.Time // when the line may be probed
+	hops   int       // away that the probe's target is looked for
+	counts bool      // the kernel counts what arrives: Linux 4.1 and later
 }
 
 const (
-	probeAgain = 5 * time.Minute        // after the line could not be probed
-	lineIdle   = 10 * time.Second       // without traffic, after which measuring ends
-	lineWatch  = 100 * time.Millisecond // how often it is looked whether the line is used
+	probeSoon = 5 * time.Second        // after the line could not be probed for the first time
+	probeLate = 5 * time.Minute        // and after many
+	nearHops  = 2                      // to the first router behind the line, in most homes
+	farHops   = 4                      // where the fleet itself is asked
+	lineIdle  = 10 * time.Second       // without traffic, after which measuring ends
+	lineWatch = 100 * time.Millisecond // how often it is looked whether the line is used
 )
 
 func newYielder(f *Fetcher) *yielder {
-	y := &yielder{f: f, sockets: pace.NewSockets(), down: pace.NewYield(0), up: pace.NewYield(0)}
+	y := &yielder{f: f, sockets: pace.NewSockets(), down: pace.NewYield(0), up: pace.NewYield(0), hops: nearHops}
 	y.exempt.Store(f.o.Probe.Off)
 	return y
 }
@@ -116,7 +121,7 @@ func (y *yielder) measure(ctx context.Context, far string) {
 	y.f.applyRates()
 }
 
-// echo probes until ctx ends, and after a failure again later. Without it our own connections have to tell.
+// echo probes until ctx ends, and after a failure again later, somebody else. Without it our own connections have to tell.
 func (y *yielder) echo(ctx context.Context, probe func() error) {
 	if y.f.o.Probe.NoEcho {
 		return
@@ -136,7 +141,13 @@ func (y *yielder) echo(ctx context.Context, probe func() error) {
 			return
 		}
 		y.f.log.Info("the access line cannot be probed; our own connections tell how long its queue is", "err", err)
-		y.next = time.Now().Add(probeAgain)
+		y.mu.Lock()
+		y.wait = min(max(2*y.wait, probeSoon), probeLate)
+		y.next = time.Now().Add(y.wait)
+		y.mu.Unlock()
+		if y.hops++; y.hops > farHops {
+			y.hops = nearHops
+		}
 	}
 }
 
@@ -154,6 +165,7 @@ func (y *yielder) probe(ctx context.Context, far string) error {
 	return p.Run(ctx, pace.Interval, func(now time.Time, rtt time.Duration) {
 		y.mu.Lock()
 		defer y.mu.Unlock()
+		y.wait = 0
 		y.down.Sample(now, rtt)
 		y.up.Sample(now, rtt)
 	}, func(now time.Time) {
@@ -170,7 +182,8 @@ func (y *yielder) steer(ctx context.Context) {
 	defer t.Stop()
 	down, up := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
 	use := usage{since: time.Now()}
-	for {
+	home := float64(y.f.othersWAN())
+	for ticks := 1; ; ticks++ {
 		select {
 		case <-ctx.Done():
 			return
@@ -179,12 +192,29 @@ func (y *yielder) steer(ctx context.Context) {
 		now := time.Now() // the ticker's own may be long past
 		d, u := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
 		y.decide(now, d-down, u-up)
+		if ticks%neighboursEvery == 0 {
+			others := float64(y.f.othersWAN())
+			y.freed(home - others)
+			home = others
+		}
 		idle := use.idle(now, d-down+u-up, y.f.usesWAN.Load())
 		down, up = d, u
 		y.f.applyRates()
 		if idle {
 			return
 		}
+	}
+}
+
+// neighboursEvery is how many decisions pass between two looks at what neighbours say: it is smoothed over seconds.
+const neighboursEvery = 10
+
+// freed tells the controller how much of the line the home's other boxes have given up, if it is worth it.
+func (y *yielder) freed(rate float64) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if rate > 0.1*y.down.Line() {
+		y.down.Freed(rate)
 	}
 }
 
@@ -248,7 +278,7 @@ func (y *yielder) rates() (down, up int64) {
 func (y *yielder) line() float64 {
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	if !y.live {
+	if !y.live || !y.down.Sure() { // what it takes for the line while it rises may be somebody else's queue
 		return 0
 	}
 	return y.down.Line()
@@ -295,7 +325,10 @@ func (y *yielder) target(ctx context.Context, far string) (netip.Addr, error) {
 	if a = a.Unmap(); !a.Is4() {
 		return netip.Addr{}, errors.New("the fleet has no IPv4 address")
 	}
-	return pace.Hop(ctx, a, 2, y.f.o.Probe.Do)
+	if y.hops >= farHops {
+		return a, nil
+	}
+	return pace.Hop(ctx, a, y.hops, y.f.o.Probe.Do)
 }
 
 func (y *yielder) fleetHost() (string, error) {

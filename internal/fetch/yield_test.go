@@ -63,12 +63,12 @@ func TestTheProbeIsTriedAgain(t *testing.T) {
 		begin := time.Now()
 		tries := 0
 		y.echo(ctx, func() error {
-			if tries++; tries == 3 {
+			if tries++; tries == 4 {
 				cancel()
 			}
 			return errors.New("no way")
 		})
-		if d := time.Since(begin); tries != 3 || d != 2*probeAgain {
+		if d := time.Since(begin); tries != 4 || d != (1+2+4)*probeSoon {
 			t.Errorf("tried %d times in %s", tries, d)
 		}
 	})

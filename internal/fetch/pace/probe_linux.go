@@ -57,8 +57,10 @@ func OpenProbe(target netip.Addr, do func(func() error) error) (*Probe, error) {
 // Close ends the probe.
 func (p *Probe) Close() error { return p.conn.Close() }
 
-// Answers that take longer than this count as lost.
-const probeTimeout = time.Second
+const (
+	probeTimeout = time.Second      // answers that take longer count as lost
+	silentFor    = 10 * time.Second // without any answer, after which a probe ends
+)
 
 // Run sends an echo every interval and hands over each answer's time, until ctx ends. The functions are called from one
 // goroutine.
@@ -67,8 +69,12 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 	defer stop()
 	var sent [64]time.Time
 	buf, oob := make([]byte, 256), make([]byte, 128)
+	heard := time.Now()
 	for seq := uint16(0); ctx.Err() == nil; seq++ {
 		began := time.Now()
+		if began.Sub(heard) > silentFor {
+			return fmt.Errorf("ping %s: no answer for %s", p.target, silentFor)
+		}
 		old := &sent[seq%64]
 		if !old.IsZero() {
 			lost(began)
@@ -88,6 +94,7 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 				if rtt := now.Sub(sent[s%64]); rtt < probeTimeout {
 					rtt -= waited(oob[:m], now, rtt)
 					sample(now, rtt)
+					heard = now
 				}
 				sent[s%64] = time.Time{}
 			}
@@ -142,7 +149,7 @@ func reply(b []byte) (uint16, bool) {
 }
 
 // Hop finds the router so many hops away on the way to a host: the operator's first router behind the access line is two
-// hops away in most homes. It sends one datagram that dies there and reads the error that comes back.
+// hops away in most homes. It sends a few datagrams that die there and reads the first error that comes back.
 func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error) error) (netip.Addr, error) {
 	if do == nil {
 		do = inPlace
@@ -161,14 +168,14 @@ func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error
 		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1),
 		unix.Connect(fd, &unix.SockaddrInet4{Port: 33434 + hops, Addr: towards.Unmap().As4()}),
 	)
-	if err == nil {
-		_, err = unix.Write(fd, []byte("boxd"))
-	}
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("look for the hop: %w", err)
 	}
 	oob := make([]byte, 512)
-	for range 20 {
+	for i := range 20 {
+		if i%6 == 0 { // any may be lost
+			_, _ = unix.Write(fd, []byte("boxd"))
+		}
 		_, n, _, _, err := unix.Recvmsg(fd, make([]byte, 64), oob, unix.MSG_ERRQUEUE)
 		if err == nil {
 			if a, ok := offender(oob[:n]); ok {

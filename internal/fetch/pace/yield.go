@@ -20,6 +20,7 @@ type Yield struct {
 	probe delayFilter // of what the probe says
 	own   delayFilter // of what our connections say, where nothing answers a probe
 	delay *delayFilter
+	alone time.Time // since when there is no probe
 	last  time.Time
 	phase phase
 	since time.Time // of the phase
@@ -70,10 +71,10 @@ const (
 	drainLong   = 0.40                  // and a long one
 	drainFor    = 80 * time.Millisecond // or less, if the queue is ours
 	longQueue   = 25 * time.Millisecond
-	floor       = 0.04                   // of the line, while yielding
-	ownFloor    = 0.25                   // the same without a probe
-	calmTicks   = 5                      // without a queue before rising again
-	firstStep   = 0.012                  // of a look beyond the line
+	floor       = 0.04  // of the line, while yielding
+	ownFloor    = 0.25  // the same without a probe
+	calmTicks   = 5     // without a queue before rising again
+	firstStep   = 0.012 // of a look beyond the line
 	lastStep    = 0.3
 	lookFor     = 350 * time.Millisecond // before the next step
 	firstPause  = 4 * time.Second
@@ -107,7 +108,7 @@ func (y *Yield) Line() float64 { return y.line }
 func (y *Yield) Queue() time.Duration { return y.delay.queue() }
 
 // Slack is how long our bytes may wait anywhere.
-func (y *Yield) Slack() time.Duration { return y.delay.target() + 2*time.Millisecond + y.extra }
+func (y *Yield) Slack() time.Duration { return y.delay.target() + time.Millisecond + y.extra }
 
 // Sure says that the line's rate is known, and that the probe needs no haste.
 func (y *Yield) Sure() bool { return y.sure }
@@ -128,11 +129,24 @@ func (y *Yield) Lost(now time.Time) {
 const (
 	ownBase  = 50 * time.Millisecond // any
 	ownSlack = 5 * time.Millisecond  // what the other end takes to answer
+
+	// ownPatience is how long our own connections may say that there is a queue: they are slow also because we are.
+	ownPatience = 10 * time.Second
 )
 
 // SampleOwn takes by how much our own connections are slower than at their best. It counts while the probe says nothing.
 func (y *Yield) SampleOwn(now time.Time, queue time.Duration) {
 	y.own.add(now, ownBase+max(queue-ownSlack, 0))
+}
+
+// Freed tells that others in the home have left so much of the line, in bytes per second.
+func (y *Yield) Freed(rate float64) {
+	if y.line == 0 || y.phase == yielding || y.phase == draining {
+		return
+	}
+	y.line += rate
+	y.sure = false
+	y.phase = rising
 }
 
 // Busy says that this direction carries about what it may: a queue is likely to be its own.
@@ -154,7 +168,9 @@ func (y *Yield) Tick(now time.Time, moved int64, otherBusy bool) {
 	case y.probe.fresh(now):
 		y.delay = &y.probe
 	case y.own.fresh(now):
-		y.delay = &y.own
+		if y.delay != &y.own {
+			y.delay, y.alone = &y.own, now
+		}
 	default:
 		y.rate = min(y.rate*growth, max(y.line, initialRate)) // blind: no faster than the line ever was
 		return
@@ -215,7 +231,7 @@ func (y *Yield) queued(now time.Time) {
 	switch y.phase {
 	case yielding:
 		y.rate *= 0.8
-		if y.delay.steady(now) {
+		if y.delay.steady(now) || y.delay == &y.own && now.Sub(y.alone) > ownPatience && now.Sub(y.since) > ownPatience {
 			y.delay.rebase(now)
 		}
 	case draining:

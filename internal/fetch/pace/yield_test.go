@@ -21,6 +21,7 @@ type line struct {
 	busy   float64   // how often answers are late by 20 ms on average
 	jitter float64   // of what we send in one step, as a share
 	paces  []float64 // ours, which act a round trip later
+	lost   float64   // share of the probes that are not answered
 }
 
 const simStep = 5 * time.Millisecond
@@ -91,7 +92,7 @@ func (s *sim) run(d time.Duration) (share float64, p95 time.Duration) {
 		moved += s.step(s.y.rate)
 		added = append(added, s.waits())
 		if steps++; steps%int(Interval/simStep) == 0 {
-			s.y.Sample(s.now, s.rtt())
+			s.sample()
 			s.y.Tick(s.now, int64(moved), false)
 			sum += moved
 			moved = 0
@@ -99,6 +100,16 @@ func (s *sim) run(d time.Duration) (share float64, p95 time.Duration) {
 	}
 	slices.Sort(added)
 	return sum / s.rate / d.Seconds(), added[len(added)*95/100]
+}
+
+// sample is a probe, and what our own connections say: they are slow also when little is asked for.
+func (s *sim) sample() {
+	s.y.SampleOwn(s.now, s.waits()+time.Duration(8<<10/s.y.rate*float64(time.Second)))
+	if s.lost > 0 && s.rnd.Float64() < s.lost {
+		s.y.Lost(s.now)
+		return
+	}
+	s.y.Sample(s.now, s.rtt())
 }
 
 func (s *sim) expect(t *testing.T, what string, d time.Duration, least, most float64, p95 time.Duration) {
@@ -137,6 +148,67 @@ func TestYieldFillsTheLineKeepsItsQueueEmptyAndGetsOutOfTheWay(t *testing.T) {
 			s.run(40 * time.Second)
 			s.expect(t, "the whole rate again", 20*time.Second, 0.90, 1, 5*time.Millisecond)
 		})
+	}
+}
+
+// What somebody else's queue leaves us while we rise is not what the line gives.
+func TestYieldThatMeetsOthersAtItsBeginningFindsTheLine(t *testing.T) {
+	for name, c := range map[string]struct{ from, to time.Duration }{
+		"from the first moment": {Interval, 600 * time.Millisecond},
+		"while it rises":        {300 * time.Millisecond, 500 * time.Millisecond},
+		"for a while":           {400 * time.Millisecond, 3 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(50, 0)
+			s.run(c.from)
+			s.other = true
+			s.run(c.to - c.from)
+			s.other = false
+			s.run(5 * time.Second)
+			s.expect(t, "five seconds later", 10*time.Second, 0.90, 1, 6*time.Millisecond)
+		})
+	}
+}
+
+func TestYieldWhenProbesAreLost(t *testing.T) {
+	const never = time.Hour
+	s := newSim(50, 0)
+	s.lost = 0.3
+	s.run(8 * time.Second)
+	s.expect(t, "a third is lost", 20*time.Second, 0.90, 1, 6*time.Millisecond)
+	s.other = true
+	s.run(2 * time.Second)
+	s.expect(t, "beside a TCP download", 5*time.Second, 0, 0.10, never)
+	s.lost = 1
+	s.run(2 * time.Second)
+	s.expect(t, "all are lost", 5*time.Second, 0, 0.5, never)
+	s.lost, s.other = 0.3, false
+	s.run(5 * time.Second)
+	s.expect(t, "five seconds after its end", 5*time.Second, 0.88, 1, 6*time.Millisecond)
+	s.lost = 1
+	s.run(time.Minute)
+	s.expect(t, "a minute without a probe", 20*time.Second, 0.4, 1, never)
+	s.lost = 0
+	s.run(5 * time.Second)
+	s.expect(t, "with it", 5*time.Second, 0.88, 1, 6*time.Millisecond)
+}
+
+// Two boxes of a home share its line; one ends.
+func TestYieldTakesWhatAnotherBoxHasLeft(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		s := newSim(50, 0)
+		s.run(5 * time.Second)
+		whole := s.rate
+		s.rate, s.limit = whole/3, s.limit/3 // what the others leave
+		s.run(30 * time.Second)
+		s.rate, s.limit = whole, s.limit*3
+		limit := 15 * time.Second
+		if told {
+			s.y.Freed(whole * 2 / 3)
+			limit = 2 * time.Second
+		}
+		s.run(limit)
+		s.expect(t, "after the others' end", 10*time.Second, 0.90, 1, 8*time.Millisecond)
 	}
 }
 
