@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -50,10 +53,12 @@ type sealed struct {
 
 func keysSealCmd(c *client) *cobra.Command {
 	var o ceremony.Options
+	var yes bool
 	cmd := &cobra.Command{
 		Use: "seal [KEY...]", Short: "Take the offline keys away: an encrypted bundle whose passphrase custodians share",
-		Long: "Encrypts keys (as \"keys list\" names them; default: all that belong offline) into a bundle, reads it back and\n" +
-			"removes them from the fleet's directory. Prints one share for each custodian, once.",
+		Long: "Encrypts keys (as \"keys list\" names them; default: all that belong offline) into a bundle, reads it back, prints\n" +
+			"one share for each custodian, once, asks for one of them to be typed back, and only then removes the keys from the\n" +
+			"fleet's directory. Without the shares the keys are lost for ever.",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if c.dir == "" || o.Out == "" {
 				return usageError{Err: errors.New("keys seal needs --dir, the fleet's directory, and --out, the bundle")}
@@ -62,19 +67,14 @@ func keysSealCmd(c *client) *cobra.Command {
 				return usageError{Err: errors.New("keys seal needs 1 or more --shares and at most as many --needed")}
 			}
 			o.Dir, o.Files = c.dir, a
-			b, err := ceremony.Seal(o)
-			if err != nil {
-				return err
-			}
-			doc := sealed{Bundle: o.Out, Keys: b.Keys, Needed: b.Needed, Of: b.Of, Shares: b.Shares}
-			return c.show(cmd.OutOrStdout(), doc, func(w *tabwriter.Writer) {
-				fmt.Fprintf(w, "%d keys are sealed in %s. Copy it to other media, apart from the shares.\n", len(b.Keys), o.Out)
-				fmt.Fprintf(w, "Any %d of these %d shares open it; each custodian writes down one. They are not shown again.\n\n",
-					b.Needed, b.Of)
-				for i, s := range b.Shares {
-					fmt.Fprintf(w, "%d\t%s\n", i+1, s)
+			o.HandOut = func(b ceremony.Bundle) error {
+				if err := c.printShares(cmd, o.Out, b); err != nil || yes || o.Keep {
+					return err
 				}
-			})
+				return typedBack(cmd, b.Shares)
+			}
+			_, err := ceremony.Seal(o)
+			return err
 		},
 	}
 	f := cmd.Flags()
@@ -82,7 +82,48 @@ func keysSealCmd(c *client) *cobra.Command {
 	f.IntVar(&o.Shares, "shares", 1, "custodians")
 	f.IntVar(&o.Needed, "needed", 0, "how many of them open the bundle (0: a majority)")
 	f.BoolVar(&o.Keep, "keep", false, "leave the keys where they are as well")
+	f.BoolVar(&yes, "yes", false, "remove the keys without asking for a share to be typed back")
 	return cmd
+}
+
+// printShares writes what the custodians take away, and makes sure that it arrived: a share that is on no paper is lost.
+func (c *client) printShares(cmd *cobra.Command, bundle string, b ceremony.Bundle) error {
+	w := cmd.OutOrStdout()
+	doc := sealed{Bundle: bundle, Keys: b.Keys, Needed: b.Needed, Of: b.Of, Shares: b.Shares}
+	err := c.show(w, doc, func(w *tabwriter.Writer) {
+		fmt.Fprintf(w, "%d keys are sealed in %s. Copy it to other media, apart from the shares.\n", len(b.Keys), bundle)
+		fmt.Fprintf(w, "Any %d of these %d shares open it; each custodian writes down one. They are not shown again.\n\n",
+			b.Needed, b.Of)
+		for i, s := range b.Shares {
+			fmt.Fprintf(w, "%d\t%s\n", i+1, s)
+		}
+	})
+	if file, ok := w.(*os.File); ok && err == nil {
+		err = file.Sync()
+		if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) || errors.Is(err, syscall.EROFS) {
+			err = nil // a terminal or a pipe
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("print the shares: %w", err)
+	}
+	return nil
+}
+
+// typedBack asks for one of the shares, three times at most.
+func typedBack(cmd *cobra.Command, shares []string) error {
+	lines := bufio.NewScanner(cmd.InOrStdin())
+	for range 3 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "Type one share back; the keys are removed then:")
+		if !lines.Scan() {
+			break
+		}
+		if slices.Contains(shares, strings.TrimSpace(lines.Text())) {
+			return nil
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "That is none of them.")
+	}
+	return errors.Join(errors.New("no share was typed back (--yes does without)"), lines.Err())
 }
 
 func keysOpenCmd(c *client) *cobra.Command {

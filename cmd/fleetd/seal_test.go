@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"boxd/internal/fleet/ceremony"
@@ -61,7 +64,7 @@ func TestOfflineKeysByCommand(t *testing.T) {
 		t.Fatalf("offline keys %v, want %v", got, want)
 	}
 	var s sealed
-	out := mustFleetd(t, "", "keys", "seal", "--dir", dir, "--out", bundle, "--shares", "3", "--needed", "2", "--json")
+	out := mustFleetd(t, "", "keys", "seal", "--dir", dir, "--out", bundle, "--shares", "3", "--needed", "2", "--yes", "--json")
 	if err := json.Unmarshal([]byte(out), &s); err != nil || len(s.Shares) != 3 || s.Needed != 2 || len(s.Keys) != len(want) {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -78,6 +81,60 @@ func TestOfflineKeysByCommand(t *testing.T) {
 	}
 	newIntermediate(t, dir, safe)
 }
+
+// fullDisk takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// Shares that did not reach the paper must not cost the keys.
+func TestSealRemovesNothingUntilAShareIsTypedBack(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "fleet")
+	mustFleetd(t, "", "init", "--dir", dir, "--host", "127.0.0.1")
+	there := len(offline(t, dir))
+	seal := []string{"keys", "seal", "--dir", dir, "--out", filepath.Join(t.TempDir(), "bundle")}
+	for name, out := range map[string]io.Writer{"text": fullDisk{}, "--json": fullDisk{}, "not typed back": io.Discard} {
+		cmd, a := root(), slices.Clone(seal)
+		switch name {
+		case "text":
+			a = append(a, "--yes")
+		case "--json":
+			a = append(a, "--yes", "--json")
+		}
+		cmd.SetIn(strings.NewReader("not a share\n"))
+		cmd.SetOut(out)
+		cmd.SetErr(io.Discard)
+		cmd.SetArgs(a)
+		if err := cmd.Execute(); err == nil {
+			t.Errorf("%s: sealed, and nobody has a share", name)
+		}
+		if n := len(offline(t, dir)); n != there {
+			t.Fatalf("%s: %d of %d offline keys are left", name, n, there)
+		}
+	}
+	in, custodian := io.Pipe()
+	cmd := root()
+	cmd.SetIn(in)
+	cmd.SetOut(writerFunc(func(p []byte) (int, error) {
+		var s sealed
+		if json.Unmarshal(p, &s) == nil {
+			go func() { _, _ = fmt.Fprintln(custodian, "mistyped\n"+s.Shares[0]) }()
+		}
+		return len(p), nil
+	}))
+	cmd.SetErr(io.Discard)
+	cmd.SetArgs(append(seal, "--json"))
+	if err := cmd.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	if got := offline(t, dir); len(got) != 0 {
+		t.Errorf("still on the server: %v", got)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func newIntermediate(t *testing.T, dir, safe string) {
 	t.Helper()

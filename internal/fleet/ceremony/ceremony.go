@@ -2,8 +2,8 @@
 // is where and what a thief could do with it (Survey), seals the offline keys into a bundle under a passphrase that is
 // shared among custodians (Seal), and opens that bundle again when it is needed (Unseal).
 //
-// Invariants: Seal removes a key only after it has read it back from the bundle with the shares that it is about to hand
-// out; a power cut at any moment leaves every key in at least one of the two places. The bundle is plain encrypted
+// Invariants: Seal removes a key only after it has read it back from the bundle with the shares, and after the custodians
+// have those; a power cut at any moment leaves every key in at least one of the two places. The bundle is plain encrypted
 // PKCS#8, so that openssl and the passphrase are enough to open it without this program. No passphrase is written.
 package ceremony
 
@@ -108,7 +108,10 @@ type Options struct {
 	Shares int      // custodians; zero: 1
 	Needed int      // of them; zero: a majority
 	Keep   bool     // leave the keys where they are as well
-	Now    time.Time
+	// HandOut gives the shares to the custodians. No key is removed before it has returned without an error; when it fails the
+	// bundle, which nobody could open, is removed instead. Only a seal that keeps the keys may do without.
+	HandOut func(Bundle) error
+	Now     time.Time
 }
 
 // Bundle is what Seal made.
@@ -135,6 +138,9 @@ func (o *Options) fill() error {
 	}
 	if o.Needed == 0 {
 		o.Needed = o.Shares/2 + 1
+	}
+	if o.HandOut == nil && !o.Keep {
+		return errors.New("nobody takes the shares")
 	}
 	if o.Now.IsZero() {
 		o.Now = time.Now()
@@ -233,6 +239,11 @@ func (o *Options) finish(b Bundle) error {
 			return fmt.Errorf("the bundle does not read back, nothing was removed: %w", err)
 		}
 	}
+	if o.HandOut != nil {
+		if err := o.HandOut(b); err != nil {
+			return errors.Join(fmt.Errorf("the shares were not handed out, no key was removed: %w", err), o.discard())
+		}
+	}
 	if o.Keep {
 		return nil
 	}
@@ -242,6 +253,18 @@ func (o *Options) finish(b Bundle) error {
 		}
 	}
 	return nil
+}
+
+// discard removes what was written to the bundle, so that the next attempt finds it empty.
+func (o *Options) discard() error {
+	var faults []error
+	for _, f := range append([]string{manifestFile, readmeFile}, o.Files...) {
+		faults = append(faults, durable.RemoveFile(durable.OS(), filepath.Join(o.Out, f)))
+	}
+	for _, f := range o.Files {
+		_ = os.Remove(filepath.Dir(filepath.Join(o.Out, f))) // if it is empty
+	}
+	return errors.Join(faults...)
 }
 
 // Unseal writes the keys of a bundle, readable, under a directory, which should be in memory and on a machine without a

@@ -82,7 +82,7 @@ func TestSealAndOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	offline := files(t, dir, ceremony.Offline)
-	b, err := ceremony.Seal(ceremony.Options{Dir: dir, Out: safe, Shares: 5, Needed: 3})
+	b, err := ceremony.Seal(ceremony.Options{Dir: dir, Out: safe, Shares: 5, Needed: 3, HandOut: taken})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +152,37 @@ func TestSealAndOpen(t *testing.T) {
 	}
 }
 
+func taken(ceremony.Bundle) error { return nil }
+
+// The keys are there until the custodians have their shares: whatever keeps those from coming out leaves everything as it was.
+func TestKeysStayUntilTheSharesAreOut(t *testing.T) {
+	dir, out := found(t), filepath.Join(t.TempDir(), "bundle")
+	o := ceremony.Options{Dir: dir, Out: out, Shares: 2, Needed: 2}
+	if _, err := ceremony.Seal(o); err == nil {
+		t.Error("sealed with nobody to take the shares")
+	}
+	full := errors.New("no paper")
+	o.HandOut = func(b ceremony.Bundle) error {
+		if len(b.Shares) != 2 || len(files(t, dir, ceremony.Offline)) != 5 {
+			t.Errorf("%d shares, and the keys are gone before they are out", len(b.Shares))
+		}
+		return full
+	}
+	if _, err := ceremony.Seal(o); !errors.Is(err, full) {
+		t.Errorf("the shares are lost and it says %v", err)
+	}
+	if n := len(files(t, dir, ceremony.Offline)); n != 5 {
+		t.Fatalf("%d of 5 offline keys are left, and nobody has a share", n)
+	}
+	o.HandOut = taken
+	if _, err := ceremony.Seal(o); err != nil {
+		t.Errorf("the second attempt: %v", err)
+	}
+	if n := len(files(t, dir, ceremony.Offline)); n != 0 {
+		t.Errorf("%d keys are left after the seal", n)
+	}
+}
+
 func TestSealRefuses(t *testing.T) {
 	dir := found(t)
 	full := t.TempDir()
@@ -166,6 +197,7 @@ func TestSealRefuses(t *testing.T) {
 		"a directory without keys": {Dir: t.TempDir(), Out: t.TempDir()},
 		"nowhere to write":         {Dir: dir, Out: "/proc/nothing"},
 	} {
+		o.HandOut = taken
 		if _, err := ceremony.Seal(o); err == nil {
 			t.Errorf("%s: sealed", name)
 		}
