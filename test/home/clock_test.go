@@ -3,6 +3,8 @@
 package home
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,4 +67,9 @@ func (c *lineClock) tell(t *testing.T, published time.Time, size int64) {
 	t.Logf("the time went: published after %.2f s, first bytes %.2f, first twentieth %.2f, then %.2f MB/s until nine tenths at %.2f, %.2f MB/s until the line's last byte at %.2f, all ready at %.2f",
 		published.Sub(c.begin).Seconds(), first.Seconds(), risen.Seconds(), rate(size*17/20, late-risen), late.Seconds(),
 		rate(whole-size*9/10, last-late), last.Seconds(), end.Seconds())
+	var each []string
+	for i := 10; i < len(c.marks); i += 10 {
+		each = append(each, fmt.Sprintf("%.1f", rate(c.marks[i].bytes-c.marks[i-10].bytes, c.marks[i].after-c.marks[i-10].after)))
+	}
+	t.Logf("MB/s in each second: %s", strings.Join(each, " "))
 }
