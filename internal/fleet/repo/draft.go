@@ -77,7 +77,7 @@ func (r *Repo) Draft(notes []string, fn func(*Tx) error) (*Draft, error) {
 
 func (tx *Tx) draftRole(name string, now time.Time) (DraftRole, error) {
 	m := tx.roles[name]
-	m.Signed.Version++
+	m.Signed.Version = tx.next(m.Signed.Version)
 	m.Signed.Expires = now.Add(tx.r.opt.Expiry.of(name))
 	ids, threshold, err := tx.keysOf(name)
 	if err != nil {
@@ -183,7 +183,7 @@ func (tx *Tx) importRole(dr DraftRole) error {
 	if ref := tx.snapshot.Signed.Meta[dr.Role+".json"]; ref != nil {
 		have = ref.Version
 	}
-	if m.Signed.Version != have+1 {
+	if m.Signed.Version != tx.next(have) {
 		return fmt.Errorf("version %d, published is %d: %w", m.Signed.Version, have, ErrStale)
 	}
 	if !m.Signed.Expires.After(tx.r.now()) {

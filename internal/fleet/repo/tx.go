@@ -30,6 +30,7 @@ type Tx struct {
 	dirty     map[string]bool         // roles that were changed
 	wasRaw    map[string][]byte       // signed bytes ready to be published as they are (imports)
 	files     map[string][]byte       // public path under Dir/targets → content to write
+	floor     int64                   // versions are above it; see Raise
 	touch     bool                    // publish a new snapshot and timestamp even if no role has changed
 
 	beforeSnapshot func() error // a step of the commit, once everything is signed
@@ -58,6 +59,7 @@ func (r *Repo) begin() (*Tx, error) {
 	if tx.snapshot, err = load(r, versioned("snapshot", ref.Version), metadata.Snapshot()); err != nil {
 		return nil, err
 	}
+	tx.floor = floorOf(tx.snapshot.Signed.UnrecognizedFields)
 	return tx, nil
 }
 
@@ -184,7 +186,7 @@ func (tx *Tx) signRoles(now time.Time) (map[string][]byte, error) {
 			raws[name] = b
 			continue
 		}
-		m.Signed.Version++
+		m.Signed.Version = tx.next(m.Signed.Version)
 		m.Signed.Expires = now.Add(tx.r.opt.Expiry.of(name))
 		ids, threshold, err := tx.keysOf(name)
 		if err != nil {
@@ -241,7 +243,10 @@ func (tx *Tx) keysOf(name string) (ids []string, threshold int, err error) {
 
 func (tx *Tx) nextSnapshot(raws map[string][]byte, now time.Time) *metadata.Metadata[metadata.SnapshotType] {
 	snap := metadata.Snapshot(now.Add(tx.r.opt.Expiry.Snapshot))
-	snap.Signed.Version = tx.snapshot.Signed.Version + 1
+	snap.Signed.Version = tx.next(tx.snapshot.Signed.Version)
+	if tx.floor > 0 {
+		snap.Signed.UnrecognizedFields = map[string]any{floorKey: tx.floor}
+	}
 	snap.Signed.Meta = map[string]*metadata.MetaFiles{}
 	for name, ref := range tx.snapshot.Signed.Meta {
 		snap.Signed.Meta[name] = ref // also of a role that is gone: TUF forbids taking one out of the snapshot
@@ -265,7 +270,7 @@ const signedAt = "boxd_signed_at"
 
 func (tx *Tx) signTimestamp(snapVersion int64, snapRaw []byte, now time.Time) ([]byte, error) {
 	next := metadata.Timestamp(now.Add(tx.r.opt.Expiry.Timestamp))
-	next.Signed.Version = tx.timestamp.Signed.Version + 1
+	next.Signed.Version = tx.next(tx.timestamp.Signed.Version)
 	next.Signed.Meta["snapshot.json"] = metaFile(snapVersion, snapRaw)
 	next.Signed.UnrecognizedFields = map[string]any{signedAt: now.Format(time.RFC3339)}
 	b, err := signTop(tx, next, metadata.TIMESTAMP)

@@ -20,9 +20,9 @@ import (
 type RoleStatus struct {
 	Role    string    `json:"role"`
 	Version int64     `json:"version"`
-	Expires time.Time `json:"expires"`
-	KeyHere bool      `json:"key_here"` // this machine can sign it
-	Due     bool      `json:"due"`      // it should be signed again soon
+	Expires time.Time `json:"expires,omitzero"` // zero with version 0: it was never signed
+	KeyHere bool      `json:"key_here"`         // this machine can sign it
+	Due     bool      `json:"due"`              // it should be signed again soon
 }
 
 // Status lists the roles but bins: top-level ones first.
@@ -31,14 +31,8 @@ func (r *Repo) Status() ([]RoleStatus, error) {
 	err := r.View(func(tx *Tx) error {
 		now := r.now()
 		add := func(role string, version int64, expires time.Time, ids []string, threshold int) {
-			n := 0
-			for _, id := range ids {
-				if _, ok := tx.ring[id]; ok {
-					n++
-				}
-			}
 			list = append(list, RoleStatus{
-				Role: role, Version: version, Expires: expires, KeyHere: n >= threshold, Due: tx.due(role, expires, now),
+				Role: role, Version: version, Expires: expires, KeyHere: tx.have(ids) >= threshold, Due: tx.due(role, expires, now),
 			})
 		}
 		top := tx.root.Signed.Roles
@@ -59,6 +53,10 @@ func (r *Repo) Status() ([]RoleStatus, error) {
 			ids, threshold, err := tx.keysOf(name)
 			if err != nil {
 				return err
+			}
+			if tx.snapshot.Signed.Meta[name+".json"] == nil { // nothing was ever signed under it: nothing expires
+				list = append(list, RoleStatus{Role: name, KeyHere: tx.have(ids) >= threshold})
+				continue
 			}
 			add(name, m.Signed.Version, m.Signed.Expires, ids, threshold)
 		}
@@ -134,26 +132,10 @@ func (tx *Tx) renewRole(name string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	n := 0
-	for _, id := range ids {
-		if _, ok := tx.ring[id]; ok {
-			n++
-		}
-	}
-	if n < threshold {
+	if tx.have(ids) < threshold {
 		return nil // Status says so
 	}
-	if _, err := tx.edit(name); err != nil {
-		return err
-	}
-	if s := succinct(m); s != nil {
-		for _, bin := range s.GetRoles() {
-			if _, err := tx.edit(bin); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return tx.editWhole([]string{name})
 }
 
 // lookEvery is how often Run looks whether another process has published.
