@@ -24,13 +24,9 @@ func BuildChain(root *x509.Certificate, certs []*x509.Certificate, role Role) ([
 	for _, c := range certs[1:] {
 		inters.AddCert(c)
 	}
-	usage := x509.ExtKeyUsageClientAuth
-	if role == Servers {
-		usage = x509.ExtKeyUsageServerAuth
-	}
 	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: inters, CurrentTime: latestStart(append([]*x509.Certificate{root}, certs...)),
-		KeyUsages: []x509.ExtKeyUsage{usage},
+		KeyUsages: []x509.ExtKeyUsage{usageOf(role)},
 	})
 	if err != nil {
 		return nil, explain(root, leaf, role, err)
@@ -41,6 +37,13 @@ func BuildChain(root *x509.Certificate, certs []*x509.Certificate, role Role) ([
 		}
 	}
 	return nil, fmt.Errorf("%w: %q was not issued by the intermediate for %s", ErrWrongRole, leaf.Subject.CommonName, role)
+}
+
+func usageOf(role Role) x509.ExtKeyUsage {
+	if role == Servers {
+		return x509.ExtKeyUsageServerAuth
+	}
+	return x509.ExtKeyUsageClientAuth
 }
 
 // checkLeaf makes sure that the leaf is no CA and, for a box, names a box of the root's fleet.

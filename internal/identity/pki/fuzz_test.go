@@ -90,11 +90,41 @@ func TestChainRoles(t *testing.T) {
 		{"nothing", nil, pki.Boxes, pki.ErrNoCertificate},
 		{"both intermediates", list(f.box, f.servers, f.boxes), pki.Boxes, nil},
 	} {
-		chain, err := pki.BuildChain(f.root, c.certs, c.role)
-		if !errors.Is(err, c.want) || (c.want == nil && len(chain) != 3) {
-			t.Errorf("%s: %v, %d certificates; want %v", c.name, err, len(chain), c.want)
+		cold := pki.NewCache(4)
+		for how, build := range map[string]func(*x509.Certificate, []*x509.Certificate, pki.Role) ([]*x509.Certificate, error){
+			"function": pki.BuildChain, "cold cache": cold.BuildChain, "same again": cold.BuildChain, "warm cache": warm(t, f).BuildChain,
+		} {
+			chain, err := build(f.root, c.certs, c.role)
+			if !errors.Is(err, c.want) || (c.want == nil && len(chain) != 3) {
+				t.Errorf("%s, %s: %v, %d certificates; want %v", c.name, how, err, len(chain), c.want)
+			}
 		}
 	}
+	// With its issuer known, a leaf is still checked: by signature, by role, and never the issuer itself.
+	c := warm(t, f)
+	for name, certs := range map[string][]*x509.Certificate{
+		"the issuer as a leaf": list(f.boxes, f.boxes), "another's leaf": list(newFamily(t).box, f.boxes), "a server's leaf": list(f.server, f.boxes),
+		"the root as a leaf": list(f.root, f.boxes),
+	} {
+		if chain, err := c.BuildChain(f.root, certs, pki.Boxes); err == nil {
+			t.Errorf("%s: %v", name, chain)
+		}
+	}
+}
+
+// warm knows both issuers, and no leaf that is asked for.
+func warm(t testing.TB, f family) *pki.Cache {
+	t.Helper()
+	c := pki.NewCache(1) // room for one chain: what comes next puts it out
+	for _, x := range []struct {
+		certs []*x509.Certificate
+		role  pki.Role
+	}{{[]*x509.Certificate{f.box, f.boxes}, pki.Boxes}, {[]*x509.Certificate{f.server, f.servers}, pki.Servers}} {
+		if _, err := c.BuildChain(f.root, x.certs, x.role); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
 }
 
 func FuzzParseCSR(f *testing.F) {
@@ -146,6 +176,7 @@ func FuzzParseCerts(f *testing.F) {
 // FuzzChain changes a certificate that a peer shows: it is refused, or it is the one that was issued.
 func FuzzChain(f *testing.F) {
 	fam := newFamily(f)
+	known := warm(f, fam)
 	f.Add(0, byte(1), false)
 	f.Add(40, byte(0x80), true)
 	f.Fuzz(func(t *testing.T, at int, flip byte, inter bool) {
@@ -168,6 +199,9 @@ func FuzzChain(f *testing.F) {
 		chain, err := pki.BuildChain(fam.root, certs, pki.Boxes)
 		if err == nil && flip != 0 && !chain[0].Equal(fam.box) && string(chain[0].RawTBSCertificate) != string(fam.box.RawTBSCertificate) {
 			t.Fatalf("byte %d of a certificate could be changed", at)
+		}
+		if _, again := known.BuildChain(fam.root, certs, pki.Boxes); (err == nil) != (again == nil) {
+			t.Fatalf("byte %d: %v, and with its issuer known %v", at, err, again)
 		}
 	})
 }
