@@ -39,6 +39,8 @@ type FleetSide struct {
 	Info    *asset.Info
 	Data    []byte
 	Sent    atomic.Int64 // bytes of the origin
+	Sunk    atomic.Int64 // bytes that somebody sent to /sink
+	Closed  atomic.Bool  // the origin answers nobody
 }
 
 type counting struct {
@@ -75,10 +77,23 @@ func ServeFleet(t testing.TB, lab *netlab.Lab, size, piece int) *FleetSide {
 	if f.Info, err = asset.ParseTorrent(f.Torrent); err != nil {
 		t.Fatal(err)
 	}
-	track := tracker.New(tracker.Options{Anonymous: true, MinInterval: 10 * time.Second})
+	track := tracker.New(tracker.Options{Anonymous: true})
 	mux := http.NewServeMux()
 	mux.Handle("/announce", track)
+	mux.HandleFunc("/sink", func(_ http.ResponseWriter, r *http.Request) {
+		for buf := make([]byte, 64<<10); ; {
+			n, err := r.Body.Read(buf)
+			f.Sunk.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	})
 	mux.HandleFunc("/origin/film", func(w http.ResponseWriter, r *http.Request) {
+		if f.Closed.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
 		http.ServeContent(counting{w, f}, r, "film", time.Time{}, bytes.NewReader(f.Data))
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}

@@ -201,8 +201,9 @@ func (r *rates) update(now time.Time, in, out Sources) {
 
 // meter finds what the line gives when nothing of ours holds it back.
 type meter struct {
-	best float64
-	at   time.Time
+	best     float64
+	at       time.Time
+	believed time.Time // when the controller said last what it takes for the rate
 }
 
 // update takes the present rate over the line; asked says that all of the line was asked for, so that a lower rate means
@@ -225,4 +226,19 @@ func limitOf(v *int64) schedule.Limit {
 		return schedule.Limit{}
 	}
 	return schedule.LimitTo(*v)
+}
+
+// doubt is how long it takes until a line is believed to be slower than remembered while not all of it is asked for: what is
+// seen then may be no more than what the others of the swarm have to give.
+const doubt = time.Minute
+
+// believe takes what the controller takes for the line's rate.
+func (m *meter) believe(line float64, now time.Time, asked bool) {
+	took := min(now.Sub(m.believed), 2*tick) // it does not always know
+	m.believed = now
+	if line >= m.best || asked {
+		m.best = line
+		return
+	}
+	m.best += (line - m.best) * max(0, took.Seconds()/doubt.Seconds())
 }

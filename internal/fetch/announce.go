@@ -17,6 +17,14 @@ const (
 	lastAnnounceWait  = 10 * time.Minute
 )
 
+// A box that knows of few others asks the tracker again soon, and then less and less often: who begins a second later
+// cannot always reach it, and is found only so.
+const (
+	fewPeers   = 8
+	soonAgain  = 4 * time.Second
+	aloneAgain = 30 * time.Second // at the latest, as long as nobody else is there
+)
+
 // newPeerID makes the name by which one run of the program announces; it says nothing about the box.
 func newPeerID() (id [20]byte) {
 	copy(id[:], "-BX0001-")
@@ -87,11 +95,21 @@ func (f *Fetcher) announced(it *item, event tracker.Event, ans tracker.Answer, e
 	a.fails, a.known, a.answer, a.started = 0, true, ans, true
 	a.peersThen = len(it.live.Peers)
 	a.completed = a.completed || event == tracker.Completed
-	wait := ans.Interval
-	if len(ans.Peers) == 0 && !it.complete() {
-		wait = min(wait, 30*time.Second) // alone now; others are about to begin
-	}
+	wait := a.wait(ans, it.complete())
 	a.next = mono.Add(wait + mrand.N(wait/10+1)) //nolint:gosec // jitter
+}
+
+// wait is how long the tracker is not asked again.
+func (a *announcer) wait(ans tracker.Answer, complete bool) time.Duration {
+	if complete || len(ans.Peers) >= fewPeers {
+		return ans.Interval
+	}
+	soon := soonAgain << min(a.few, 8)
+	a.few++
+	if len(ans.Peers) == 0 {
+		soon = min(soon, aloneAgain)
+	}
+	return min(ans.Interval, soon)
 }
 
 // port is where the box is reached from outside.

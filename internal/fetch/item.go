@@ -100,6 +100,7 @@ type announcer struct {
 	last      time.Time // announce sent
 	peersThen int       // connections when the tracker answered last
 	fails     int
+	few       int // times that the tracker knew of few others
 	started   bool
 	completed bool
 	known     bool // the tracker has answered

@@ -152,7 +152,7 @@ func (f *Fetcher) observe(mono time.Time) {
 	f.measured.best = max(f.measured.best, f.totals.LineRate)
 	f.measured.update(mono, wan, asked && f.swarm.Down().Rate() == pace.Unlimited)
 	if line := f.yield.line(); line > 0 {
-		f.measured.best = line
+		f.measured.believe(line, mono, asked)
 	}
 	f.totals.LineRate = f.measured.best
 	f.lineRate.Store(int64(f.measured.best))

@@ -33,6 +33,9 @@ type Trace struct {
 	Phase    string
 	Signal   string // what it goes by
 	UpRate   int64
+	UpLine   float64
+	Sent     int64 // bytes that arrived at the other end since the last decision
+	UpPhase  string
 	UpActive bool
 }
 
@@ -247,6 +250,7 @@ func (y *yielder) decide(now time.Time, read, written int64) {
 		y.f.o.Probe.Trace(Trace{
 			At: now, Rate: y.down.Rate(), Line: y.down.Line(), Queue: y.down.Queue(), Arrived: arrived, Read: read,
 			Phase: y.down.Phase(), Signal: y.down.Signal(now), UpRate: y.up.Rate(), UpActive: y.up.Busy(),
+			UpLine: y.up.Line(), Sent: sent, UpPhase: y.up.Phase(),
 		})
 	}
 }

@@ -149,8 +149,9 @@ func (y *Yield) Freed(rate float64) {
 	y.phase = rising
 }
 
-// Busy says that this direction carries about what it may: a queue is likely to be its own.
-func (y *Yield) Busy() bool { return y.used >= 0.6*y.rate && y.rate > initialRate/2 }
+// Busy says that this direction carries about what it may: a queue is likely to be its own. While it rises, what was used
+// lately says too little.
+func (y *Yield) Busy() bool { return max(y.used, y.most()) >= 0.6*y.rate && y.rate > initialRate/2 }
 
 // Tick sets the rate anew, once every Interval; moved is how many bytes came through the line in this direction since the
 // last call, and otherBusy says that the other direction of the same line is Busy, and so rather the one to blame if this
@@ -351,6 +352,8 @@ func (y *Yield) lookFurther(now time.Time, step float64) {
 // learn takes what came through while a queue of ours stood for what the line gives.
 func (y *Yield) learn(now time.Time) {
 	switch {
+	case y.seen < 0.5*y.asked:
+		return // we did not use what we had: it was not our queue
 	case !y.sure:
 		y.sure = math.Abs(y.seen-y.line) < 0.12*y.line
 		y.line = max(y.seen, y.min)
