@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"boxd/internal/catalog"
 	"boxd/internal/control"
 )
 
@@ -49,10 +48,9 @@ func TestPlayersComeAndGo(t *testing.T) {
 	box := f.box("one", "").start()
 	s := box.has(here, 60*time.Second)
 	other, _ := mediaFile(t, "later.mp4", 25<<20)
-	later := f.publish(other, "Later", func(c *catalog.Campaign) { c.Paused = true })
+	later := f.publish(other, "Later", tomorrow)
 	box.until("knows the other", 30*time.Second, func(s *control.Snapshot) bool {
-		_,
-			ok := s.Asset(later.String())
+		_, ok := s.Asset(later.String())
 		return ok
 	})
 	must(t, os.RemoveAll(f.dir+"/origin")) // so that nothing of it ever comes

@@ -157,6 +157,23 @@ func TestFFmpegPlaysAPackageThatIsNotHere(t *testing.T) {
 	t.Logf("all of it was played after %v", time.Since(begin).Round(time.Millisecond))
 }
 
+// TestPlayingBeforeItsTime asks for an asset of a campaign that has not begun: that is no reason to wait.
+func TestPlayingBeforeItsTime(t *testing.T) {
+	file, _ := mediaFile(t, "film.mp4", 1<<20)
+	f := newFleet(t)
+	id := f.publish(file, "The Film", func(c *catalog.Campaign) { c.NotBefore = time.Now().Add(time.Hour) })
+	box := f.box("one", "").start()
+	s := box.until("knows the film", 30*time.Second, func(s *control.Snapshot) bool {
+		a, ok := s.Asset(id.String())
+		return ok && a.Reason == "not-before"
+	})
+	resp, body := box.get(s.Box.HTTP + "/assets/" + id.String() + "/film.mp4")
+	if resp.StatusCode != http.StatusServiceUnavailable || !bytes.Contains(body, []byte(`"not-before"`)) ||
+		resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%s: %s", resp.Status, body)
+	}
+}
+
 func countFrames(framecrc []byte) (n int) {
 	for line := range bytes.Lines(framecrc) {
 		if line[0] != '#' {

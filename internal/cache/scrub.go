@@ -19,8 +19,20 @@ type VerifyResult struct {
 	Bad    []int `json:"bad"` // pieces that were wrong; they are missing now and will be fetched again
 }
 
-// Verify reads everything of an asset that is verified from the disk again and hashes it. What is wrong is taken back.
-func (c *Cache) Verify(ctx context.Context, id asset.ID) (VerifyResult, error) {
+// Verify reads everything of an asset that is verified from the disk again and hashes it, with idle priority: a player comes
+// first. What is wrong is taken back.
+func (c *Cache) Verify(ctx context.Context, id asset.ID) (res VerifyResult, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		courtesy.Idle() // this goroutine's thread, which ends with it
+		res, err = c.verify(ctx, id)
+	}()
+	<-done
+	return res, err
+}
+
+func (c *Cache) verify(ctx context.Context, id asset.ID) (VerifyResult, error) {
 	var res VerifyResult
 	a, ok := c.Asset(id)
 	if !ok {

@@ -12,6 +12,14 @@ var (
 	ErrNoFile  = errors.New("no such file in this asset")
 )
 
+// NotNowError says that nothing of a file is here and that nothing of it comes now, such as before its campaign begins.
+type NotNowError struct {
+	Code string // of the reason that status gives
+	Text string // one sentence
+}
+
+func (e *NotNowError) Error() string { return e.Text }
+
 // Content is one file of an asset, open for a player. Read gives verified bytes only and waits for those that are not
 // here yet until the context of OpenFile ends.
 type Content struct {

@@ -16,7 +16,8 @@ import (
 )
 
 // OpenFile opens a file of an asset for a player. An asset that the catalog names and that is not in the cache yet is
-// admitted first: to play is to want it.
+// admitted first: to play is to want it, when it may be had now. It fails with a *NotNowError when it may not, as before
+// its campaign begins, and nothing of the file is here.
 func (b *Box) OpenFile(ctx context.Context, id asset.ID, file string) (*Content, error) {
 	cat := b.o.Catalog.Snapshot()
 	if slices.Contains(cat.Withdrawn, id) {
@@ -30,6 +31,9 @@ func (b *Box) OpenFile(ctx context.Context, id asset.ID, file string) (*Content,
 		}
 		if _, ok := listed.Info.File(file); !ok {
 			return nil, ErrNoFile
+		}
+		if err := b.notNow(id); err != nil {
+			return nil, err
 		}
 		var err error
 		held, err = b.o.Cache.Create(listed.Torrent, cache.Attr{
@@ -46,6 +50,11 @@ func (b *Box) OpenFile(ctx context.Context, id asset.ID, file string) (*Content,
 	if !ok {
 		return nil, ErrNoFile
 	}
+	if !anyOf(held, f) {
+		if err := b.notNow(id); err != nil {
+			return nil, err
+		}
+	}
 	r, err := held.OpenFile(ctx, file)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, cache.ErrGone) {
 		return nil, ErrNoFile
@@ -58,6 +67,29 @@ func (b *Box) OpenFile(ctx context.Context, id asset.ID, file string) (*Content,
 		signed = listed.Types[file]
 	}
 	return content(id, f, signed, r, r.SendN), nil
+}
+
+// notNow is why nothing of an asset comes now; nil when it does, or that is not known yet.
+func (b *Box) notNow(id asset.ID) error {
+	if b.o.Fetch == nil {
+		return nil
+	}
+	a, known := b.o.Fetch.State().Assets[id]
+	if !known || a.Wanted || a.Reason == "" {
+		return nil
+	}
+	return &NotNowError{Code: a.Reason, Text: a.Why}
+}
+
+// anyOf says that something of a file is here.
+func anyOf(a *cache.Asset, f asset.File) bool {
+	begin, end := a.Info().PiecesOf(f.Offset, f.Length)
+	for i := begin; i < end; i++ {
+		if a.Have(i) {
+			return true
+		}
+	}
+	return begin == end
 }
 
 // openRemote opens a file that has no room here from a box of the home that holds it. The catalog's word is needed for

@@ -2,10 +2,13 @@ package control
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"boxd/internal/asset"
 )
 
 func TestPlaybackFollowsPlayersAndLeases(t *testing.T) {
@@ -63,6 +66,35 @@ func TestPlaybackFollowsPlayersAndLeases(t *testing.T) {
 		p.Lease(0)
 		expect("given back", 0, true, false, true, false, true, false)
 	})
+}
+
+func TestAPlayerIsToldThatNothingComesNow(t *testing.T) {
+	r := newRig(t)
+	none, some := r.add(t, "none.mp4", 2, 0), r.add(t, "some.mp4", 2, 1)
+	open := func(id asset.ID, name string) error {
+		c, err := r.box.OpenFile(t.Context(), id, name)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	}
+	if err := open(none, "none.mp4"); err != nil {
+		t.Errorf("before fetch knows of it: %v", err)
+	}
+	early := AssetFetch{State: Accepted, Reason: "not-before", Why: "Its campaign has not begun yet."}
+	r.fetch.state.Assets = map[asset.ID]AssetFetch{none: early, some: early}
+	var told *NotNowError
+	if err := open(none, "none.mp4"); !errors.As(err, &told) || told.Code != "not-before" || told.Error() != early.Why {
+		t.Errorf("of what does not come now: %v", err)
+	}
+	if err := open(some, "some.mp4"); err != nil {
+		t.Errorf("of what is here in part: %v", err)
+	}
+	early.Wanted = true
+	r.fetch.state.Assets[none] = early
+	if err := open(none, "none.mp4"); err != nil {
+		t.Errorf("of what comes: %v", err)
+	}
 }
 
 func TestHistoryKeepsWhatMovedPerStep(t *testing.T) {

@@ -71,6 +71,7 @@ type AssetStatus struct {
 	Started    time.Time
 	Completed  time.Time
 	Loaded     bool
+	Wanted     bool // it comes as soon as it may; else Code says why nothing is asked of anybody
 }
 
 // PeerStatus is one connection.
@@ -150,6 +151,7 @@ func (f *Fetcher) describeStatus(it *item) AssetStatus {
 		Priority: w.Priority, Deadline: w.Deadline, KeepUntil: w.KeepUntil, ETA: w.ETA, Danger: w.Danger, Late: w.Late,
 		WAN: it.wanOn, Origin: w.Origin.String(), Accepted: it.rec.Accepted, Started: it.rec.Started,
 		Completed: it.rec.Completed, Loaded: it.loaded,
+		Wanted: w.Fetch,
 	}
 	if it.complete() {
 		a.Rates = Sources{}

@@ -26,7 +26,12 @@ func (s *Server) media(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { <-s.players }()
 	c, err := s.o.Box.OpenFile(r.Context(), id, r.PathValue("path"))
+	var notNow *control.NotNowError
 	switch {
+	case errors.As(err, &notNow):
+		w.Header().Set("Retry-After", "30")
+		fail(w, http.StatusServiceUnavailable, notNow.Code, notNow.Text)
+		return
 	case errors.Is(err, control.ErrNoAsset), errors.Is(err, control.ErrNoFile):
 		fail(w, http.StatusNotFound, control.CodeNoAsset, err.Error())
 		return
