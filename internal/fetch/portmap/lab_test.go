@@ -68,7 +68,7 @@ func TestRouters(t *testing.T) {
 	lab := netlab.Start(t, netlab.Config{Homes: []netlab.HomeConfig{
 		{Boxes: 2, Maps: netlab.UPnP}, {Boxes: 2, Maps: netlab.NATPMP},
 	}})
-	for i, want := range []string{"UPnP", "NAT-PMP"} {
+	for i, want := range []string{"UPnP", "PCP"} {
 		used := map[int]bool{}
 		for n, b := range lab.Homes[i].Boxes {
 			name := fmt.Sprintf("box-%d", n)

@@ -1,9 +1,9 @@
-// Package portmap asks the home's router to let boxes outside reach the swarm's port: NAT-PMP (RFC 6886) first, because
-// it is one datagram, then UPnP-IGD.
+// Package portmap asks the home's router to let boxes outside reach the swarm's port: PCP (RFC 6887) and NAT-PMP
+// (RFC 6886) first, because each is one datagram, then UPnP-IGD.
 //
 // Invariants: a mapping is leased and renewed at half its life, never permanent, and given back at the end; one whose
 // renewal fails is kept until its lease ends. Only the router of the default route is asked and believed; what it answers is
-// bounded in bytes and in time. A router that knows neither protocol is asked again only rarely, and at once when the box
+// bounded in bytes and in time. A router that knows none of them is asked again only rarely, and at once when the box
 // gets another one.
 package portmap
 
@@ -47,6 +47,7 @@ type Mapper struct {
 	ask  func(ctx context.Context, gw netip.Addr, want int) Mapping // nil: try
 
 	retry time.Duration // after which a renewal that failed is tried again; Run's
+	nonce pcpNonce      // Run's
 
 	mu  sync.Mutex // guards the field below
 	now Mapping
@@ -54,7 +55,7 @@ type Mapper struct {
 
 // Mapping is how the box is reached from outside.
 type Mapping struct {
-	Protocol string     // "NAT-PMP", "UPnP"; empty: nothing is mapped
+	Protocol string     // "PCP", "NAT-PMP", "UPnP"; empty: nothing is mapped
 	External int        // port; 0: nothing is mapped
 	Address  netip.Addr // of the router, outside; zero: not known
 	Err      error      // why nothing is mapped; nil before the first attempt
@@ -91,6 +92,7 @@ func (m *Mapper) Run(ctx context.Context) error {
 	if m.Log == nil {
 		m.Log = slog.New(slog.DiscardHandler)
 	}
+	m.nonce = newNonce()
 	t := time.NewTimer(0)
 	defer t.Stop()
 	var again time.Time
@@ -185,6 +187,10 @@ func (m *Mapper) try(ctx context.Context, gw netip.Addr, want int) Mapping {
 	if want == 0 {
 		want = m.Port
 	}
+	got, pcpErr := m.pcp(ctx, gw, want)
+	if pcpErr == nil {
+		return got
+	}
 	got, pmpErr := m.pmp(gw, want)
 	if pmpErr == nil {
 		return got
@@ -193,7 +199,7 @@ func (m *Mapper) try(ctx context.Context, gw netip.Addr, want int) Mapping {
 	if upnpErr == nil {
 		return got
 	}
-	return Mapping{Err: errors.Join(fmt.Errorf("NAT-PMP: %w", pmpErr), fmt.Errorf("UPnP: %w", upnpErr))}
+	return Mapping{Err: errors.Join(fmt.Errorf("PCP: %w", pcpErr), fmt.Errorf("NAT-PMP: %w", pmpErr), fmt.Errorf("UPnP: %w", upnpErr))}
 }
 
 func (m *Mapper) pmp(gw netip.Addr, want int) (Mapping, error) {

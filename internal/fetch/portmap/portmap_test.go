@@ -33,6 +33,10 @@ func router(t *testing.T, addr string) <-chan [2]uint32 {
 			if err != nil {
 				return
 			}
+			if b[0] != 0 { // PCP, for one
+				_, _ = pc.WriteTo([]byte{0, 128 | b[1], 0, 1, 0, 0, 0, 1}, from)
+				continue
+			}
 			if n == 2 { // its address
 				_, _ = pc.WriteTo([]byte{0, 128, 0, 0, 0, 0, 0, 1, 203, 0, 113, 9}, from)
 			}
