@@ -125,22 +125,32 @@ func (c *Cache) grow(e *entry, want int64) error {
 		return err
 	}
 	// The index first: after a crash it may claim too much space for the asset, never too little.
-	if err := c.setAlloc(e, want); err != nil {
+	if err := c.setAlloc(e, have, want); err != nil {
 		return err
 	}
+	// Writers are let in only when the space is there: what they brought would be cut off again if it cannot be had.
 	sparse, err := e.extend(want, sparse)
 	if err != nil {
 		c.wrote(err)
 		err = fmt.Errorf("reserve %d bytes for %s: %w", want-have, e.id.Short(), err)
 		if terr := e.truncate(have); terr != nil {
-			return errors.Join(err, terr) // some of it may be taken: it stays counted
+			e.mu.Lock()
+			e.alloc, e.sparse = want, true // some of it may be taken: it stays counted
+			e.mu.Unlock()
+			c.mark(e)
+			return errors.Join(err, terr)
 		}
-		return errors.Join(err, c.setAlloc(e, have))
+		return errors.Join(err, c.setAlloc(e, want, have))
 	}
 	e.mu.Lock()
-	e.sparse = e.sparse || sparse
+	e.alloc, e.sparse = want, e.sparse || sparse
 	e.notify()
 	e.mu.Unlock()
+	c.mark(e) // a commit meanwhile has written the old reservation
+	c.poke(c.arm)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wake()
 	return nil
 }
 
@@ -163,22 +173,18 @@ func (e *entry) extend(want int64, sparse bool) (bool, error) {
 	return sparse, err
 }
 
-// setAlloc sets and commits what an asset has reserved.
-func (c *Cache) setAlloc(e *entry, alloc int64) error {
+// setAlloc counts and commits that an asset has alloc reserved in place of before. Nobody may write there yet.
+func (c *Cache) setAlloc(e *entry, before, alloc int64) error {
 	c.commitMu.Lock()
 	defer c.commitMu.Unlock()
 	e.mu.Lock()
-	before := e.alloc
-	e.alloc = alloc
-	raw := e.row(e.durable).encode(e.id)
+	r := e.row(e.durable)
 	e.mu.Unlock()
-	err := c.rows.apply(map[asset.ID][]byte{e.id: raw}, nil)
+	r.alloc = alloc
+	err := c.rows.apply(map[asset.ID][]byte{e.id: r.encode(e.id)}, nil)
 	c.stats.indexCommits.Add(1)
 	if err != nil {
 		c.indexFailed(err)
-		e.mu.Lock()
-		e.alloc = before
-		e.mu.Unlock()
 		return fmt.Errorf("reserve space for %s: %w", e.id.Short(), err)
 	}
 	c.mu.Lock()

@@ -123,6 +123,14 @@ func (c *Cache) remove(e *entry) error {
 		e.mu.Unlock()
 		return ErrInUse
 	}
+	// On a disk that has turned read-only nothing would come free, and what is there can still be played. (rename(2) of a
+	// name to itself changes nothing, and says so.)
+	blob := c.blobPath(e.id, e.gen)
+	if err := c.fs.Rename(blob, blob); errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO) {
+		e.mu.Unlock()
+		c.wrote(err)
+		return err
+	}
 	e.gone = true // from now on nobody can begin to read or write
 	for e.busy() {
 		e.idle.Wait()

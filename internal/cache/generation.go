@@ -30,15 +30,12 @@ func (e *entry) forgetLocked(between func() error) error {
 		e.mu.Unlock()
 		return nil
 	}
-	old := e.gen
-	e.mu.Unlock()
-
-	gen := newGen(old)
-	err := c.fs.Rename(c.blobPath(e.id, old), c.blobPath(e.id, gen))
-	if err != nil {
+	// With mu held: who opens the blob meanwhile must not look for it under its old name.
+	gen := newGen(e.gen)
+	if err := c.fs.Rename(c.blobPath(e.id, e.gen), c.blobPath(e.id, gen)); err != nil {
+		e.mu.Unlock()
 		return fmt.Errorf("forget pieces of %s: %w", e.id.Short(), err)
 	}
-	e.mu.Lock()
 	e.gen = gen
 	keep := e.durable.clone()
 	for i := keep.next(0, true); i < keep.n; i = keep.next(i+1, true) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"boxd/internal/health"
@@ -91,7 +92,7 @@ func (e *entry) verified(off, length int64) bool {
 func (e *entry) pread(p []byte, off int64) error {
 	f, release, err := e.acquire(false)
 	if err != nil {
-		if errors.Is(err, ErrGone) {
+		if errors.Is(err, ErrGone) || passing(err) {
 			return err
 		}
 		return e.readFailed(off, off+int64(len(p)), err)
@@ -112,6 +113,16 @@ func (e *entry) pread(p []byte, off int64) error {
 	}
 	at := off + int64(n)
 	return e.readFailed(at, at+1, err)
+}
+
+// passing says that an error is the system's want of something for a moment, and says nothing about what is on the disk.
+func passing(err error) bool {
+	for _, no := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EINTR} {
+		if errors.Is(err, no) {
+			return true
+		}
+	}
+	return false
 }
 
 // readFailed takes the pieces that cannot be read out of what is served.

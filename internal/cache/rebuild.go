@@ -99,6 +99,10 @@ func (c *Cache) settle(e *entry, i int) {
 	if err == nil {
 		sum, err = e.hashFile(i)
 	}
+	if passing(err) {
+		time.Sleep(scrubPause) // it is looked at again
+		return
+	}
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		c.o.Log.Warn("piece cannot be checked", "asset", e.id, "piece", i, "err", err)
 	}

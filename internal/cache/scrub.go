@@ -90,7 +90,7 @@ func (a *Asset) recheck(i int) (good bool, n int64, err error) {
 	sum, err := e.hashFile(i)
 	e.uncache(i)
 	switch {
-	case errors.Is(err, ErrGone):
+	case errors.Is(err, ErrGone), passing(err):
 		return false, 0, err
 	case err == nil && sum == a.info.PieceHash(i):
 		return true, length, nil
