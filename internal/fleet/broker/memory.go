@@ -12,36 +12,29 @@ import (
 // After a storm of handshakes twice as much memory is in use as the boxes' connections need, and Go's collector, which goes by
 // what is allocated, does not come back to it while a quiet fleet allocates next to nothing.
 const (
-	trimPeriod = 5 * time.Second
+	trimPeriod = 10 * time.Second
 	trimLeast  = 16 << 20 // bytes that are worth a collection
 	trimRounds = 3        // each collection halves the stacks that a handshake has made grow
-
-	// How much may be allocated between two collections, in percent of what lives. While connections come it is little, for
-	// what they leave behind lies between what stays. Under a steady load it is Go's usual: with ten thousand boxes a third
-	// of the processor's time went into collecting.
-	gcPercent     = 50
-	gcPercentBusy = 100
+	gcPercent  = 50
 )
 
 // memorySample is what the runtime says of its memory, in bytes.
 type memorySample struct {
 	allocated uint64 // ever
 	held      uint64 // heap and stacks, from the system and not given back
-	live      uint64 // of the heap, as the last collection found it
 }
 
 func sampleMemory() memorySample {
 	s := []metrics.Sample{
 		{Name: "/gc/heap/allocs:bytes"},
-		{Name: "/gc/heap/live:bytes"},
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/heap/unused:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"},
 		{Name: "/memory/classes/heap/stacks:bytes"},
 	}
 	metrics.Read(s)
-	out := memorySample{allocated: s[0].Value.Uint64(), live: s[1].Value.Uint64()}
-	for _, v := range s[2:] {
+	out := memorySample{allocated: s[0].Value.Uint64()}
+	for _, v := range s[1:] {
 		out.held += v.Value.Uint64()
 	}
 	return out
@@ -53,25 +46,13 @@ func worthTrimming(trimmed uint64, last, now memorySample) bool {
 	return now.held > trimmed+max(trimLeast, trimmed/5) && now.allocated-last.allocated < max(trimLeast, now.held/4)
 }
 
-// percent is what the collector is set to: see gcPercent.
-func percent(last, now memorySample) int {
-	busy := now.allocated-last.allocated > max(trimLeast, now.live/2)
-	growing := now.live > last.live+last.live/10
-	if busy && !growing {
-		return gcPercentBusy
-	}
-	return gcPercent
-}
-
 // TrimMemory keeps the process small, until ctx ends: it collects twice as often as Go does by default, unless GOGC says
-// otherwise or the load is steady, so that a storm is not spread over as much memory, and gives back what a storm has left.
-// It is meant for a whole process.
+// otherwise, so that a storm is not spread over as much memory, and gives back what a storm has left. It is meant for a
+// whole process.
 func TrimMemory(ctx context.Context) error {
-	ours := os.Getenv("GOGC") == ""
-	if ours {
+	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	set := gcPercent
 	tick := time.NewTicker(trimPeriod)
 	defer tick.Stop()
 	last, trimmed := sampleMemory(), uint64(0)
@@ -82,10 +63,6 @@ func TrimMemory(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := sampleMemory()
-		if want := percent(last, now); ours && want != set {
-			debug.SetGCPercent(want)
-			set = want
-		}
 		if worthTrimming(trimmed, last, now) {
 			for range trimRounds {
 				runtime.GC()

@@ -72,7 +72,7 @@ var common = map[string]func(*testing.T, opener){
 
 type opener func(now func() time.Time) *registry.Registry
 
-func open(t *testing.T, o registry.Options) *registry.Registry {
+func open(t testing.TB, o registry.Options) *registry.Registry {
 	t.Helper()
 	g, err := registry.Open(ctx, o)
 	if err != nil {
