@@ -64,8 +64,13 @@ func (c *client) request(ctx context.Context, method, path string, in io.Reader,
 	if resp.StatusCode == http.StatusUnauthorized {
 		return nil, errors.New("the API wants a token: give --dir of the fleet, or BOXD_FLEET_TOKEN")
 	}
-	return nil, errors.New(fault.Error)
+	return nil, &apiError{code: fault.Code, text: fault.Error}
 }
+
+// apiError is what the manager said no with.
+type apiError struct{ code, text string }
+
+func (e *apiError) Error() string { return e.text }
 
 // call sends a document and reads one.
 func (c *client) call(ctx context.Context, method, path string, in, out any) error {

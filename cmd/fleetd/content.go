@@ -66,7 +66,7 @@ func publishCmd(c *client) *cobra.Command {
 	f.StringVar(&publisher, "publisher", "", "publisher whose key signs (default: operator)")
 	f.StringVar(&replaces, "replaces", "", "asset whose place it takes in all campaigns: a new version")
 	f.StringVar(&kind, "type", "", "content type of a single file, where its name does not tell")
-	f.BoolVar(&upload, "upload", false, "send the file instead of its path: the manager is on another machine")
+	f.BoolVar(&upload, "upload", false, "send the file, not its path: the manager is on another machine, or may not read it")
 	return cmd
 }
 
@@ -90,7 +90,13 @@ func (c *client) sendAsset(ctx context.Context, src string, upload bool, in map[
 	if err != nil {
 		return nil, err
 	}
-	return c.request(ctx, http.MethodPost, "/api/v1/assets", strings.NewReader(string(data)), "application/json")
+	resp, err := c.request(ctx, http.MethodPost, "/api/v1/assets", strings.NewReader(string(data)), "application/json")
+	if refused := (*apiError)(nil); errors.As(err, &refused) && refused.code == "send-file" {
+		path := fmt.Sprint(in["path"])
+		delete(in, "path")
+		return c.uploadAsset(ctx, path, in, p)
+	}
+	return resp, err
 }
 
 func (c *client) uploadAsset(ctx context.Context, path string, in map[string]any, p *cli.Progress) (*http.Response, error) {
@@ -104,7 +110,7 @@ func (c *client) uploadAsset(ctx context.Context, path string, in map[string]any
 		return nil, err
 	}
 	if st.IsDir() {
-		return nil, fmt.Errorf("%s is a directory, and --upload sends one file; publish it on the manager's machine", path)
+		return nil, fmt.Errorf("%s is a directory, and an upload is one file; publish it on the manager's machine, as the administrator or from an --import directory", path)
 	}
 	p.Step("send")
 	q := url.Values{"file": {filepath.Base(path)}}
@@ -164,6 +170,7 @@ func assetsCmd(c *client) *cobra.Command {
 
 func withdrawCmd(c *client) *cobra.Command {
 	var undo, remove bool
+	var publisher string
 	cmd := &cobra.Command{
 		Use:   "withdraw ASSET",
 		Short: "Stop an asset everywhere: boxes stop playing it and erase it, with proof",
@@ -178,9 +185,13 @@ func withdrawCmd(c *client) *cobra.Command {
 			case remove:
 				method, path = http.MethodDelete, "/api/v1/assets/"+a[0]
 			}
+			if publisher != "" {
+				path += "?publisher=" + url.QueryEscape(publisher)
+			}
 			return c.call(cmd.Context(), method, path, nil, nil)
 		},
 	}
+	cmd.Flags().StringVar(&publisher, "publisher", "", "whose, where several publishers have the same bytes")
 	cmd.Flags().BoolVar(&undo, "undo", false, "take the withdrawal back")
 	cmd.Flags().BoolVar(&remove, "remove", false, "take the asset out of the catalog and off the origin")
 	return cmd
@@ -189,31 +200,42 @@ func withdrawCmd(c *client) *cobra.Command {
 func publisherCmd(c *client) *cobra.Command {
 	cmd := &cobra.Command{Use: "publisher", Short: "Who may publish"}
 	var quota int64
-	var key string
+	var key, draft, draftRemoval string
 	add := &cobra.Command{
 		Use: "add NAME", Short: "Delegate assets/NAME/… to a key", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			in := map[string]any{"name": a[0], "quota": quota}
 			if key != "" {
-				data, err := os.ReadFile(key)
+				data, err := publicKeyFile(key)
 				if err != nil {
 					return err
 				}
-				in["public_key"] = string(data)
+				in["public_key"] = data
 			}
-			return c.call(cmd.Context(), http.MethodPost, "/api/v1/publishers", in, nil)
+			return c.publisherChange(cmd, http.MethodPost, "/api/v1/publishers", in, draft)
 		},
 	}
 	add.Flags().Int64Var(&quota, "quota", 0, "bytes that the publisher may have in the catalog (0: no bound)")
 	add.Flags().
 		StringVar(&key, "public-key", "", "PEM file of the publisher's public key; without it a key is made on the manager's machine")
+	add.Flags().StringVar(&draft, "draft", "", signHelp)
+	remove := &cobra.Command{
+		Use: "remove NAME", Short: "Boxes no longer believe anything that this publisher signed", Args: args(cobra.ExactArgs(1)),
+		Long: "Takes the publisher's delegation out of the catalog; its assets leave the campaigns. What boxes shall erase has to be\n" +
+			"withdrawn first (fleetd withdraw).",
+		RunE: func(cmd *cobra.Command, a []string) error {
+			path := "/api/v1/publishers/" + url.PathEscape(a[0])
+			return c.publisherChange(cmd, http.MethodDelete, path, nil, draftRemoval)
+		},
+	}
+	remove.Flags().StringVar(&draftRemoval, "draft", "", signHelp)
 	list := &cobra.Command{
 		Use: "list", Short: "List publishers", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.list(cmd, "/api/v1/publishers", "No publishers.", "NAME=name", ">QUOTA=quota", "KEYS=key_ids")
+			return c.list(cmd, "/api/v1/publishers", "No publishers.", "NAME=name", ">QUOTA=quota_bytes", "KEYS=key_ids")
 		},
 	}
-	cmd.AddCommand(add, list)
+	cmd.AddCommand(add, list, remove)
 	return cmd
 }
 

@@ -22,9 +22,9 @@ func intermediateCmd(c *client) *cobra.Command {
 		Long: "On the fleet manager:    fleetd keys intermediate request boxes --dir D -o boxes.csr\n" +
 			"Where the root key is:   fleetd keys intermediate sign boxes boxes.csr --root root.pem --key root.key -o boxes.crt\n" +
 			"On the fleet manager:    fleetd keys intermediate install boxes boxes.crt --dir D, then restart it.\n" +
-			"What the old one issued stays valid until it is revoked.",
+			"What the old one issued stays valid until it is revoked: fleetd keys revoke SERIAL, with the number that install says.",
 	}
-	cmd.AddCommand(requestCmd(c), signIntermediateCmd(c), installCmd(c))
+	cmd.AddCommand(listIntermediatesCmd(c), requestCmd(c), signIntermediateCmd(c), installCmd(c))
 	return cmd
 }
 
@@ -147,11 +147,17 @@ func installCmd(c *client) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			old, err := ca.Intermediate(dir, role)
+			if err != nil {
+				return err
+			}
 			if err := ca.InstallIntermediate(dir, role, cert); err != nil {
 				return err
 			}
-			return c.show(cmd.OutOrStdout(), map[string]string{"installed": a[0]}, func(w *tabwriter.Writer) {
+			doc := map[string]string{"installed": a[0], "replaced_serial": pki.Serial(old)}
+			return c.show(cmd.OutOrStdout(), doc, func(w *tabwriter.Writer) {
 				fmt.Fprintf(w, "The new intermediate for %s is installed. Restart the fleet manager.\n", a[0])
+				fmt.Fprintf(w, "If the old one was stolen, revoke it then: fleetd keys revoke %s\n", pki.Serial(old))
 			})
 		},
 	}

@@ -38,7 +38,7 @@ func keysCmd(c *client) *cobra.Command {
 		RunE: func(_ *cobra.Command, a []string) error { return signDraft(a[0], a[1]) },
 	}
 	cmd.AddCommand(gen, sign, roleStatusCmd(c), rootDraftCmd(c), importCmd(c),
-		keysListCmd(c), keysSealCmd(c), keysOpenCmd(c), intermediateCmd(c))
+		keysListCmd(c), keysSealCmd(c), keysOpenCmd(c), intermediateCmd(c), replaceCmd(c), revokeCmd(c), raiseCmd(c))
 	return cmd
 }
 

@@ -42,6 +42,8 @@ type Options struct {
 	Broker   func() any
 	View     *web.View // what the dashboard shows; without it there is only the API
 	Staging  string    // directory for uploads on their way to being published
+	Dir      string    // the manager's own: nothing in it is published
+	Imports  []string  // directories that operators may publish from; absolute, without symbolic links
 	Backup   func(ctx context.Context, w io.Writer) error
 	Log      *slog.Logger
 }
@@ -206,6 +208,8 @@ func (s *server) fault(w http.ResponseWriter, r *http.Request, err error) {
 		fail(w, http.StatusConflict, "conflict", err.Error())
 	case errors.Is(err, repo.ErrQuota):
 		fail(w, http.StatusForbidden, "quota", err.Error())
+	case errors.Is(err, errSendFile):
+		fail(w, http.StatusForbidden, "send-file", err.Error())
 	case errors.Is(err, errForbidden):
 		fail(w, http.StatusForbidden, "forbidden", err.Error())
 	case errors.Is(err, web.ErrNotYet):

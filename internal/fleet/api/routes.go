@@ -39,6 +39,8 @@ func (s *server) routes() {
 	s.on("GET /api/v1/origin", Viewer, s.getOrigin)
 	s.on("GET /api/v1/publishers", Viewer, s.getPublishers)
 	s.on("POST /api/v1/publishers", Admin, s.addPublisher)
+	s.on("DELETE /api/v1/publishers/{publisher}", Admin, s.removePublisher)
+	s.on("POST /api/v1/revocations", Admin, s.revokeSerial)
 	s.on("GET /api/v1/publishers/{publisher}/statement", Viewer, s.statement)
 
 	s.on("GET /api/v1/campaigns", Viewer, s.getCampaigns)

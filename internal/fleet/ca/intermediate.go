@@ -107,6 +107,11 @@ func InstallIntermediate(dir string, role pki.Role, certificate []byte) error {
 	return durable.RemoveFile(fsys, next)
 }
 
+// Intermediate is the certificate of a role that is installed in a CA directory.
+func Intermediate(dir string, role pki.Role) (*x509.Certificate, error) {
+	return readCert(durable.OS(), filepath.Join(dir, string(role)+".pem"))
+}
+
 // RenewIntermediate does all three steps where the root's key file can be read.
 func RenewIntermediate(dir string, role pki.Role, rootKeyFile string, passphrase []byte) error {
 	fsys := durable.OS()

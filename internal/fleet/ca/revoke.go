@@ -14,6 +14,9 @@ import (
 // ErrNoBox is returned for a box id that the ledger does not have.
 var ErrNoBox = errors.New("no such box")
 
+// ErrInUse keeps an authority from revoking what all its boxes or servers depend on.
+var ErrInUse = errors.New("this intermediate is in use: install the one that replaces it, and restart, first")
+
 // Box returns what the ledger has about one box.
 func (c *CA) Box(ctx context.Context, id string) (box Box, err error) {
 	err = c.opts.Store.View(ctx, func(tx Tx) error {
@@ -63,6 +66,11 @@ func (c *CA) RevokeSerial(ctx context.Context, serial, reason string) error {
 	serial, err := pki.ParseSerial(serial)
 	if err != nil {
 		return fmt.Errorf("revoke: %w", err)
+	}
+	for _, own := range []issuer{c.boxes, c.servers} {
+		if serial == pki.Serial(own.cert) {
+			return fmt.Errorf("revoke %s: %w", serial, ErrInUse)
+		}
 	}
 	err = c.opts.Store.Update(ctx, func(tx Tx) error {
 		rec, ok, err := getJSON[Cert](tx, TableCerts, serial)

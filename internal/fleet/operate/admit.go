@@ -2,6 +2,7 @@ package operate
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"boxd/internal/fleet/ca"
 	"boxd/internal/fleet/registry"
+	"boxd/internal/fleet/repo"
 )
 
 // CreateToken makes an enrolment token. The secret is shown once.
@@ -73,8 +75,9 @@ const (
 	AlertDisk     = "disk"
 	AlertDeadline = "deadline-at-risk"
 	AlertClock    = "clock"
-	AlertCatalog  = "catalog-due"   // followed by the role that must be signed elsewhere
-	AlertManager  = "manager-clock" // most boxes disagree with the manager's clock: it is the one that is wrong
+	AlertCatalog  = "catalog-due"    // followed by the role that must be signed elsewhere
+	AlertOps      = "operations-key" // boxes do not obey the operations key of this machine
+	AlertManager  = "manager-clock"  // most boxes disagree with the manager's clock: it is the one that is wrong
 )
 
 const (
@@ -122,5 +125,33 @@ func (f *Fleet) updateAlerts(ctx context.Context) error {
 			})
 		}
 	}
-	return f.o.Registry.SetAlerts(ctx, found)
+	switch believed, err := f.opsKeyBelieved(); {
+	case err != nil:
+		return err
+	case !believed:
+		found = append(found, registry.Alert{
+			Code: AlertOps, Severity: "critical",
+			Text: "the operations key on this machine is not among the catalog's: boxes refuse every wish and command that it signs. " +
+				"Restore keys/operations.pem from the backup",
+		})
+	}
+	lifts, err := f.liftAlerts(ctx)
+	if err != nil {
+		return err
+	}
+	return f.o.Registry.SetAlerts(ctx, append(found, lifts...))
+}
+
+// opsKeyBelieved reports whether the catalog names the key that signs wishes and commands here.
+func (f *Fleet) opsKeyBelieved() (believed bool, err error) {
+	if len(f.o.OpsKey) != ed25519.PrivateKeySize {
+		return false, nil
+	}
+	pub := f.o.OpsKey.Public()
+	err = f.o.Repo.View(func(tx *repo.Tx) error {
+		keys, err := tx.OperationsKeys()
+		believed = slices.ContainsFunc(keys, func(k ed25519.PublicKey) bool { return k.Equal(pub) })
+		return err
+	})
+	return believed, err
 }

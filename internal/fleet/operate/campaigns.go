@@ -41,6 +41,8 @@ type Campaign struct {
 type CampaignRequest struct {
 	catalog.Campaign
 	AssetIDs []asset.ID `json:"asset_ids,omitempty"` // may stand in for Assets
+	// Publisher says whose AssetIDs are, where several have the same bytes.
+	Publisher string `json:"publisher,omitempty"`
 	// PrefixBytes of each of AssetIDs is fetched before the rest of any asset.
 	PrefixBytes int64   `json:"prefix_bytes,omitempty"`
 	Staged      *Staged `json:"staged,omitempty"`
@@ -57,7 +59,7 @@ func (f *Fleet) newCampaign(ctx context.Context, who string, r CampaignRequest) 
 		c.ID = newCampaignID(c.Name)
 	}
 	for _, id := range r.AssetIDs {
-		a, err := f.Asset(id)
+		a, err := f.Asset(ctx, r.Publisher, id)
 		if err != nil {
 			return c, err
 		}
@@ -236,21 +238,21 @@ func (f *Fleet) publishCampaign(c *Campaign) error {
 	return nil
 }
 
-// swapInCampaigns does in the records what the catalog does when an asset is withdrawn, removed or replaced: next, or
+// swapInCampaigns does in the records what the catalog does when the asset at a path is withdrawn, removed or replaced: next, or
 // nothing when it is nil, takes its place, and a campaign that is left without an asset ends. It returns the records that it
 // changed. The caller holds f.editing.
-func (f *Fleet) swapInCampaigns(ctx context.Context, old asset.ID, next *catalog.AssetRef) ([]Campaign, error) {
+func (f *Fleet) swapInCampaigns(ctx context.Context, old string, next *catalog.AssetRef) ([]Campaign, error) {
 	list, err := f.Campaigns(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	var changed []Campaign
 	for _, c := range list {
-		if c.State == CampaignAborted || indexAsset(c.Assets, old) < 0 {
+		if c.State == CampaignAborted || indexPath(c.Assets, old) < 0 {
 			continue
 		}
 		err := registry.EditDoc(ctx, f.o.Registry, tableCampaigns, c.ID, func(doc *Campaign) error {
-			for i := indexAsset(doc.Assets, old); i >= 0; i = indexAsset(doc.Assets, old) {
+			for i := indexPath(doc.Assets, old); i >= 0; i = indexPath(doc.Assets, old) {
 				if next == nil || indexAsset(doc.Assets, next.ID) >= 0 {
 					doc.Assets = slices.Delete(doc.Assets, i, i+1)
 					continue
@@ -267,6 +269,10 @@ func (f *Fleet) swapInCampaigns(ctx context.Context, old asset.ID, next *catalog
 		changed = append(changed, c)
 	}
 	return changed, nil
+}
+
+func indexPath(refs []catalog.AssetRef, path string) int {
+	return slices.IndexFunc(refs, func(r catalog.AssetRef) bool { return r.Path == path })
 }
 
 func indexAsset(refs []catalog.AssetRef, id asset.ID) int {

@@ -97,6 +97,16 @@ func (d *desk) begin(id string, assets ...asset.ID) {
 	}
 }
 
+// entry is an asset in the catalog.
+func (d *desk) entry(id asset.ID) Asset {
+	d.t.Helper()
+	a, err := d.Asset(ctx, "", id)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return a
+}
+
 // published returns a campaign as the boxes see it, or nil.
 func (d *desk) published(id string) (found *catalog.Campaign) {
 	d.t.Helper()
@@ -161,7 +171,7 @@ func TestRecordsFollowTheAssets(t *testing.T) {
 	d.begin("both", a, b)
 	d.begin("all", a, b, c)
 	d.begin("alone", a)
-	if err := d.Withdraw(ctx, "test", a); err != nil {
+	if err := d.Withdraw(ctx, "test", d.entry(a)); err != nil {
 		t.Fatal(err)
 	}
 	if s := d.record("alone").State; s != CampaignAborted {
@@ -177,7 +187,7 @@ func TestRecordsFollowTheAssets(t *testing.T) {
 	if got := d.record("all").Assets; len(got) != 1 || got[0].ID != c {
 		t.Errorf("after the replacement it has %+v", got)
 	}
-	if err := d.Remove(ctx, "test", c); err != nil {
+	if err := d.Remove(ctx, "test", d.entry(c)); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"both", "all"} {

@@ -2,17 +2,17 @@ package operate
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"boxd/internal/asset"
 	"boxd/internal/catalog"
-	"boxd/internal/durable"
 	"boxd/internal/fleet/publish"
+	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
 )
 
@@ -27,7 +27,10 @@ type PublishRequest struct {
 	Publisher   string            // empty means DefaultPublisher
 	Types       map[string]string // content types by file, where the name does not tell
 	Type        string            // content type of a single file
-	Replaces    asset.ID          // in all campaigns that name it; zero for none
+	Replaces    asset.ID          // in all campaigns that name it; zero for none. The publisher's own, if it has it
+	OwnOnly     bool              // Replaces may not be another publisher's
+	Root        string            // a directory that Source may not lead out of; "" for none
+	Forbid      string            // a directory that Source may not lead into; "" for none
 	PieceLength int64             // bytes; 0 lets the size decide
 	Progress    func(done, total int64)
 }
@@ -49,55 +52,101 @@ func (f *Fleet) Publish(ctx context.Context, who string, r PublishRequest) (Asse
 		}
 		r.Types = map[string]string{filepath.Base(r.Source): r.Type}
 	}
+	old, err := f.replaced(ctx, r)
+	if err != nil {
+		return Asset{}, err
+	}
 	f.publishing.Lock()
 	defer f.publishing.Unlock()
+	res, err := f.copyToOrigin(ctx, r)
+	if err != nil {
+		return Asset{}, err
+	}
+	a, err := f.admit(ctx, who, r.Publisher, res, old)
+	if err != nil {
+		return a, errors.Join(err, f.dropCopy(ctx, res))
+	}
+	return a, nil
+}
+
+// replaced finds the asset whose place a new one takes; its path is empty when there is none.
+func (f *Fleet) replaced(ctx context.Context, r PublishRequest) (repo.AssetEntry, error) {
+	if r.Replaces.IsZero() {
+		return repo.AssetEntry{}, nil
+	}
+	a, err := f.Asset(ctx, r.Publisher, r.Replaces)
+	if errors.Is(err, repo.ErrNotFound) && !r.OwnOnly {
+		a, err = f.Asset(ctx, "", r.Replaces)
+	}
+	if err != nil {
+		return repo.AssetEntry{}, fmt.Errorf("what is to be replaced: %w", err)
+	}
+	return a.AssetEntry, nil
+}
+
+// copyToOrigin hashes an asset and copies it to the origin, if its publisher has room for it. The caller holds f.publishing.
+func (f *Fleet) copyToOrigin(ctx context.Context, r PublishRequest) (*publish.Result, error) {
+	room, err := f.room(ctx, r.Publisher)
+	if err != nil {
+		return nil, err
+	}
+	if room <= 0 {
+		return nil, fmt.Errorf("%w: publisher %s has no byte left", repo.ErrQuota, r.Publisher)
+	}
 	res, err := publish.Publish(ctx, publish.Options{
 		Source: r.Source, OriginDir: f.o.OriginDir, OriginURLs: f.o.OriginURLs, Announce: f.o.Announce, Title: r.Name,
 		Version: r.Version, Publisher: r.Publisher, Types: r.Types, PieceLength: r.PieceLength, Progress: r.Progress,
+		MaxBytes: room, Root: r.Root, Forbid: r.Forbid,
 	})
-	if err != nil {
-		return Asset{}, fmt.Errorf("%w: %w", ErrBad, err)
+	switch {
+	case errors.Is(err, publish.ErrTooLong):
+		return nil, fmt.Errorf("%w: %w", repo.ErrQuota, err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrBad, err)
 	}
-	return f.admit(ctx, who, r.Publisher, res.Torrent, r.Replaces)
+	return res, nil
 }
 
-// admit signs a .torrent whose bytes are at the origin.
-func (f *Fleet) admit(ctx context.Context, who, publisher string, torrent []byte, old asset.ID) (Asset, error) {
+// admit signs a .torrent whose bytes are at the origin. It takes old's place in all campaigns, if that has a path.
+func (f *Fleet) admit(ctx context.Context, who, publisher string, res *publish.Result, old repo.AssetEntry) (Asset, error) {
 	f.editing.Lock()
 	defer f.editing.Unlock()
+	if _, err := os.Stat(res.Dir); err != nil { // another publisher's copy of the same bytes, which was removed just now
+		return Asset{}, fmt.Errorf("%w: the origin's copy is gone; publish it again: %w", ErrConflict, err)
+	}
 	var ref catalog.AssetRef
 	err := f.o.Repo.Update(func(tx *repo.Tx) error {
 		var err error
-		if ref, err = tx.PutAsset(publisher, torrent); err != nil {
+		if ref, err = tx.PutAsset(publisher, res.Torrent); err != nil {
 			return err
 		}
 		gone, err := tx.Withdrawn()
 		if err != nil {
 			return err
 		}
-		for _, id := range gone {
-			if id == ref.ID {
-				return fmt.Errorf("%w: %s was withdrawn; readmit it first", ErrConflict, id)
-			}
+		if slices.Contains(gone, ref.ID) {
+			return fmt.Errorf("%w: %s was withdrawn; readmit it first", ErrConflict, ref.ID)
 		}
-		if !old.IsZero() && old != ref.ID {
-			_, err = tx.ReplaceAsset(old, ref)
+		if old.Path != "" && old.Path != ref.Path {
+			_, err = tx.ReplaceAsset(old.Path, ref)
 		}
 		return err
 	})
 	if err != nil {
 		return Asset{}, fmt.Errorf("sign asset: %w", keyless(err))
 	}
-	a, err := f.Asset(ref.ID)
+	a, err := f.Asset(ctx, publisher, ref.ID)
 	if err != nil {
 		return Asset{}, err
 	}
-	if !old.IsZero() && old != ref.ID {
-		if _, err := f.swapInCampaigns(ctx, old, &ref); err != nil {
+	detail := a.Name + " " + a.Version
+	if old.Path != "" && old.Path != ref.Path {
+		if _, err := f.swapInCampaigns(ctx, old.Path, &ref); err != nil {
 			return a, err
 		}
+		detail += " replaces " + old.Path
 	}
-	return a, f.o.Registry.Audit(ctx, who, "publish", a.Path, a.Name+" "+a.Version)
+	return a, f.o.Registry.Audit(ctx, who, "publish", a.Path, detail)
 }
 
 func keyless(err error) error {
@@ -108,9 +157,13 @@ func keyless(err error) error {
 }
 
 // Assets lists the catalog's assets, of one publisher or of all.
-func (f *Fleet) Assets(publisher string) ([]Asset, error) {
+func (f *Fleet) Assets(ctx context.Context, publisher string) ([]Asset, error) {
+	paths, err := registry.ListDocs[string](ctx, f.o.Registry, tableWithdrawn)
+	if err != nil {
+		return nil, err
+	}
 	list := []Asset{}
-	err := f.o.Repo.View(func(tx *repo.Tx) error {
+	err = f.o.Repo.View(func(tx *repo.Tx) error {
 		gone, err := tx.Withdrawn()
 		if err != nil {
 			return err
@@ -132,7 +185,7 @@ func (f *Fleet) Assets(publisher string) ([]Asset, error) {
 				return err
 			}
 			for _, e := range entries {
-				list = append(list, Asset{e, withdrawn[e.ID]})
+				list = append(list, Asset{e, withdrawn[e.ID] || slices.Contains(paths, e.Path)})
 			}
 		}
 		return nil
@@ -143,115 +196,23 @@ func (f *Fleet) Assets(publisher string) ([]Asset, error) {
 	return list, nil
 }
 
-// Asset finds one asset of the catalog.
-func (f *Fleet) Asset(id asset.ID) (Asset, error) {
-	list, err := f.Assets("")
+// Asset finds one asset of the catalog. Several publishers may have the same bytes, and so the same id: without a publisher's
+// name it is found only when one of them has it.
+func (f *Fleet) Asset(ctx context.Context, publisher string, id asset.ID) (Asset, error) {
+	list, err := f.Assets(ctx, publisher)
 	if err != nil {
 		return Asset{}, err
 	}
+	list = slices.DeleteFunc(list, func(a Asset) bool { return a.ID != id })
+	switch len(list) {
+	case 0:
+		return Asset{}, fmt.Errorf("asset %s: %w", id, repo.ErrNotFound)
+	case 1:
+		return list[0], nil
+	}
+	var names []string
 	for _, a := range list {
-		if a.ID == id {
-			return a, nil
-		}
+		names = append(names, a.Publisher)
 	}
-	return Asset{}, fmt.Errorf("asset %s: %w", id, repo.ErrNotFound)
-}
-
-// Withdraw stops an asset everywhere: it leaves its campaigns, boxes stop playing it and erase it, with proof.
-func (f *Fleet) Withdraw(ctx context.Context, who string, id asset.ID) error {
-	if _, err := f.Asset(id); err != nil {
-		return err
-	}
-	f.editing.Lock()
-	defer f.editing.Unlock()
-	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.Withdraw(id) }); err != nil {
-		return fmt.Errorf("withdraw %s: %w", id, keyless(err))
-	}
-	if _, err := f.swapInCampaigns(ctx, id, nil); err != nil {
-		return err
-	}
-	return f.o.Registry.Audit(ctx, who, "withdraw", id.String(), "")
-}
-
-// Readmit takes a withdrawal back.
-func (f *Fleet) Readmit(ctx context.Context, who string, id asset.ID) error {
-	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.Readmit(id) }); err != nil {
-		return fmt.Errorf("readmit %s: %w", id, keyless(err))
-	}
-	return f.o.Registry.Audit(ctx, who, "readmit", id.String(), "")
-}
-
-// Remove takes an asset out of the catalog and deletes the origin's copy. Boxes drop it with their next cleaning;
-// Withdraw is what erases it at once.
-func (f *Fleet) Remove(ctx context.Context, who string, id asset.ID) error {
-	a, err := f.Asset(id)
-	if err != nil {
-		return err
-	}
-	f.editing.Lock()
-	defer f.editing.Unlock()
-	// Kept until all is done: when fleetd dies before the origin's copy is gone, nothing else would know of it.
-	if err := f.o.Registry.PutDoc(ctx, tableRemoving, id.String(), a.Path); err != nil {
-		return err
-	}
-	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.RemoveAsset(a.Path) }); err != nil {
-		return errors.Join(fmt.Errorf("remove %s: %w", id, keyless(err)),
-			f.o.Registry.DeleteDoc(ctx, tableRemoving, id.String()))
-	}
-	changed, err := f.swapInCampaigns(ctx, id, nil)
-	if err != nil {
-		return err
-	}
-	for i := range changed {
-		if changed[i].State == CampaignDrafted {
-			continue
-		}
-		if err := f.publishCampaign(&changed[i]); err != nil {
-			f.log.Warn("campaign still names a removed asset", "campaign", changed[i].ID, "asset", id, "err", err)
-		}
-	}
-	if err := publish.Remove(f.o.OriginDir, id); err != nil {
-		return err
-	}
-	if err := f.o.Registry.DeleteDoc(ctx, tableRemoving, id.String()); err != nil {
-		return err
-	}
-	return f.o.Registry.Audit(ctx, who, "remove", a.Path, a.Name)
-}
-
-// Publishers lists who may publish.
-func (f *Fleet) Publishers() ([]repo.Publisher, error) {
-	var list []repo.Publisher
-	err := f.o.Repo.View(func(tx *repo.Tx) error {
-		var err error
-		list, err = tx.Publishers()
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list publishers: %w", err)
-	}
-	return list, nil
-}
-
-// AddPublisher delegates assets/<name>/… to a key: the given public one, whose private half stays with the publisher,
-// or, when nil, a new one on this machine.
-func (f *Fleet) AddPublisher(ctx context.Context, who, name string, key ed25519.PublicKey, quota int64) error {
-	if !catalog.ValidName(name) || quota < 0 {
-		return fmt.Errorf("%w: publisher %q with quota %d", ErrBad, name, quota)
-	}
-	if key == nil {
-		file := filepath.Join(f.o.Keys, repo.PublisherRole(name)+".pem")
-		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%w: there is a key %s already", ErrConflict, file)
-		}
-		priv, err := repo.GenerateKey(durable.OS(), f.o.Keys, repo.PublisherRole(name))
-		if err != nil {
-			return fmt.Errorf("make key of publisher %s: %w", name, err)
-		}
-		key = priv.Public().(ed25519.PublicKey) //nolint:forcetypeassert // documented by crypto/ed25519
-	}
-	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.AddPublisher(name, key, quota) }); err != nil {
-		return fmt.Errorf("add publisher %s: %w", name, keyless(err))
-	}
-	return f.o.Registry.Audit(ctx, who, "add-publisher", name, fmt.Sprintf("quota %d", quota))
+	return Asset{}, fmt.Errorf("%w: asset %s is of several publishers (%s): say whose", ErrConflict, id, strings.Join(names, ", "))
 }

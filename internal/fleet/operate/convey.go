@@ -116,6 +116,7 @@ func (f *Fleet) admitBoxes(ctx context.Context) error {
 // convey compares what a box has applied with what is wished, and sends what it lacks.
 func (f *Fleet) convey(s registry.Seen) error {
 	f.mu.Lock()
+	f.noteAhead(s)
 	own, hasOwn := f.wants[s.Box]
 	group, hasGroup := f.wants[ops.GroupPrefix+s.Group]
 	recent := f.now().Sub(f.sentTo[s.Box]) < 5*time.Second && !s.TurnedOnline
@@ -155,7 +156,7 @@ func (f *Fleet) Start(ctx context.Context) error {
 		f.wants[w.Target] = w
 	}
 	f.mu.Unlock()
-	return errors.Join(f.syncCampaigns(ctx), f.finishRemovals(ctx))
+	return errors.Join(f.renewWishes(ctx), f.syncCampaigns(ctx), f.finishRemovals(ctx))
 }
 
 // Run works until ctx ends: the bell, resending, presence, rollouts, revocations and the catalog's freshness. What fails
@@ -166,6 +167,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return f.every(ctx, 2*time.Second, "last seen", f.flushSeen)
 	})
+	g.Go(func() error { return f.every(ctx, 2*time.Second, "lift wishes", f.liftWishes) })
 	g.Go(func() error { return f.every(ctx, resendAfter/2, "resend", f.resend) })
 	g.Go(func() error { return f.every(ctx, leaseTTL/4, "lead", f.lead) })
 	g.Go(func() error { return f.every(ctx, 24*time.Hour, "collect", f.collect) })

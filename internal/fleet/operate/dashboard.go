@@ -2,12 +2,14 @@ package operate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"boxd/internal/asset"
+	"boxd/internal/catalog"
 	"boxd/internal/fleet/publish"
 	"boxd/internal/fleet/repo"
 )
@@ -48,15 +50,23 @@ func (f *Fleet) DraftAsset(ctx context.Context, who string, r PublishRequest) (D
 	if r.Type != "" {
 		r.Types = map[string]string{filepath.Base(r.Source): r.Type}
 	}
+	if !r.Replaces.IsZero() { // its campaigns are signed by another key, at another time
+		return DraftedAsset{}, fmt.Errorf("%w: a draft cannot replace an asset: publish it, and name it in the campaigns then", ErrBad)
+	}
 	f.publishing.Lock()
 	defer f.publishing.Unlock()
-	res, err := publish.Publish(ctx, publish.Options{
-		Source: r.Source, OriginDir: f.o.OriginDir, OriginURLs: f.o.OriginURLs, Announce: f.o.Announce, Title: r.Name,
-		Version: r.Version, Publisher: r.Publisher, Types: r.Types, PieceLength: r.PieceLength, Progress: r.Progress,
-	})
+	res, err := f.copyToOrigin(ctx, r)
 	if err != nil {
-		return DraftedAsset{}, fmt.Errorf("%w: %w", ErrBad, err)
+		return DraftedAsset{}, err
 	}
+	d, err := f.draftAsset(ctx, who, r, res)
+	if err != nil {
+		return d, errors.Join(err, f.dropCopy(ctx, res))
+	}
+	return d, nil
+}
+
+func (f *Fleet) draftAsset(ctx context.Context, who string, r PublishRequest, res *publish.Result) (DraftedAsset, error) {
 	id, name := res.Info.ID, res.Info.Name
 	if r.Name != "" {
 		name = r.Name
@@ -68,6 +78,11 @@ func (f *Fleet) DraftAsset(ctx context.Context, who string, r PublishRequest) (D
 	})
 	if err != nil {
 		return DraftedAsset{}, fmt.Errorf("draft asset %s: %w", id, err)
+	}
+	path := catalog.AssetPath(r.Publisher, id)
+	err = f.o.Registry.PutDoc(ctx, tableDrafts, path, drafted{path, id, r.Publisher, res.Info.Length, f.now().Add(repo.DraftLife)})
+	if err != nil {
+		return DraftedAsset{}, err
 	}
 	return DraftedAsset{ID: id, Name: name, Draft: draft}, f.o.Registry.Audit(ctx, who, "draft", id.String(), note)
 }

@@ -44,6 +44,7 @@ type Options struct {
 	OriginURLs []string
 	Announce   []string
 	Holder     string // names this fleetd in leases
+	Floor      int64  // wishes get versions above it: boxes may have been given up to that before a backup was restored
 	Now        func() time.Time
 	Log        *slog.Logger
 }
@@ -66,15 +67,18 @@ type Fleet struct {
 	differs map[string]string // campaigns that could not be published, and why; guarded by editing
 	settled int64             // the catalog's version whose assets the records have; guarded by editing
 
-	mu       sync.Mutex // guards the fields below
-	wants    map[string]wish
-	groupOf  map[string]string // as the broker last saw it
-	newBoxes map[string]string // of those, what the registry does not know yet
-	sentTo   map[string]time.Time
-	started  time.Time
-	lastSeen map[string]time.Time // from telemetry, to be written
-	fence    int64
-	leader   bool
+	mu        sync.Mutex // guards the fields below
+	wants     map[string]wish
+	groupOf   map[string]string // as the broker last saw it
+	receiving map[string]int64  // bytes of each publisher's quota that are on their way
+	newBoxes  map[string]string // of those, what the registry does not know yet
+	sentTo    map[string]time.Time
+	started   time.Time
+	lastSeen  map[string]time.Time // from telemetry, to be written
+	aheads    map[string]ahead     // by target; to be lifted
+	lifted    map[string]time.Time // by target
+	fence     int64
+	leader    bool
 
 	newGroup chan struct{} // a box of a group came that has no wish yet
 }
@@ -89,16 +93,19 @@ var (
 // New makes a Fleet; Run starts its loops.
 func New(o Options) *Fleet {
 	f := &Fleet{
-		o:        o,
-		now:      o.Now,
-		log:      o.Log,
-		wants:    map[string]wish{},
-		groupOf:  map[string]string{},
-		sentTo:   map[string]time.Time{},
-		lastSeen: map[string]time.Time{},
-		newBoxes: map[string]string{},
-		differs:  map[string]string{},
-		newGroup: make(chan struct{}, 1),
+		o:         o,
+		now:       o.Now,
+		log:       o.Log,
+		wants:     map[string]wish{},
+		groupOf:   map[string]string{},
+		sentTo:    map[string]time.Time{},
+		lastSeen:  map[string]time.Time{},
+		newBoxes:  map[string]string{},
+		aheads:    map[string]ahead{},
+		lifted:    map[string]time.Time{},
+		differs:   map[string]string{},
+		receiving: map[string]int64{},
+		newGroup:  make(chan struct{}, 1),
 	}
 	if f.now == nil {
 		f.now = time.Now
@@ -141,7 +148,7 @@ func (f *Fleet) editWish(ctx context.Context, target string, edit func(*wish)) (
 	err := registry.EditDoc(ctx, f.o.Registry, tableWishes, target, func(doc *wish) error {
 		doc.Target = target
 		edit(doc)
-		doc.Version++
+		doc.Version = max(doc.Version, f.o.Floor) + 1
 		doc.Expires = f.now().Add(wishLife)
 		payload, err := mqttwire.Encode(mqttwire.MaxDesired, &mqttwire.Desired{
 			V: mqttwire.Version, Version: doc.Version, CatalogVersion: doc.Catalog, Config: doc.Config,

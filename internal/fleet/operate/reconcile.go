@@ -13,7 +13,7 @@ import (
 	"boxd/internal/fleet/registry"
 )
 
-// tableRemoving has the assets that are being removed, by id: the path each had in the catalog.
+// tableRemoving has the assets that are being removed: the path each had in the catalog.
 const tableRemoving = "removing"
 
 // syncCampaigns brings records and catalog together after a crash between the two, or a failure of the second. The record
@@ -72,7 +72,7 @@ func (f *Fleet) settleAssets(ctx context.Context, list []Campaign, have map[stri
 	if err != nil || version == f.settled {
 		return err
 	}
-	assets, err := f.Assets("")
+	assets, err := f.Assets(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -132,10 +132,6 @@ func (f *Fleet) finishRemovals(ctx context.Context) error {
 	if err != nil || len(paths) == 0 {
 		return err
 	}
-	assets, err := f.Assets("")
-	if err != nil {
-		return err
-	}
 	var faults []error
 	for _, path := range paths {
 		id, err := asset.ParseID(strings.TrimSuffix(path[strings.LastIndexByte(path, '/')+1:], ".torrent"))
@@ -144,14 +140,17 @@ func (f *Fleet) finishRemovals(ctx context.Context) error {
 			continue
 		}
 		// Still in the catalog, or again, or of another publisher: then the origin's copy is needed.
-		if !slices.ContainsFunc(assets, func(a Asset) bool { return a.ID == id }) {
+		if needed, err := f.copyNeeded(ctx, id); err != nil {
+			return err
+		} else if !needed {
 			if err := publish.Remove(f.o.OriginDir, id); err != nil {
 				faults = append(faults, err)
 				continue
 			}
 			faults = append(faults, f.o.Registry.Audit(ctx, "catalog", "remove", path, "finished after a restart"))
 		}
-		faults = append(faults, f.o.Registry.DeleteDoc(ctx, tableRemoving, id.String()))
+		faults = append(faults, f.o.Registry.DeleteDoc(ctx, tableRemoving, path),
+			f.o.Registry.DeleteDoc(ctx, tableRemoving, id.String())) // as it was kept before publishers could share bytes
 	}
 	return errors.Join(faults...)
 }

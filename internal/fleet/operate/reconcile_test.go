@@ -13,8 +13,8 @@ import (
 // fleetd dies after the catalog has changed and before its records have: they follow when it is back.
 func TestTheRecordsFollowTheCatalogAfterADeath(t *testing.T) {
 	for name, change := range map[string]func(d *desk, a, b asset.ID) error{
-		"withdraw": func(d *desk, a, _ asset.ID) error { return d.Withdraw(ctx, "test", a) },
-		"remove":   func(d *desk, a, _ asset.ID) error { return d.Remove(ctx, "test", a) },
+		"withdraw": func(d *desk, a, _ asset.ID) error { return d.Withdraw(ctx, "test", d.entry(a)) },
+		"remove":   func(d *desk, a, _ asset.ID) error { return d.Remove(ctx, "test", d.entry(a)) },
 		"replace": func(d *desk, a, b asset.ID) error {
 			_, err := d.Publish(ctx, "test", PublishRequest{Source: filepath.Join(d.dir, "b"), Replaces: a})
 			return err
@@ -75,7 +75,7 @@ func named(refs []catalog.AssetRef, ids []asset.ID) bool {
 
 func (d *desk) knows(id asset.ID) (found bool) {
 	d.t.Helper()
-	list, err := d.Assets("")
+	list, err := d.Assets(ctx, "")
 	if err != nil {
 		d.t.Fatal(err)
 	}

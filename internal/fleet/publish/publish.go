@@ -9,9 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"mime"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -25,6 +23,7 @@ var (
 	ErrEmpty   = errors.New("there is nothing to publish: 0 bytes")
 	ErrSpecial = errors.New("not a regular file")
 	ErrChanged = asset.ErrChanged
+	ErrOutside = errors.New("it lies where nothing may be published from")
 )
 
 // Options says what is published where.
@@ -39,6 +38,11 @@ type Options struct {
 	// Types overrides the content types that file names suggest.
 	Types       map[string]string
 	PieceLength int64 // bytes; 0: by size
+	MaxBytes    int64 // of all files; 0: no bound. More is ErrTooLong, before anything is copied
+	// Root, if set, is a directory outside of which nothing is read, wherever symbolic links lead.
+	Root string
+	// Forbid, if set, is a directory of which no file is read, under whatever name.
+	Forbid string
 	// Progress, if set, is called with bytes done and in all.
 	Progress func(done, total int64)
 }
@@ -48,11 +52,17 @@ type Result struct {
 	Torrent []byte
 	Info    *asset.Info
 	Dir     string // where the origin's copy lies
+	New     bool   // it was not there before
 }
 
 // Publish hashes and copies the source. It signs nothing: give Result.Torrent to repo's PutAsset.
 func Publish(ctx context.Context, opt Options) (*Result, error) {
-	files, single, err := scan(opt.Source)
+	src, err := openSource(opt)
+	if err != nil {
+		return nil, fmt.Errorf("publish %s: %w", opt.Source, err)
+	}
+	defer src.close()
+	files, single, err := src.scan(opt.Source)
 	if err != nil {
 		return nil, fmt.Errorf("publish %s: %w", opt.Source, err)
 	}
@@ -89,6 +99,9 @@ func build(ctx context.Context, st *staging, name string, single bool, files []f
 	if total == 0 {
 		return nil, ErrEmpty
 	}
+	if opt.MaxBytes > 0 && total > opt.MaxBytes {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLong, total, opt.MaxBytes)
+	}
 	bo := asset.BuildOptions{
 		Name: name, Single: single, PieceLength: opt.PieceLength, Announce: opt.Announce, Extra: extra,
 		WebSeeds: func(id asset.ID) []string {
@@ -111,71 +124,11 @@ func build(ctx context.Context, st *staging, name string, single bool, files []f
 			return nil, err
 		}
 	}
-	dir, err := st.commit(in.ID)
+	dir, fresh, err := st.commit(in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Torrent: torrent, Info: in, Dir: dir}, nil
-}
-
-// file is one file that was found.
-type file struct {
-	path string // relative, slash separated
-	full string
-	info fs.FileInfo
-}
-
-func (f file) unchanged() error {
-	now, err := os.Stat(f.full)
-	if err != nil {
-		return fmt.Errorf("%s: %w: %w", f.path, ErrChanged, err)
-	}
-	if !os.SameFile(now, f.info) || now.Size() != f.info.Size() || !now.ModTime().Equal(f.info.ModTime()) {
-		return fmt.Errorf("%s: %w", f.path, ErrChanged)
-	}
-	return nil
-}
-
-// scan lists what is published: hidden files too, in lexical order, symbolic links followed to files only.
-func scan(source string) (files []file, single bool, err error) {
-	fi, err := os.Stat(source)
-	if err != nil {
-		return nil, false, err
-	}
-	if fi.Mode().IsRegular() {
-		return []file{{path: filepath.Base(filepath.Clean(source)), full: source, info: fi}}, true, nil
-	}
-	if !fi.IsDir() {
-		return nil, false, ErrSpecial
-	}
-	if b := filepath.Base(filepath.Clean(source)); b == "." || b == string(filepath.Separator) {
-		return nil, false, errors.New("the directory has no name of its own")
-	}
-	err = filepath.WalkDir(source, func(full string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		rel, err := filepath.Rel(source, full)
-		if err != nil {
-			return err
-		}
-		fi, err := os.Stat(full)
-		if err != nil {
-			return err
-		}
-		if !fi.Mode().IsRegular() {
-			return fmt.Errorf("%s: %w", rel, ErrSpecial)
-		}
-		files = append(files, file{path: filepath.ToSlash(rel), full: full, info: fi})
-		if len(files) > asset.MaxFiles {
-			return fmt.Errorf("more than %d files", asset.MaxFiles)
-		}
-		return nil
-	})
-	if err == nil && len(files) == 0 {
-		err = ErrEmpty
-	}
-	return files, false, err
+	return &Result{Torrent: torrent, Info: in, Dir: dir, New: fresh}, nil
 }
 
 // mediaTypes are those that matter here and that the operating system's table may lack.

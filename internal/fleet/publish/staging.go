@@ -39,7 +39,7 @@ func (s *staging) discard() { _ = os.RemoveAll(s.dir) } // a leftover is removed
 // tee opens a file so that reading it copies it to the staging directory. Close fails unless all of it was copied durably
 // and it is still the file that scan saw.
 func (s *staging) tee(f file, to string) (io.ReadCloser, error) {
-	in, err := os.Open(f.full)
+	in, err := f.src.open(f.full)
 	if err != nil {
 		return nil, err
 	}
@@ -83,22 +83,22 @@ func (t *teeFile) Close() error {
 }
 
 // commit gives the copy its place. An asset that is published again keeps the copy that is there.
-func (s *staging) commit(id asset.ID) (string, error) {
+func (s *staging) commit(id asset.ID) (dir string, fresh bool, err error) {
 	for d := range s.dirs {
 		if err := syncDir(d); err != nil {
-			return "", err
+			return "", false, err
 		}
 	}
 	final := filepath.Join(s.origin, id.String())
 	if _, err := os.Stat(final); err == nil {
-		return final, nil
+		return final, false, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", err
+		return "", false, err
 	}
 	if err := os.Rename(s.dir, final); err != nil {
-		return "", fmt.Errorf("place the origin's copy: %w", err)
+		return "", false, fmt.Errorf("place the origin's copy: %w", err)
 	}
-	return final, syncDir(s.origin)
+	return final, true, syncDir(s.origin)
 }
 
 func syncDir(dir string) error {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"boxd/internal/asset"
 	"boxd/internal/catalog"
 )
 
@@ -106,9 +105,9 @@ func (tx *Tx) setGroup(group string, list []catalog.Campaign) error {
 	return tx.setTarget(RoleCampaigns, catalog.GroupPath(group), b, nil)
 }
 
-// ReplaceAsset puts a new version in the place of an old one in all campaigns that name it, keeping each one's windows and
+// ReplaceAsset puts a new version in the place of the asset at an old path in all campaigns that name it, keeping each one's windows and
 // deadlines, and returns how many it changed. Boxes keep the old version until no campaign names it.
-func (tx *Tx) ReplaceAsset(old asset.ID, next catalog.AssetRef) (int, error) {
+func (tx *Tx) ReplaceAsset(old string, next catalog.AssetRef) (int, error) {
 	if _, err := tx.Torrent(next.Path); err != nil {
 		return 0, err
 	}
@@ -125,7 +124,7 @@ func (tx *Tx) ReplaceAsset(old asset.ID, next catalog.AssetRef) (int, error) {
 		before := n
 		for i := range list {
 			refs := list[i].Assets
-			at := slices.IndexFunc(refs, func(r catalog.AssetRef) bool { return r.ID == old })
+			at := slices.IndexFunc(refs, func(r catalog.AssetRef) bool { return r.Path == old })
 			if at < 0 {
 				continue
 			}
@@ -145,8 +144,13 @@ func (tx *Tx) ReplaceAsset(old asset.ID, next catalog.AssetRef) (int, error) {
 	return n, nil
 }
 
-// dropFromCampaigns takes assets out of all campaigns; a campaign that is left without one ends.
-func (tx *Tx) dropFromCampaigns(ids []asset.ID) error {
+// DropFromCampaigns takes the asset at a path out of all campaigns; a campaign that is left without one ends. Another
+// publisher's asset of the same bytes stays in its own.
+func (tx *Tx) DropFromCampaigns(path string) error {
+	return tx.dropFromCampaigns(func(r catalog.AssetRef) bool { return r.Path == path })
+}
+
+func (tx *Tx) dropFromCampaigns(gone func(catalog.AssetRef) bool) error {
 	groups, err := tx.Groups()
 	if err != nil {
 		return err
@@ -159,9 +163,7 @@ func (tx *Tx) dropFromCampaigns(ids []asset.ID) error {
 		changed := false
 		for i := range list {
 			n := len(list[i].Assets)
-			list[i].Assets = slices.DeleteFunc(list[i].Assets, func(r catalog.AssetRef) bool {
-				return slices.Contains(ids, r.ID)
-			})
+			list[i].Assets = slices.DeleteFunc(list[i].Assets, gone)
 			changed = changed || len(list[i].Assets) != n
 		}
 		if !changed {

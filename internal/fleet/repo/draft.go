@@ -15,6 +15,9 @@ import (
 // maxDraftBytes bounds a draft that is imported.
 const maxDraftBytes = 64 << 20
 
+// DraftLife is how long a draft can be imported: Collect keeps the files that it brings for so long.
+const DraftLife = 90 * 24 * time.Hour
+
 // Draft is a change that waits for signatures from keys that are elsewhere. It is a plain JSON file: carry it to the
 // machine with the key, sign it there with SignDraft, carry it back and import it.
 type Draft struct {
@@ -22,6 +25,8 @@ type Draft struct {
 	Roles []DraftRole `json:"roles"`
 	// Notes says in words what the draft changes, for the person who signs.
 	Notes []string `json:"notes,omitempty"`
+	// Until says, for people, when the draft is too old to be imported.
+	Until time.Time `json:"until,omitzero"`
 }
 
 // DraftRole is one role's new metadata.
@@ -60,8 +65,8 @@ func (r *Repo) Draft(notes []string, fn func(*Tx) error) (*Draft, error) {
 	if err := fn(tx); err != nil {
 		return nil, err
 	}
-	d := &Draft{V: 1, Notes: notes}
 	now := r.now()
+	d := &Draft{V: 1, Notes: notes, Until: now.Add(DraftLife).UTC()}
 	for _, name := range sortedKeys(tx.dirty) {
 		dr, err := tx.draftRole(name, now)
 		if err != nil {
@@ -72,6 +77,7 @@ func (r *Repo) Draft(notes []string, fn func(*Tx) error) (*Draft, error) {
 	if len(d.Roles) == 0 {
 		return nil, errors.New("the change touches no role")
 	}
+	tx.rewrite = true
 	return d, tx.writeFiles()
 }
 
@@ -143,8 +149,18 @@ func parse[T metadata.Roles](as *metadata.Metadata[T], raw []byte) (m *metadata.
 // on since; ErrNoKey if signatures are still missing. Each of checks may refuse what the catalog would become; a new root is
 // nobody's to refuse.
 func (r *Repo) Import(d *Draft, checks ...func(*Tx) error) error {
+	if err := r.importDraft(d, checks); err != nil {
+		return err
+	}
+	return r.settleKeys()
+}
+
+func (r *Repo) importDraft(d *Draft, checks []func(*Tx) error) error {
 	if len(d.Roles) > 0 && d.Roles[0].Role == metadata.ROOT {
 		return r.importRoot(d.Roles[0].Metadata, d.Roles[1:])
+	}
+	if !d.Until.IsZero() && r.now().After(d.Until) {
+		return fmt.Errorf("the draft could be imported until %s: %w", d.Until.Format(time.DateOnly), ErrStale)
 	}
 	return r.Update(func(tx *Tx) error {
 		// Parents first: a draft may delegate a role and bring it.

@@ -100,7 +100,7 @@ func loadKeyring(fsys durable.FS, dir string) (keyring, error) {
 	}
 	ring := keyring{}
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".pem") {
+		if !strings.HasSuffix(e.Name(), ".pem") || strings.HasSuffix(e.Name(), ".pub.pem") {
 			continue
 		}
 		b, err := durable.ReadFile(fsys, filepath.Join(dir, e.Name()), 16<<10)

@@ -135,6 +135,9 @@ func Open(opt Options) (*Repo, error) {
 	if _, err := r.begin(); err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", opt.Dir, err)
 	}
+	if err := r.settleKeys(); err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", opt.Dir, err)
+	}
 	return r, nil
 }
 

@@ -231,7 +231,7 @@ func TestNewVersionTakesThePlaceOfTheOld(t *testing.T) {
 			tx.PutCampaign(catalog.Campaign{ID: "new", Group: "h", Assets: []catalog.AssetRef{v2}}))
 	}))
 	must(t, r.Update(func(tx *Tx) error {
-		n, err := tx.ReplaceAsset(v1.ID, v2)
+		n, err := tx.ReplaceAsset(v1.Path, v2)
 		if n != 2 {
 			t.Errorf("changed %d campaigns", n)
 		}
@@ -252,7 +252,7 @@ func TestNewVersionTakesThePlaceOfTheOld(t *testing.T) {
 		return nil
 	}))
 	err = r.Update(func(tx *Tx) error {
-		_, err := tx.ReplaceAsset(v2.ID, catalog.AssetRef{Path: catalog.AssetPath("acme", asset.ID{1}), ID: asset.ID{1}})
+		_, err := tx.ReplaceAsset(v2.Path, catalog.AssetRef{Path: catalog.AssetPath("acme", asset.ID{1}), ID: asset.ID{1}})
 		return err
 	})
 	if !errors.Is(err, ErrNotFound) {

@@ -133,6 +133,11 @@ func (tx *Tx) RemovePublisher(name string) error {
 // SetRoleKey replaces the key of a delegated role: a publisher's (PublisherRole), RoleCampaigns or RoleRevocations. What the
 // old key signed is believed no more; it is signed again at once if the new private key is here.
 func (tx *Tx) SetRoleKey(role string, key ed25519.PublicKey) error {
+	return tx.setRoleKey(role, key, false)
+}
+
+// setRoleKey edits the role also if its new key is elsewhere, when whole is set: a draft has to bring both.
+func (tx *Tx) setRoleKey(role string, key ed25519.PublicKey, whole bool) error {
 	if _, err := tx.edit(metadata.TARGETS); err != nil {
 		return err
 	}
@@ -154,7 +159,7 @@ func (tx *Tx) SetRoleKey(role string, key ed25519.PublicKey) error {
 	d.Keys[id] = tk
 	dr.KeyIDs = []string{id}
 	tx.dropUnusedKeys(d)
-	if _, here := tx.ring[id]; !here {
+	if _, here := tx.ring[id]; !here && (!whole || tx.snapshot.Signed.Meta[role+".json"] == nil) {
 		return nil
 	}
 	m, err := tx.edit(role)
@@ -244,6 +249,15 @@ func (tx *Tx) SetOperationsKeys(keys []ed25519.PublicKey) error {
 	return tx.setTarget(metadata.TARGETS, catalog.OperationsPath, b, nil)
 }
 
+// OperationsKeys lists the keys that sign desired state and commands.
+func (tx *Tx) OperationsKeys() ([]ed25519.PublicKey, error) {
+	b, err := tx.target(metadata.TARGETS, catalog.OperationsPath)
+	if err != nil {
+		return nil, err
+	}
+	return catalog.ParseOperations(b)
+}
+
 // Withdraw adds assets to the list of what boxes must not fetch, serve or keep, and takes them out of all campaigns. Their
 // publishers' roles are not touched: it works without a publisher's key.
 func (tx *Tx) Withdraw(ids ...asset.ID) error {
@@ -259,7 +273,7 @@ func (tx *Tx) Withdraw(ids ...asset.ID) error {
 	if err := tx.setWithdrawn(have); err != nil {
 		return err
 	}
-	return tx.dropFromCampaigns(ids)
+	return tx.dropFromCampaigns(func(r catalog.AssetRef) bool { return slices.Contains(ids, r.ID) })
 }
 
 // Readmit takes assets off the list of the withdrawn.

@@ -93,6 +93,14 @@ func (r *Repo) RotateRoot(c RootChange, extra ...ed25519.PrivateKey) error {
 	if err != nil {
 		return err
 	}
+	if err := r.signRoot(d, extra...); err != nil {
+		return err
+	}
+	return r.Import(d)
+}
+
+// signRoot signs the draft of a root with the root keys that are here, and with extra ones.
+func (r *Repo) signRoot(d *Draft, extra ...ed25519.PrivateKey) error {
 	ring, err := loadKeyring(r.fs, r.opt.Keys)
 	if err != nil {
 		return err
@@ -127,7 +135,7 @@ func (r *Repo) RotateRoot(c RootChange, extra ...ed25519.PrivateKey) error {
 			}
 		}
 	}
-	return r.Import(d)
+	return nil
 }
 
 // importRoot checks a signed root, then makes it and the metadata that its keys sign current. The roles below are signed

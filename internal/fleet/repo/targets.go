@@ -19,7 +19,7 @@ import (
 func (tx *Tx) writeFiles() error {
 	for name, b := range tx.files {
 		full := filepath.Join(tx.r.opt.Dir, "targets", filepath.FromSlash(name))
-		if fi, err := tx.r.fs.Stat(full); err == nil && fi.Size() == int64(len(b)) {
+		if fi, err := tx.r.fs.Stat(full); err == nil && fi.Size() == int64(len(b)) && !tx.rewrite {
 			continue
 		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

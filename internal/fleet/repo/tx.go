@@ -31,6 +31,7 @@ type Tx struct {
 	wasRaw    map[string][]byte       // signed bytes ready to be published as they are (imports)
 	files     map[string][]byte       // public path under Dir/targets → content to write
 	floor     int64                   // versions are above it; see Raise
+	rewrite   bool                    // write files that are there too, so that Collect counts their age from now
 	touch     bool                    // publish a new snapshot and timestamp even if no role has changed
 
 	beforeSnapshot func() error // a step of the commit, once everything is signed

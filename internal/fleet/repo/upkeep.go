@@ -183,7 +183,8 @@ func (r *Repo) published() (mark struct {
 }
 
 // Collect removes metadata and target files that nothing published has named for at least the given time: boxes that are in
-// the middle of a refresh still find what they were told of. Roots stay for ever. Keep only files whose time is older.
+// the middle of a refresh still find what they were told of. Target files, which a draft may bring, stay for DraftLife at
+// least; roots stay for ever.
 func (r *Repo) Collect(age time.Duration) (removed int, err error) {
 	err = r.View(func(tx *Tx) error {
 		keep, err := tx.named()
@@ -192,6 +193,10 @@ func (r *Repo) Collect(age time.Duration) (removed int, err error) {
 		}
 		before := r.now().Add(-age)
 		return walk(r.fs, r.opt.Dir, "", func(name string, fi fs.FileInfo) error {
+			before := before
+			if strings.HasPrefix(name, "targets/") {
+				before = r.now().Add(-max(age, DraftLife))
+			}
 			isRoot := strings.HasPrefix(name, "metadata/") && strings.HasSuffix(name, ".root.json")
 			if keep[name] || isRoot || fi.ModTime().After(before) {
 				return nil

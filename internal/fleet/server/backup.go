@@ -3,6 +3,7 @@ package server
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"boxd/internal/fleet/repo"
 )
@@ -159,5 +161,38 @@ func Restore(dir string, r io.Reader) error {
 	if last == nil {
 		return errors.New("restore: the archive has no fleet.json: it is cut off or no backup")
 	}
+	var set settings
+	if err := json.Unmarshal(last, &set); err != nil {
+		return fmt.Errorf("restore %s: %w", fileFleet, err)
+	}
+	set.Restored = time.Now().UTC().Truncate(time.Second)
+	last, err := json.MarshalIndent(set, "", "  ")
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", fileFleet, err)
+	}
 	return writeFile(filepath.Join(dir, fileFleet), last, 0o600)
+}
+
+// floor is a number above all versions that were given before a backup was restored, and below those that will be.
+func (s *Server) floor() int64 {
+	if s.set.Restored.IsZero() {
+		return 0
+	}
+	return s.set.Restored.Unix()
+}
+
+// raiseRestored makes the catalog of a backup one that boxes believe although they have seen a newer one.
+func (s *Server) raiseRestored() error {
+	if s.floor() == 0 {
+		return nil
+	}
+	left, err := s.repo.Raise(s.floor())
+	if err != nil {
+		return fmt.Errorf("publish the restored catalog again: %w", err)
+	}
+	if len(left) > 0 {
+		s.log.Warn("roles of the restored catalog keep their versions, as their keys are elsewhere: if boxes say catalog-rollback, "+
+			"sign them again (fleetd keys raise)", "roles", left)
+	}
+	return nil
 }

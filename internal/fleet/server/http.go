@@ -200,6 +200,8 @@ func (s *Server) api(token string) http.Handler {
 		Broker:   s.brokerStats,
 		Staging:  filepath.Join(s.o.Dir, dirStaging),
 		Backup:   s.Backup,
+		Dir:      s.o.Dir,
+		Imports:  s.o.Imports,
 		Loopback: loopback(s.apiL.Addr()),
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"boxd/internal/fleet/ca"
 	"boxd/internal/fleet/operate"
 	"boxd/internal/fleet/origin"
+	"boxd/internal/fleet/publish"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
 	"boxd/internal/fleet/tracker"
@@ -44,6 +45,8 @@ type Options struct {
 	BrokerURLs []string // tls://host:port given to boxes; empty: this machine's
 	DB         string   // postgres://… instead of SQLite
 
+	Imports []string // directories of this machine that users of the role operator may publish from
+
 	RootKeys, RootThreshold int // of a new catalog
 	Now                     func() time.Time
 	Log                     *slog.Logger
@@ -62,6 +65,7 @@ const (
 	dirFirmware  = "firmware"
 	dirUploads   = "uploads"
 	fileRegistry = "fleet.db"
+	fileLock     = "lock"
 )
 
 // settings is fleet.json: what was decided when the fleet was made.
@@ -69,6 +73,8 @@ type settings struct {
 	Fleet string    `json:"fleet"`
 	Made  time.Time `json:"made"`
 	Hosts []string  `json:"hosts"`
+	// Restored is when this directory was unpacked from a backup: what boxes were given before may be newer than what is here.
+	Restored time.Time `json:"restored,omitzero"`
 }
 
 // Server is a fleet manager that was opened.
@@ -86,6 +92,7 @@ type Server struct {
 	origin  *origin.Handler
 	tracker *tracker.Tracker
 	view    *web.View
+	lock    *os.File // of Dir
 	listen  net.Listener
 	apiL    net.Listener
 	mqtt    string // host:port where this process reaches the MQTT listener
@@ -192,10 +199,15 @@ func initCatalog(o Options) error {
 }
 
 func loadOrMakeKey(dir, name string) (ed25519.PrivateKey, error) {
-	data, err := os.ReadFile(filepath.Join(dir, name+".pem"))
+	key, err := loadKey(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return repo.GenerateKey(durable.OS(), dir, name)
 	}
+	return key, err
+}
+
+func loadKey(dir, name string) (ed25519.PrivateKey, error) {
+	data, err := os.ReadFile(filepath.Join(dir, name+".pem"))
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", name, err)
 	}
@@ -225,24 +237,59 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := Init(o); err != nil {
+	lock, err := lockDir(o)
+	if err != nil {
 		return nil, err
 	}
-	s := &Server{o: o, log: o.Log}
+	s := &Server{o: o, log: o.Log, lock: lock}
+	if s.o.Imports, err = importDirs(o); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.openDir(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// importDirs resolves the directories that operators may publish from. None may hold the manager's own, nor lie in it.
+func importDirs(o Options) ([]string, error) {
+	own, err := filepath.EvalSymlinks(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	var dirs []string
+	for _, dir := range o.Imports {
+		real, err := filepath.Abs(dir)
+		if err == nil {
+			real, err = filepath.EvalSymlinks(real)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("import: %w", err)
+		}
+		if publish.Below(own, real) || publish.Below(real, own) {
+			return nil, fmt.Errorf("import %s: the manager's keys are in %s: choose another directory", dir, o.Dir)
+		}
+		dirs = append(dirs, real)
+	}
+	return dirs, nil
+}
+
+func (s *Server) openDir(ctx context.Context) error {
+	o := s.o
+	if err := Init(o); err != nil {
+		return err
+	}
 	data, err := os.ReadFile(filepath.Join(o.Dir, fileFleet))
 	if err != nil {
-		return nil, fmt.Errorf("read fleet: %w", err)
+		return fmt.Errorf("read fleet: %w", err)
 	}
 	if err := json.Unmarshal(data, &s.set); err != nil {
-		return nil, fmt.Errorf("read %s: %w", fileFleet, err)
+		return fmt.Errorf("read %s: %w", fileFleet, err)
 	}
 	if len(o.Hosts) > 0 {
 		s.set.Hosts = o.Hosts
 	}
-	if err := s.open(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	return s, nil
+	return s.open(ctx)
 }
 
 // Close releases what Open took.
@@ -257,6 +304,10 @@ func (s *Server) Close() error {
 	}
 	if s.reg != nil {
 		errs = append(errs, s.reg.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close()) // last: it gives the directory back
+		s.lock = nil
 	}
 	return errors.Join(errs...)
 }
@@ -281,9 +332,13 @@ func (s *Server) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open catalog: %w", err)
 	}
-	opsKey, err := loadOrMakeKey(keys, fileOps)
-	if err != nil {
+	if err := s.raiseRestored(); err != nil {
 		return err
+	}
+	// Never made here: boxes believe the one that the catalog names, and a new one would sign what nobody obeys.
+	opsKey, err := loadKey(keys, fileOps)
+	if err != nil {
+		return fmt.Errorf("operations key: %w", err)
 	}
 	if s.creds, err = broker.LoadCreds(filepath.Join(o.Dir, dirBroker, "creds.json")); err != nil {
 		return err
@@ -302,7 +357,7 @@ func (s *Server) open(ctx context.Context) error {
 	s.fleet = operate.New(operate.Options{
 		ID: s.ca.Fleet(), Repo: s.repo, Keys: keys, CA: s.ca, Registry: s.reg, Bus: s.bus, OpsKey: opsKey,
 		OriginDir: filepath.Join(o.Dir, dirOrigin), OriginURLs: []string{base + "/origin"}, Announce: []string{base + "/announce"},
-		Holder: holder(), Now: o.Now, Log: o.Log,
+		Holder: holder(), Floor: s.floor(), Now: o.Now, Log: o.Log,
 	})
 	s.openHTTP()
 	return nil

@@ -127,7 +127,7 @@ func (v *View) want(ctx context.Context, campaign string) *Overview {
 
 // refresh makes a new overview.
 func (v *View) refresh(ctx context.Context) error {
-	if err := v.loadAssets(); err != nil {
+	if err := v.loadAssets(ctx); err != nil {
 		return err
 	}
 	out, err := v.overview(ctx)
@@ -143,7 +143,7 @@ func (v *View) refresh(ctx context.Context) error {
 }
 
 // loadAssets reads the catalog's assets again when the catalog has changed.
-func (v *View) loadAssets() error {
+func (v *View) loadAssets(ctx context.Context) error {
 	version, err := v.o.Fleet.CatalogVersion()
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func (v *View) loadAssets() error {
 	if same {
 		return nil
 	}
-	list, err := v.o.Fleet.Assets("")
+	list, err := v.o.Fleet.Assets(ctx, "")
 	if err != nil {
 		return err
 	}
