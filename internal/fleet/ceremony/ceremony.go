@@ -59,6 +59,8 @@ var kinds = []struct {
 	{"keys/revocations.pem", Server, "shut boxes out of the fleet, or let revoked ones back in"},
 	{"keys/snapshot.pem", Server, "hide new content from boxes, with the timestamp key, until it expires"},
 	{"keys/timestamp.pem", Server, "keep boxes from seeing anything new until it expires"},
+	{"keys/targets.next.pem", Offline, "what keys/targets.pem can, once the draft that names it is imported"},
+	{"keys/*.next.pem", Server, "what the key that it replaces can, once the draft that names it is imported"},
 	{"ca/boxes.pem", Server, "name boxes, until this intermediate is revoked in the catalog"},
 	{"ca/servers.pem", Server, "pose as the fleet's servers, until this intermediate is revoked in the catalog"},
 }

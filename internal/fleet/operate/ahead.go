@@ -144,6 +144,9 @@ func (f *Fleet) renewWishes(ctx context.Context) error {
 
 // signedWith reports whether a message names the key as the one that signed it.
 func signedWith(key ed25519.PrivateKey, raw []byte) bool {
+	if len(key) != ed25519.PrivateKeySize {
+		return false
+	}
 	pub, ok := key.Public().(ed25519.PublicKey)
 	return ok && bytes.Contains(raw, []byte(`"`+ops.KeyID(pub)+`"`))
 }
