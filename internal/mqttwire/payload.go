@@ -75,6 +75,9 @@ type Traffic struct {
 // MaxBytes bounds counters of bytes: a JSON number carries so many exactly, and the sums over a fleet stay numbers.
 const MaxBytes = 1 << 53
 
+// MaxAsset is the longest asset, in bytes: more than the pieces that a .torrent can have.
+const MaxAsset = 1 << 43
+
 func (t Traffic) check() error {
 	for _, n := range []int64{t.LAN, t.Peer, t.Origin, t.SentL, t.SentW} {
 		if n < 0 || n > MaxBytes {
@@ -199,7 +202,7 @@ type Event struct {
 
 // Check implements Checker.
 func (e *Event) Check() error {
-	if e.Evt == 0 || e.Evt > math.MaxInt64 || e.Size < 0 || e.Size > MaxBytes || e.Asset.IsZero() {
+	if e.Evt == 0 || e.Evt > math.MaxInt64 || e.Size < 0 || e.Size > MaxAsset || e.Asset.IsZero() {
 		return fmt.Errorf("%w: event %d of asset %s, %d bytes", ErrInvalid, e.Evt, e.Asset, e.Size)
 	}
 	return firstErr(e.check(), e.From.check(), name("event kind", e.Kind), text("name", e.Name), text("publisher", e.Publisher),

@@ -22,3 +22,13 @@ func (g *Registry) ForceSchema(ctx context.Context, v int) error {
 	_, err := g.w.ExecContext(ctx, g.q("INSERT INTO schema_version (v) VALUES (?)"), v)
 	return err
 }
+
+// Inflate makes proofs and counts as large as lies can make them.
+func (g *Registry) Inflate(ctx context.Context) error {
+	for _, q := range []string{"UPDATE proofs SET length = 4611686018427387904", "UPDATE arrivals SET length = 4611686018427387904"} {
+		if _, err := g.w.ExecContext(ctx, q); err != nil {
+			return err
+		}
+	}
+	return nil
+}

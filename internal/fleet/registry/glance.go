@@ -43,9 +43,9 @@ func (b *batch) countArrival(r *row, e *mqttwire.Event, at int64) {
 		n := b.arrived[k]
 		n.Boxes++
 		n.Length += e.Size
-		n.LAN += e.From.LAN
-		n.Peer += e.From.Peer
-		n.Origin += e.From.Origin
+		n.LAN += min(e.From.LAN, mqttwire.MaxAsset)
+		n.Peer += min(e.From.Peer, mqttwire.MaxAsset)
+		n.Origin += min(e.From.Origin, mqttwire.MaxAsset)
 		b.arrived[k] = n
 	}
 }
@@ -62,9 +62,8 @@ func (b *batch) storeArrivals(ctx context.Context, tx *sql.Tx) error {
 	for _, k := range keys {
 		n := b.arrived[k]
 		_, err := tx.ExecContext(ctx, b.g.q("INSERT INTO arrivals (asset, grp, minute, n, length, lan, peer, origin) VALUES ("+
-			marks(8)+") ON CONFLICT (asset, grp, minute) DO UPDATE SET n = arrivals.n + excluded.n, "+
-			"length = arrivals.length + excluded.length, lan = arrivals.lan + excluded.lan, peer = arrivals.peer + excluded.peer, "+
-			"origin = arrivals.origin + excluded.origin"), k.asset, k.group, k.minute, n.Boxes, n.Length, n.LAN, n.Peer, n.Origin)
+			marks(8)+") ON CONFLICT (asset, grp, minute) DO UPDATE SET "+
+			b.g.addUp("arrivals", "n", "length", "lan", "peer", "origin")), k.asset, k.group, k.minute, n.Boxes, n.Length, n.LAN, n.Peer, n.Origin)
 		if err != nil {
 			return fmt.Errorf("count arrivals: %w", err)
 		}
@@ -93,8 +92,7 @@ func (g *Registry) ArrivalSeries(
 	}
 	rows, err := g.r.QueryContext(
 		ctx,
-		g.q("SELECT step, CAST(SUM(n) AS BIGINT), CAST(SUM(length) AS BIGINT), CAST(SUM(lan) AS BIGINT), "+
-			"CAST(SUM(peer) AS BIGINT), CAST(SUM(origin) AS BIGINT) FROM (SELECT minute / CAST(? AS BIGINT) * CAST(? AS BIGINT) AS step, "+
+		g.q("SELECT step, "+g.sums("n", "length", "lan", "peer", "origin")+" FROM (SELECT minute / CAST(? AS BIGINT) * CAST(? AS BIGINT) AS step, "+
 			"n, length, lan, peer, origin FROM arrivals WHERE minute >= ? AND minute <= ? AND "+cond+") s GROUP BY step ORDER BY step"),
 		args...)
 	if err != nil {

@@ -54,20 +54,49 @@ func (f ProofFilter) where() (string, []any) {
 	return cond, args
 }
 
+// proofPage is how many proofs are read at a time: the reader of an export may be slow, and no row stays open meanwhile.
+const proofPage = 2000
+
 // EachProof calls fn for each proof in the order of arrival, without holding them all.
 func (g *Registry) EachProof(ctx context.Context, f ProofFilter, fn func(Proof) error) error {
-	cond, args := f.where()
-	query := "SELECT box, epoch, evt, kind, asset, name, publisher, campaign, length, lan, peer, origin, at, trusted, " +
-		"reason, received FROM proofs WHERE " + cond + " ORDER BY received, box, evt"
-	if f.Limit > 0 {
-		query += " LIMIT ?"
-		args = append(args, f.Limit)
+	var last *Proof
+	for n := 0; f.Limit == 0 || n < f.Limit; {
+		limit := proofPage
+		if f.Limit > 0 {
+			limit = min(limit, f.Limit-n)
+		}
+		page, err := g.proofsAfter(ctx, f, last, limit)
+		if err != nil {
+			return err
+		}
+		for i := range page {
+			if err := fn(page[i]); err != nil {
+				return err
+			}
+		}
+		if len(page) < limit {
+			return nil
+		}
+		last = &page[len(page)-1]
+		n += len(page)
 	}
-	rows, err := g.r.QueryContext(ctx, g.q(query), args...)
+	return nil
+}
+
+func (g *Registry) proofsAfter(ctx context.Context, f ProofFilter, last *Proof, limit int) ([]Proof, error) {
+	cond, args := f.where()
+	if last != nil {
+		cond += " AND (received, box, evt, epoch) > (?, ?, ?, ?)"
+		args = append(args, ms(last.Received), last.Box, last.Evt, last.Epoch)
+	}
+	rows, err := g.r.QueryContext(ctx, g.q("SELECT box, epoch, evt, kind, asset, name, publisher, campaign, length, lan, peer, "+
+		"origin, at, trusted, reason, received FROM proofs WHERE "+cond+" ORDER BY received, box, evt, epoch LIMIT ?"),
+		append(args, limit)...)
 	if err != nil {
-		return fmt.Errorf("read proofs: %w", err)
+		return nil, fmt.Errorf("read proofs: %w", err)
 	}
 	defer rows.Close()
+	var list []Proof
 	for rows.Next() {
 		var p Proof
 		var id string
@@ -75,17 +104,15 @@ func (g *Registry) EachProof(ctx context.Context, f ProofFilter, fn func(Proof) 
 		var trusted int
 		if err := rows.Scan(&p.Box, &p.Epoch, &p.Evt, &p.Kind, &id, &p.Name, &p.Publisher, &p.Campaign, &p.Length,
 			&p.LAN, &p.Peer, &p.Origin, &at, &trusted, &p.Reason, &received); err != nil {
-			return fmt.Errorf("read proofs: %w", err)
+			return nil, fmt.Errorf("read proofs: %w", err)
 		}
 		if p.Asset, err = asset.ParseID(id); err != nil {
-			return fmt.Errorf("read proofs: %w", err)
+			return nil, fmt.Errorf("read proofs: %w", err)
 		}
 		p.At, p.Received, p.Trusted = fromMS(at), fromMS(received), trusted == 1
-		if err := fn(p); err != nil {
-			return err
-		}
+		list = append(list, p)
 	}
-	return rows.Err()
+	return list, rows.Err()
 }
 
 // StatementLine is what one asset of a publisher amounted to in a span of time: what a publisher pays for.
@@ -108,7 +135,7 @@ type StatementLine struct {
 func (g *Registry) Statement(ctx context.Context, f ProofFilter) ([]StatementLine, error) {
 	cond, args := f.where()
 	sum := func(col string) string {
-		return "CAST(COALESCE(SUM(CASE WHEN kind = 'arrived' THEN " + col + " ELSE 0 END), 0) AS BIGINT)"
+		return "COALESCE(" + g.sum("CASE WHEN kind = 'arrived' THEN "+col+" ELSE 0 END") + ", 0)"
 	}
 	rows, err := g.r.QueryContext(ctx, g.q("SELECT publisher, asset, MAX(name), campaign, "+sum("1")+", "+
 		"CAST(COALESCE(SUM(CASE WHEN kind = 'erased' THEN 1 ELSE 0 END), 0) AS BIGINT), "+sum("length")+", "+sum("lan")+", "+

@@ -78,12 +78,10 @@ func (g *Registry) foldArrivals(ctx context.Context, before time.Time) error {
 		hour = hour / 60 * 60
 		// Of two at once one begins again: what the first has folded must not be added again.
 		err = g.update(ctx, true, func(tx *sql.Tx) error {
-			const sums = "CAST(SUM(n) AS BIGINT), CAST(SUM(length) AS BIGINT), CAST(SUM(lan) AS BIGINT), CAST(SUM(peer) AS BIGINT), " +
-				"CAST(SUM(origin) AS BIGINT)"
+			counts := []string{"n", "length", "lan", "peer", "origin"}
 			_, err := tx.ExecContext(ctx, g.q("INSERT INTO arrivals (asset, grp, minute, n, length, lan, peer, origin) "+
-				"SELECT asset, grp, CAST(? AS BIGINT), "+sums+" FROM arrivals WHERE minute > ? AND minute < ? GROUP BY asset, grp "+
-				"ON CONFLICT (asset, grp, minute) DO UPDATE SET n = arrivals.n + excluded.n, length = arrivals.length + excluded.length, "+
-				"lan = arrivals.lan + excluded.lan, peer = arrivals.peer + excluded.peer, origin = arrivals.origin + excluded.origin"),
+				"SELECT asset, grp, CAST(? AS BIGINT), "+g.sums(counts...)+" FROM arrivals WHERE minute > ? AND minute < ? GROUP BY asset, grp "+
+				"ON CONFLICT (asset, grp, minute) DO UPDATE SET "+g.addUp("arrivals", counts...)),
 				hour, hour, hour+60)
 			if err != nil {
 				return err

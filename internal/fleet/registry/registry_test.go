@@ -67,6 +67,8 @@ var common = map[string]func(*testing.T, opener){
 	"SeveralMayPruneAtOnce":                  testSeveralMayPruneAtOnce,
 	"APrefixFindsAllThatBeginWithIt":         testAPrefixFindsAllThatBeginWithIt,
 	"OldRecordsAreForgotten":                 testOldRecordsAreForgotten,
+	"SumsDoNotOverflow":                      testSumsDoNotOverflow,
+	"ASlowReaderOfProofsStopsNobody":         testASlowReaderOfProofsStopsNobody,
 	"StandingOfAGroup":                       testStandingOfAGroup,
 }
 

@@ -70,6 +70,9 @@ var migrations = [][]string{{
 	`CREATE INDEX boxes_software ON boxes (software, id)`,
 	`CREATE INDEX boxes_state ON boxes (online, id)`,
 	`CREATE INDEX boxes_risk ON boxes (id) WHERE at_risk > 0`,
+}, {
+	// Exports of all proofs, page by page.
+	`CREATE INDEX proofs_received ON proofs (received, box, evt, epoch)`,
 }}
 
 func (g *Registry) migrate(ctx context.Context) error {
