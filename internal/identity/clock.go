@@ -18,6 +18,9 @@ const (
 	maxAhead = 24 * time.Hour
 	// behind is how far a synchronised clock may lag behind the floor: clocks of a fleet differ a little.
 	behind = 10 * time.Minute
+	// provenFor is how long the authority's word stands against a clock or a signature that contradicts it: each question
+	// costs a certificate, and the authority's clock, too, may be mended.
+	provenFor = 24 * time.Hour
 	// saveSigned and saveSynced are how much the floor must have risen to be worth a commit to flash.
 	saveSigned = time.Minute
 	saveSynced = time.Hour
@@ -34,15 +37,17 @@ type clock struct {
 	log    *slog.Logger
 	base   time.Time // build time or begin of the root certificate
 
-	mu      sync.Mutex // guards the fields below
-	signed  time.Time
-	synced  time.Time
-	seen    time.Duration // up() when the floor was last raised: since then at least this much has passed
-	fleet   time.Time     // what the fleet manager said; zero: nothing yet
-	fleetAt time.Duration // up() at that moment
-	saved   floorRecord
-	wrong   bool // the clock and the floor contradict each other
-	trusted bool // what tick saw last
+	mu       sync.Mutex // guards the fields below
+	signed   time.Time
+	synced   time.Time
+	seen     time.Duration // up() when the floor was last raised: since then at least this much has passed
+	fleet    time.Time     // what the fleet manager said; zero: nothing yet
+	fleetAt  time.Duration // up() at that moment
+	proven   time.Time     // what the authority proved to be the present; zero: nothing yet
+	provenAt time.Duration // up() at that moment
+	saved    floorRecord
+	wrong    bool // the clock and the floor contradict each other
+	trusted  bool // what tick saw last
 }
 
 // floorRecord is the floor as it is kept, in Unix seconds.
@@ -106,19 +111,37 @@ func (c *clock) nowLocked(isSync bool) (time.Time, bool) {
 		t, known = c.fleet.Add(c.up()-c.fleetAt), true
 	}
 	c.wrong = known && t.Before(floor.Add(-behind))
-	if !known || c.wrong {
+	if p, ok := c.present(); c.wrong && ok && !p.Before(floor.Add(-behind)) {
+		t, known = p, true // it bears the signatures out: the clock is the one that is wrong
+	} else if !known || c.wrong {
 		return floor.UTC(), false
 	}
 	return latest(t, floor).UTC(), true
 }
 
-// contradicted reports whether the clock says an earlier time than signatures or an earlier synchronisation prove.
+// present is what time it is by the authority's word, if that was given lately. The caller holds mu.
+func (c *clock) present() (time.Time, bool) {
+	since := c.up() - c.provenAt
+	return c.proven.Add(since), !c.proven.IsZero() && since < provenFor
+}
+
+// own is the box's own synchronised clock, when it is believed.
+func (c *clock) own() (time.Time, bool) {
+	isSync := c.isSync()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t, trusted := c.nowLocked(isSync)
+	return t, trusted && isSync && !c.wrong
+}
+
+// contradicted reports whether the clock says an earlier time than signatures or an earlier synchronisation prove, and the
+// authority has not said lately who is right.
 func (c *clock) contradicted() bool {
 	isSync := c.isSync()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.nowLocked(isSync)
-	return c.wrong
+	_, trusted := c.nowLocked(isSync)
+	return c.wrong && !trusted
 }
 
 // raise takes a moment that a signature proves to have passed.
@@ -126,11 +149,16 @@ func (c *clock) raise(t time.Time) {
 	isSync := c.isSync()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now, trusted := c.nowLocked(isSync); trusted && t.After(now.Add(maxAhead)) {
+	limit := maxAhead
+	if p, ok := c.present(); ok && t.After(p.Add(behind)) {
+		limit = behind // the authority bears the clock out
+	}
+	if now, trusted := c.nowLocked(isSync); trusted && t.After(now.Add(limit)) {
 		c.log.Warn("signature from the future not believed", "signed", t, "now", now)
 		c.health.Raise(health.Warning{
 			Code: "fleet-clock-ahead", Severity: health.Warn,
-			Text:   "Something of the fleet was signed at " + t.UTC().Format(time.RFC3339) + ", which is more than a day ahead.",
+			Text: "Something of the fleet was signed at " + t.UTC().Format(time.RFC3339) + ", which is " +
+				t.Sub(now).Round(time.Minute).String() + " ahead.",
 			Action: "Check the clock of the machine that signs the catalog, and this box's time source.",
 		})
 		return
@@ -167,11 +195,22 @@ func (c *clock) setFleet(t time.Time) bool {
 	return first
 }
 
-// settle takes what the CA proved to be the present: it may lower a floor that a wrong clock had raised.
-func (c *clock) settle(t time.Time) {
+// settle takes what the CA proved: t has passed, and present, if not zero, is now. It may lower a floor that a wrong clock had
+// raised. Where the box's own clock bears the floor out, both would have to be wrong, and the CA must be much surer.
+func (c *clock) settle(t, present time.Time) {
+	isSync := c.isSync()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.floor().After(t.Add(maxAhead)) {
+	_, trusted := c.nowLocked(isSync)
+	margin := behind
+	if trusted && isSync && !c.wrong {
+		margin = maxAhead
+	}
+	now := t.Add(maxBackdate) // at the latest
+	if !present.IsZero() {
+		now, c.proven, c.provenAt = present, present, c.up()
+	}
+	if !c.floor().After(now.Add(margin)) {
 		c.raiseLocked(t)
 		return
 	}
@@ -196,7 +235,7 @@ func (c *clock) tick(enrolled bool) (changed bool) {
 	} else {
 		c.health.Clear("clock-contradicted")
 	}
-	if isSync && trusted && enrolled {
+	if isSync && trusted && !c.wrong && enrolled {
 		c.rebase()
 		c.synced = latest(c.synced, now)
 		c.save(saveSynced)

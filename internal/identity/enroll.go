@@ -202,7 +202,7 @@ func (i *Identity) install(key *ecdsa.PrivateKey, certs []*x509.Certificate, dat
 	if err != nil {
 		return fmt.Errorf("the certificate that came: %w", err)
 	}
-	if now, trusted := i.clock.now(); trusted && i.clock.isSync() {
+	if now, ok := i.clock.own(); ok {
 		// Two clocks disagree. The box keeps what it has until one of them is mended.
 		if err := pki.CheckTime([]*x509.Certificate{cred.leaf}, now, true); err != nil {
 			return fmt.Errorf("the certificate that came does not fit this box's synchronised clock: %w", err)
@@ -215,12 +215,17 @@ func (i *Identity) install(key *ecdsa.PrivateKey, certs []*x509.Certificate, dat
 	i.cred, i.key, i.refused = cred, nil, false
 	i.mu.Unlock()
 	i.resume.forget()
-	if fresh {
-		i.clock.settle(cred.leaf.NotBefore)
-	} else {
+	d := date.Sub(cred.leaf.NotBefore)
+	borneOut := d >= 0 && (d < maxBackdate || !fresh)
+	switch {
+	case !fresh:
 		i.clock.raise(cred.leaf.NotBefore)
+	case borneOut:
+		i.clock.settle(cred.leaf.NotBefore, date)
+	default:
+		i.clock.settle(cred.leaf.NotBefore, time.Time{})
 	}
-	if d := date.Sub(cred.leaf.NotBefore); d >= 0 && (d < maxBackdate || !fresh) {
+	if borneOut {
 		i.clock.setFleet(date)
 	}
 	i.opts.Health.Clear("identity-damaged")

@@ -251,7 +251,8 @@ func (i *Identity) Changed() <-chan struct{} {
 func (i *Identity) Now() (t time.Time, trusted bool) { return i.clock.now() }
 
 // RaiseFloor notes a moment that a verified signature proves to have passed. A moment more than a day after a clock
-// that is synchronised is not believed: somebody signed with a wrong clock.
+// that is synchronised, or ten minutes after one that the authority has borne out within a day, is not believed: somebody
+// signed with a wrong clock.
 func (i *Identity) RaiseFloor(t time.Time) { i.clock.raise(t) }
 
 // SetFleetTime notes the time that the fleet manager told over an authenticated, live connection. From then on Now is

@@ -22,26 +22,30 @@ const (
 // ends. A fleet manager that does not answer is a health code, not an error.
 func (i *Identity) Run(ctx context.Context) error {
 	wait := minWait
-	var next time.Time // no attempt before that, by opts.Clock
+	var next time.Duration // no attempt before that, by opts.Uptime: the clock may jump
 	for ctx.Err() == nil {
 		changed := i.clock.tick(i.Enrolled())
 		i.checkHealth()
 		if changed {
 			i.wake()
 		}
-		if op := i.due(); op != nil && !i.opts.Clock().Before(next) {
+		if op := i.due(); op != nil && i.opts.Uptime() >= next {
 			err := op(ctx)
 			switch {
 			case ctx.Err() != nil:
 				return nil
+			case err == nil && i.clock.contradicted():
+				i.attempted(nil) // the new certificate did not tell what time it is, and the next may not
+				wait = min(max(2*wait, tickEvery), refusedWait)
+				next = i.opts.Uptime() + wait/2 + rand.N(wait/2)
 			case err == nil:
 				i.attempted(nil)
-				wait, next = minWait, time.Time{}
+				wait, next = minWait, 0
 			default:
 				i.attempted(err)
 				var pause time.Duration
 				pause, wait = backoff(err, wait)
-				next = i.opts.Clock().Add(pause)
+				next = i.opts.Uptime() + pause
 			}
 		}
 		i.sleep(ctx, next)
@@ -122,11 +126,11 @@ func backoff(err error, wait time.Duration) (pause, next time.Duration) {
 }
 
 // sleep waits for the next tick, the next attempt, or a change.
-func (i *Identity) sleep(ctx context.Context, next time.Time) {
+func (i *Identity) sleep(ctx context.Context, next time.Duration) {
 	changed := i.Changed()
 	d := tickEvery
-	if !next.IsZero() {
-		d = min(d, max(next.Sub(i.opts.Clock()), minWait/10))
+	if next > 0 {
+		d = min(d, max(next-i.opts.Uptime(), minWait/10))
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -50,15 +52,40 @@ func (w *wire) Addr() net.Addr { return &net.TCPAddr{} }
 
 // life runs a box against an authority in a bubble; the clock begins in 2000, when the fleet was founded.
 func life(t *testing.T, spec ca.TokenSpec, fn func(f *identitytest.Fleet, w *wire, box *identity.Identity, h *health.Set)) {
+	lifeAt(t, spec, manager{}, fn)
+}
+
+// manager is the machine of the authority.
+type manager struct {
+	ahead  func() time.Duration // of the real time; nil: not at all
+	noDate bool                 // it does not tell the time
+	synced string               // path of the box's Options.TimeSyncPath
+}
+
+func lifeAt(
+	t *testing.T, spec ca.TokenSpec, m manager,
+	fn func(f *identitytest.Fleet, w *wire, box *identity.Identity, h *health.Set),
+) {
 	synctest.Test(t, func(t *testing.T) {
-		f := identitytest.New(t, func(o *ca.Options) { o.BoxLife = 9 * day })
+		now := time.Now
+		if m.ahead != nil {
+			now = func() time.Time { return time.Now().Add(m.ahead()) }
+		}
+		f := identitytest.New(t, func(o *ca.Options) { o.BoxLife, o.Now = 9*day, now })
 		w := &wire{conns: make(chan net.Conn)}
-		srv := &http.Server{Handler: f.CA.Handler(), TLSConfig: f.CA.ServerTLS("fleet.example")}
+		handler := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header()["Date"] = nil
+			if !m.noDate {
+				rw.Header().Set("Date", now().UTC().Format(http.TimeFormat))
+			}
+			f.CA.Handler().ServeHTTP(rw, r)
+		})
+		srv := &http.Server{Handler: handler, TLSConfig: f.CA.ServerTLS("fleet.example")}
 		served := make(chan struct{})
 		go func() { defer close(served); srv.ServeTLS(w, "", "") }()
 		opts := f.Options()
 		opts.Health, opts.EnrollURL, opts.Token = health.New(nil), "https://fleet.example:8443", f.Token(spec)
-		opts.DialContext, opts.State = w.dial, newStore()
+		opts.DialContext, opts.State, opts.TimeSyncPath = w.dial, newStore(), m.synced
 		box, err := identity.Open(opts)
 		if err != nil {
 			t.Fatal(err)
@@ -139,6 +166,80 @@ func TestRunRefused(t *testing.T) {
 		}
 		if n := w.dials.Load(); n > 2*24*3 {
 			t.Fatalf("%d attempts after a clear no", n)
+		}
+	})
+}
+
+// disagree lets signatures of so much later than the box's synchronised clock arrive for a time, and returns how many
+// certificates that cost.
+func disagree(w *wire, box *identity.Identity, ahead, total time.Duration) int64 {
+	before := w.dials.Load()
+	for end := time.Now().Add(total); time.Now().Before(end); {
+		box.RaiseFloor(time.Now().Add(ahead))
+		time.Sleep(10 * time.Minute)
+	}
+	return w.dials.Load() - before
+}
+
+func synchronised(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "synchronized")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// The machine that signs the catalog is ahead; the authority bears the box's clock out.
+func TestRunWithASignerThatIsAhead(t *testing.T) {
+	m := manager{synced: synchronised(t)}
+	lifeAt(t, ca.TokenSpec{Group: "g"}, m, func(_ *identitytest.Fleet, w *wire, box *identity.Identity, h *health.Set) {
+		time.Sleep(5 * time.Minute)
+		n := disagree(w, box, time.Hour, 12*time.Hour)
+		now, trusted := box.Now()
+		if off := now.Sub(time.Now()).Abs(); n != 1 || !trusted || off > time.Minute || !h.Has("fleet-clock-ahead") || h.Has("clock-contradicted") {
+			t.Errorf("12 hours later: %d certificates, trusted %v, off by %v, %v", n, trusted, off, h.List())
+		}
+		if n := disagree(w, box, time.Hour, 5*day); n > 6 {
+			t.Errorf("%d certificates in 5 more days", n)
+		}
+	})
+}
+
+// The authority bears the signatures out: the box's synchronised clock is late, or all the fleet is ahead. The box goes by
+// the fleet's time, and by its own again when that is mended.
+func TestRunWithAClockThatIsLate(t *testing.T) {
+	var ahead atomic.Int64
+	ahead.Store(int64(50 * time.Minute))
+	m := manager{synced: synchronised(t), ahead: func() time.Duration { return time.Duration(ahead.Load()) }}
+	lifeAt(t, ca.TokenSpec{Group: "g"}, m, func(_ *identitytest.Fleet, w *wire, box *identity.Identity, h *health.Set) {
+		time.Sleep(5 * time.Minute)
+		n := disagree(w, box, 50*time.Minute, 12*time.Hour)
+		now, trusted := box.Now()
+		off := now.Sub(time.Now().Add(50 * time.Minute)).Abs()
+		if n != 1 || !trusted || off > time.Minute || !h.Has("clock-contradicted") {
+			t.Errorf("12 hours later: %d certificates, trusted %v, off by %v, %v", n, trusted, off, h.List())
+		}
+		ahead.Store(0)
+		before := w.dials.Load()
+		time.Sleep(14 * time.Hour)
+		now, trusted = box.Now()
+		n, off = w.dials.Load()-before, now.Sub(time.Now()).Abs()
+		if n != 1 || !trusted || off > time.Minute || len(h.List()) != 0 {
+			t.Errorf("mended: %d certificates, trusted %v, off by %v, %v", n, trusted, off, h.List())
+		}
+	})
+}
+
+// An authority of which the certificates do not say who is right is asked less and less.
+func TestRunWithAnAuthorityThatDoesNotTellTheTime(t *testing.T) {
+	m := manager{synced: synchronised(t), noDate: true}
+	lifeAt(t, ca.TokenSpec{Group: "g"}, m, func(_ *identitytest.Fleet, w *wire, box *identity.Identity, _ *health.Set) {
+		time.Sleep(5 * time.Minute)
+		first := disagree(w, box, 50*time.Minute, 50*time.Minute)
+		rest := disagree(w, box, 50*time.Minute, 12*time.Hour)
+		if _, trusted := box.Now(); trusted || first < 2 || first > 8 || rest > 30 {
+			t.Errorf("%d certificates in 50 minutes, %d in 12 hours, trusted %v", first, rest, trusted)
 		}
 	})
 }
