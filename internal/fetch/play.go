@@ -11,6 +11,10 @@ const (
 	ownPatience = 3 * time.Second // for a piece that a player needs soon and that the courier should bring
 	ownFor      = time.Minute     // a follower that had to help itself goes on doing so
 	playShare   = 8               // this part of the line is left to what nobody waits for
+
+	// afterFirst is how long nothing follows the first piece of a place: a player that has read there where the film's index
+	// is asks for that next, and would wait longer if its request had to end another and connect anew.
+	afterFirst = 75 * time.Millisecond
 )
 
 // player is what is known of the players of an asset on this box.
@@ -18,6 +22,10 @@ type player struct {
 	piece  int       // that is needed next
 	since  time.Time // when it came to be; zero: nothing is needed soon
 	helped time.Time // when the courier was found too slow
+
+	opening int       // the first piece of a place to which the player has just come, plus 1; 0: none
+	place   int       // the piece after the last such one
+	wait    time.Time // before it is asked for
 }
 
 // look takes what is needed now.
@@ -126,11 +134,11 @@ func (r *originRun) next(it *item) int {
 	return r.end
 }
 
-// begun says that a request which goes on will bring the piece, and until then only what is needed; or that it ends with
-// the piece before, so that another goes on there.
+// begun says that a request which goes on brings only what is needed until the piece, if it reaches so far; else another
+// goes on there.
 func (it *item) begun(piece int, needed map[int]bool) bool {
 	for r := range it.runs {
-		if r.gaveWay || piece < r.first || piece > r.end {
+		if r.gaveWay || piece < r.first {
 			continue
 		}
 		i := r.next(it)
@@ -167,7 +175,10 @@ func (it *item) giveWay(needed map[int]bool) {
 // playRuns says how many more requests may be made for what players need soon, and the piece to begin with, if that is
 // not just the next one. What somebody waits for comes in order, over one request at a time: two at once would share the
 // line, and both be late. The next one begins when the last piece of the one before comes, so that the line does not rest.
-func (it *item) playRuns(needs []Span, waiting []int) (n, first int) {
+func (it *item) playRuns(needs []Span, waiting []int, mono time.Time) (n, first int) {
+	if waiting[0] == it.player.place && mono.Before(it.player.wait) {
+		return 0, -1
+	}
 	needed := map[int]bool{}
 	for _, i := range it.missingOfSpans(needs, false, func(int) bool { return true }) {
 		needed[i] = true
@@ -177,6 +188,9 @@ func (it *item) playRuns(needs []Span, waiting []int) (n, first int) {
 		if !it.begun(i, needed) {
 			it.giveWay(needed)
 			first = i
+			if it.player.opening = i + 1; i == it.player.place {
+				it.player.opening = 0
+			}
 			break
 		}
 	}
@@ -184,7 +198,7 @@ func (it *item) playRuns(needs []Span, waiting []int) (n, first int) {
 	for r := range it.runs {
 		if !r.gaveWay {
 			live++
-			last = last && r.left(it) <= 1
+			last = last && r.left(it) <= 1 && !r.opens
 		}
 	}
 	switch {

@@ -140,7 +140,7 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode, needs []Span)
 	most = min(runsPerAsset-len(it.runs), runsInAll-f.allRuns())
 	pieces = it.missingOfSpans(needs, false, missing)
 	if waiting := f.waiting(it, needs); len(waiting) > 0 {
-		n, first := it.playRuns(needs, waiting)
+		n, first := it.playRuns(needs, waiting, time.Now())
 		if first >= 0 {
 			pieces = append([]int{first}, pieces...)
 		}
@@ -218,6 +218,9 @@ func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demand
 		in[p] = true
 	}
 	first = pieces[0]
+	if demanded && first+1 == it.player.opening {
+		return first, first + 1
+	}
 	if mode == schedule.OriginSpare && !demanded {
 		first = pieces[f.offset(it)%uint64(len(pieces))] // boxes that know nothing of each other begin at different places
 	}
@@ -247,7 +250,10 @@ func (f *Fetcher) offset(it *item) uint64 {
 
 func (f *Fetcher) startRun(it *item, first, end int, demanded bool) {
 	ctx, cancel := context.WithCancel(f.jobs)
-	r := &originRun{first: first, end: end, cancel: cancel, demanded: demanded}
+	r := &originRun{first: first, end: end, cancel: cancel, opens: demanded && first+1 == it.player.opening}
+	if r.opens {
+		it.player.opening = 0
+	}
 	it.runs[r] = true
 	for i := first; i < end; i++ {
 		it.inflight[i] = true
@@ -270,6 +276,10 @@ func (f *Fetcher) ranOrigin(it *item, r *originRun, res origin.Result, mono time
 	it.rates.moved = true
 	switch {
 	case res.Err == nil:
+		if r.opens {
+			it.player.place, it.player.wait = r.end, mono.Add(afterFirst)
+			time.AfterFunc(afterFirst, f.wake)
+		}
 		it.srcErr = nil
 		f.reach.success(mono)
 		f.o.Health.Clear("origin-unusable")

@@ -112,6 +112,9 @@ func (y *yielder) measure(ctx context.Context, far string) {
 	line := float64(y.f.lineRate.Load())
 	y.mu.Lock()
 	y.down, y.up, y.live = y.down.Again(line), y.up.Again(y.up.Line()), true
+	if y.f.watching.Load() {
+		y.down.Hurry()
+	}
 	y.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { y.echo(ctx, func() error { return y.probe(ctx, far) }) })
@@ -273,7 +276,11 @@ func (y *yielder) rates() (down, up int64) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	if !y.live { // whoever begins before the line is measured does not begin with a burst
-		return int64(pace.First(float64(y.f.lineRate.Load()))), int64(pace.First(y.up.Line()))
+		line, first := float64(y.f.lineRate.Load()), pace.First
+		if y.f.watching.Load() {
+			first = pace.Hurried
+		}
+		return int64(first(line)), int64(pace.First(y.up.Line()))
 	}
 	return y.down.Rate(), y.up.Rate()
 }

@@ -98,6 +98,12 @@ func (y *Yield) Again(line float64) *Yield {
 	return n
 }
 
+// Hurry begins near what the line gave before: somebody waits, and a queue is noticed soon.
+func (y *Yield) Hurry() { y.rate = max(y.rate, Hurried(y.line)) }
+
+// Hurried is the rate to begin with when somebody waits.
+func Hurried(line float64) float64 { return max(First(line), nearFrom*line) }
+
 // Rate is the present rate in bytes per second.
 func (y *Yield) Rate() int64 { return int64(y.rate) }
 
