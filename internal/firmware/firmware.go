@@ -65,12 +65,12 @@ type Options struct {
 // Firmware is the service.
 type Firmware struct {
 	o     Options
-	mu    sync.Mutex            // guards shown, and the directory
-	shown map[asset.ID]shown    // what the directory holds
-	bad   map[asset.ID]struct{} // what was read and is not what was signed
+	mu    sync.Mutex          // guards the fields below, and the directory
+	shown map[asset.ID]shown  // what the directory holds
+	bad   map[asset.ID]string // what was read, and the signed sum that it does not have
 }
 
-type shown struct{ name, target string }
+type shown struct{ name, target, sum string }
 
 // New checks the options and starts nothing.
 func New(o Options) (*Firmware, error) {
@@ -80,7 +80,7 @@ func New(o Options) (*Firmware, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &Firmware{o: o, shown: map[asset.ID]shown{}, bad: map[asset.ID]struct{}{}}
+	f := &Firmware{o: o, shown: map[asset.ID]shown{}, bad: map[asset.ID]string{}}
 	o.Cache.OnEvict(f.hide)
 	return f, nil
 }
@@ -140,6 +140,7 @@ func pointsToABlob(link string) bool {
 
 // look compares what should be shown with what is.
 func (f *Firmware) look(ctx context.Context) {
+	f.forgetBad()
 	want := f.wanted()
 	f.mu.Lock()
 	old := maps.Clone(f.shown)
@@ -161,6 +162,34 @@ func (f *Firmware) look(ctx context.Context) {
 	}
 }
 
+// isBad says that an asset was read and does not have the sum that is signed for it.
+func (f *Firmware) isBad(id asset.ID, want string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sum, bad := f.bad[id]
+	return bad && sum == want
+}
+
+// forgetBad drops what is not here or not in the catalog any more, or was signed anew since: the same file published again
+// is the same asset. The warning goes with the last one.
+func (f *Firmware) forgetBad() {
+	signed := f.o.Catalog.Snapshot().Assets
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.bad) == 0 {
+		return
+	}
+	for id, sum := range f.bad {
+		a := signed[id]
+		if _, held := f.o.Cache.Asset(id); !held || a == nil || !bundle(a) || a.SHA256[a.Info.Files[0].Path] != sum {
+			delete(f.bad, id)
+		}
+	}
+	if len(f.bad) == 0 {
+		f.o.Health.Clear(CodeMismatch)
+	}
+}
+
 // wanted picks what is to be shown: of the bundles that are here and right, the newest under each name.
 func (f *Firmware) wanted() map[asset.ID]*catalog.Asset {
 	best := map[string]*catalog.Asset{}
@@ -172,10 +201,8 @@ func (f *Firmware) wanted() map[asset.ID]*catalog.Asset {
 		if ok {
 			_, ok = held.Path()
 		}
-		f.mu.Lock()
-		_, bad := f.bad[id]
-		f.mu.Unlock()
 		name := a.Info.Files[0].Path
+		bad := f.isBad(id, a.SHA256[name])
 		if !ok || bad || best[name] != nil && !newer(a, best[name]) {
 			continue
 		}
@@ -233,22 +260,22 @@ func (f *Firmware) show(ctx context.Context, id asset.ID, signed *catalog.Asset)
 	}
 	target, ok := a.Path()
 	name := signed.Info.Files[0].Path
+	want := signed.SHA256[name]
 	f.mu.Lock()
-	_, bad := f.bad[id]
-	same := f.shown[id] == shown{name, target}
+	same := f.shown[id] == shown{name, target, want}
 	f.mu.Unlock()
-	if !ok || same || bad {
+	if !ok || same || f.isBad(id, want) {
 		return nil
 	}
-	want := signed.SHA256[name]
 	have, err := sum(ctx, a, name)
 	if err != nil {
 		return fmt.Errorf("read bundle %s: %w", name, err)
 	}
 	if have != want {
 		f.mu.Lock()
-		f.bad[id] = struct{}{}
+		f.bad[id] = want
 		f.mu.Unlock()
+		f.hide(id) // as it was, if it was right by an earlier catalog
 		f.o.Health.Raise(health.Warning{
 			Code: CodeMismatch, Severity: health.Critical,
 			Text:   fmt.Sprintf("The firmware bundle %s has arrived whole, but is not the file whose SHA-256 was signed.", name),
@@ -264,7 +291,7 @@ func (f *Firmware) show(ctx context.Context, id asset.ID, signed *catalog.Asset)
 	if err := f.link(name, target, have); err != nil {
 		return err
 	}
-	f.shown[id] = shown{name, target}
+	f.shown[id] = shown{name, target, have}
 	f.o.Health.Clear(CodeNotShown)
 	f.o.Log.Info("firmware bundle is ready", "name", name, "version", signed.Version, "sha256", have)
 	return nil
@@ -302,7 +329,6 @@ func (f *Firmware) link(name, target, sum string) error {
 func (f *Firmware) hide(id asset.ID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.bad, id)
 	s, ok := f.shown[id]
 	if !ok {
 		return

@@ -167,6 +167,42 @@ func TestBundleThatIsNotWhatWasSignedIsNotShown(t *testing.T) {
 	}
 }
 
+// What the runbook says cures it: the same file has the same infohash, and this time the right SHA-256.
+func TestBundleThatIsSignedAgainRightlyIsShown(t *testing.T) {
+	b := newBench(t)
+	right := b.make(t, "root.squashfs", []byte("root file system"), ContentType, true)
+	wrong := *right
+	wrong.SHA256 = map[string]string{"root.squashfs": hex.EncodeToString(make([]byte, 32))}
+	path := filepath.Join(b.dir, "root.squashfs")
+	for range 2 {
+		b.catalog.set(&wrong)
+		eventually(t, "a warning, and it is not shown", func() bool { return b.health.Has(CodeMismatch) && !exists(path) })
+		b.catalog.set(right)
+		eventually(t, "no warning, and it is shown", func() bool { return !b.health.Has(CodeMismatch) && exists(path+sumSuffix) })
+	}
+}
+
+func TestTheWarningGoesWithTheLastBadBundle(t *testing.T) {
+	b := newBench(t)
+	spoilt := func(name string) *catalog.Asset {
+		a := b.make(t, name, []byte("file system "+name), ContentType, true)
+		a.SHA256[name] = hex.EncodeToString(make([]byte, 32))
+		return a
+	}
+	one, two, good := spoilt("one.squashfs"), spoilt("two.squashfs"), b.make(t, "good.squashfs", []byte("x"), ContentType, true)
+	b.catalog.set(one, two)
+	eventually(t, CodeMismatch, func() bool { return b.health.Has(CodeMismatch) })
+	b.catalog.set(two, good) // withdrawn
+	eventually(t, "it was looked at", func() bool { return exists(filepath.Join(b.dir, "good.squashfs.sha256")) })
+	if !b.health.Has(CodeMismatch) {
+		t.Error("the other one is still wrong")
+	}
+	if err := b.cache.Remove(two.Info.ID, "operator"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "no warning", func() bool { return !b.health.Has(CodeMismatch) })
+}
+
 func TestBundleIsHiddenWhenItLeavesTheCatalog(t *testing.T) {
 	b := newBench(t)
 	bundle := b.make(t, "root.squashfs", []byte("root file system"), ContentType, true)

@@ -13,16 +13,23 @@ type Slot struct {
 	Reason string    `json:"reason"` // when nothing is active: why
 }
 
-// maxSlots bounds the preview; a day with more changes than this ends early.
-const maxSlots = 200
+// A day with more changes than this ends early: in the preview, and in what is decided for it, as slots that look alike
+// become one.
+const (
+	maxSlots     = 200
+	maxDecisions = 10 * maxSlots
+)
 
 // Day plays the schedule forward over the given time, as if the line gave what it gave so far and nothing else changed.
-func Day(now time.Time, in Input, length time.Duration) []Slot {
+func Day(now time.Time, in Input, length time.Duration) []Slot { return day(now, in, length, Decide) }
+
+func day(now time.Time, in Input, length time.Duration, decide func(time.Time, Input) Plan) []Slot {
 	end := now.Add(length)
 	in.Assets = append([]Asset(nil), in.Assets...)
 	var slots []Slot
-	for t := now; t.Before(end) && len(slots) < maxSlots; {
-		plan := Decide(t, in)
+	t := now
+	for n := 0; n < maxDecisions && t.Before(end) && len(slots) < maxSlots; n++ {
+		plan := decide(t, in)
 		slot := Slot{From: t, To: end}
 		if !plan.Next.IsZero() {
 			slot.To = earliest(plan.Next, end)
@@ -63,11 +70,14 @@ func (in *Input) carry(w *Want, wan Limit, s *Slot) []string {
 		if a.ID != w.ID || rate <= 0 {
 			continue
 		}
-		need := time.Duration(float64(a.Missing)/rate*float64(time.Second)) + time.Second
+		need := a.Missing
 		if a.PrefixMissing > 0 {
-			need = time.Duration(float64(a.PrefixMissing)/rate*float64(time.Second)) + time.Second
+			need = a.PrefixMissing
 		}
-		s.To = earliest(s.To, s.From.Add(need))
+		// At a very low rate that is more seconds than a Duration holds.
+		if secs := float64(need)/rate + 1; secs < s.To.Sub(s.From).Seconds() {
+			s.To = s.From.Add(time.Duration(secs * float64(time.Second)))
+		}
 		got := int64(rate * s.To.Sub(s.From).Seconds())
 		in.BudgetUsed += min(got, a.Missing)
 		a.PrefixMissing = max(0, a.PrefixMissing-got)

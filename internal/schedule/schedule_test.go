@@ -386,6 +386,31 @@ func TestDayShowsWhatRunsWhen(t *testing.T) {
 	}
 }
 
+// At a rate so low that what is left takes longer than a time.Duration can say, a day is a few decisions; and one that changes
+// all the time ends.
+func TestDayIsAFewDecisions(t *testing.T) {
+	now := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	decisions := 0
+	counted := func(now time.Time, in Input) Plan { decisions++; return Decide(now, in) }
+	for _, prefix := range []int64{0, 1 << 40} {
+		in := base()
+		in.WANDown, in.Assets[0].Length, in.Assets[0].Missing, in.Assets[0].PrefixMissing = LimitTo(1), 1<<41, 1<<41, prefix
+		decisions = 0
+		slots := day(now, in, 24*time.Hour, counted)
+		if last := slots[len(slots)-1]; decisions > 3 || !last.To.Equal(now.Add(24*time.Hour)) || len(last.Active) != 1 {
+			t.Errorf("%d decisions, the last slot is %+v", decisions, last)
+		}
+	}
+	decisions = 0
+	day(now, base(), 24*time.Hour, func(now time.Time, _ Input) Plan {
+		decisions++
+		return Plan{Next: now.Add(time.Second)}
+	})
+	if decisions > 10_000 {
+		t.Errorf("%d decisions", decisions)
+	}
+}
+
 // Whatever the input, the plan keeps the package's promises. Run longer with go test -fuzz.
 func FuzzDecide(f *testing.F) {
 	f.Add(int64(0), uint64(0), int64(100), 60, 120, uint8(3), true)
