@@ -85,7 +85,7 @@ func (f *fleetFace) Report() mgmt.Report {
 		if a.State == control.Ready {
 			r.Holdings = append(r.Holdings, mgmt.Holding{
 				ID: a.ID, Name: a.Name, Publisher: a.Publisher, Campaign: a.Campaign, Size: a.Length, From: traffic(a.Bytes),
-				At: a.Completed, Trusted: s.Clock.Trusted,
+				At: a.Completed, Counting: a.Counting, Trusted: s.Clock.Trusted,
 			})
 			continue
 		}

@@ -71,7 +71,8 @@ type AssetFetch struct {
 	Deadline, KeepUntil, ETA time.Time
 	Danger, Late             bool
 	Started, Done            time.Time
-	Wanted                   bool // it comes as soon as it may; else Reason says why nothing is asked of anybody
+	Accepted                 time.Time // when Bytes began to count
+	Wanted                   bool      // it comes as soon as it may; else Reason says why nothing is asked of anybody
 }
 
 // Options of a Box. Config, Identity, Catalog and Cache are required; what else is nil is shown as not there.

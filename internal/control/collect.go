@@ -192,7 +192,7 @@ func fromFetch(a *Asset, f AssetFetch) {
 		a.State = f.State
 	}
 	a.Code, a.Reason, a.Why = cmp.Or(f.Code, a.Code), f.Reason, cmp.Or(f.Why, a.Why)
-	a.Started, a.Completed = f.Started, f.Done
+	a.Started, a.Completed, a.Counting = f.Started, f.Done, f.Accepted
 	a.Role, a.Courier, a.Campaign, a.Peers = f.Role, f.Courier, f.Campaign, f.Peers
 	a.Rates, a.Rate, a.Bytes = f.Rates, f.Rates.Total(), f.Bytes
 	a.Priority, a.Danger, a.Late, a.ETA = f.Priority, f.Danger, f.Late, f.ETA

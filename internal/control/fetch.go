@@ -61,7 +61,8 @@ func (a *fetchAdapter) State() FetchState {
 			State: AssetState(s.State), Why: s.Why, Role: s.Role, Courier: s.Courier, Campaign: s.Campaign, Peers: s.Peers,
 			Rates: Sources(s.Rates), Bytes: Sources(s.Bytes), Priority: s.Priority, Deadline: s.Deadline,
 			KeepUntil: s.KeepUntil, ETA: s.ETA, Danger: s.Danger, Late: s.Late, Started: s.Started, Done: s.Completed,
-			Wanted: s.Wanted,
+			Accepted: s.Accepted,
+			Wanted:   s.Wanted,
 		}
 		if s.State == fetch.Rejected || s.State == fetch.Failed {
 			af.Code = s.Code

@@ -178,6 +178,7 @@ type Asset struct {
 	Late       bool       `json:"late"`   // it will be
 	Started    time.Time  `json:"started,omitzero"`
 	Completed  time.Time  `json:"completed,omitzero"`
+	Counting   time.Time  `json:"-"` // when Bytes began to count
 	Pinned     bool       `json:"pinned"`
 	Readers    int        `json:"readers"`
 	ReadBack   int64      `json:"read_back"` // bytes that a verify that is running has read back; 0 when none runs

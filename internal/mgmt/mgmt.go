@@ -61,7 +61,7 @@ type Report struct {
 	Paused         bool
 	Assets         []mqttwire.AssetProgress // those that are not ready
 	Holdings       []Holding                // those that are held whole
-	HoldingsKnown  bool                     // false while the cache is not loaded: nothing is concluded from Holdings
+	HoldingsKnown  bool                     // false while the cache is not known: nothing is concluded from Holdings
 	Gone           map[asset.ID]string      // why an asset is no longer held, where known: "withdrawn", "evicted", …
 	Traffic        mqttwire.Traffic
 	Disk           mqttwire.Disk
@@ -75,7 +75,8 @@ type Holding struct {
 	ID                        asset.ID
 	Name, Publisher, Campaign string
 	Size                      int64
-	From                      mqttwire.Traffic // where its bytes came from
+	From                      mqttwire.Traffic // where its bytes came from; runs on when it is erased and fetched again
+	Counting                  time.Time        // when From began to count
 	At                        time.Time        // when it became ready; zero if not known
 	Trusted                   bool             // whether the clock was trusted at At
 }

@@ -77,6 +77,7 @@ func (m *Manager) collectOnce(known map[asset.ID]proven) error {
 	now, trusted := m.o.Now()
 	held := make(map[asset.ID]bool, len(rep.Holdings))
 	var events []*mqttwire.Event
+	counting := map[asset.ID]time.Time{}
 	for _, h := range rep.Holdings {
 		held[h.ID] = true
 		if _, done := known[h.ID]; done {
@@ -91,6 +92,7 @@ func (m *Manager) collectOnce(known map[asset.ID]proven) error {
 			ev.At, ev.Trusted = now, trusted
 		}
 		events = append(events, ev)
+		counting[h.ID] = h.Counting
 	}
 	for id, p := range known {
 		if held[id] {
@@ -112,7 +114,7 @@ func (m *Manager) collectOnce(known map[asset.ID]proven) error {
 		m.noteUnproven(events[room:])
 		events = events[:room]
 	}
-	if err := m.commitEvents(events, known); err != nil {
+	if err := m.commitEvents(events, counting, known); err != nil {
 		return err
 	}
 	if full {
@@ -140,8 +142,9 @@ func (m *Manager) countLost(held map[asset.ID]bool) {
 	}
 }
 
-// commitEvents writes the events and what was proven in one transaction, then updates known.
-func (m *Manager) commitEvents(events []*mqttwire.Event, known map[asset.ID]proven) error {
+// commitEvents writes the events and what was proven in one transaction, then updates known. counting says since when the
+// counters run that arrivals carry.
+func (m *Manager) commitEvents(events []*mqttwire.Event, counting map[asset.ID]time.Time, known map[asset.ID]proven) error {
 	if len(events) == 0 {
 		return nil
 	}
@@ -152,7 +155,13 @@ func (m *Manager) commitEvents(events []*mqttwire.Event, known map[asset.ID]prov
 			return err
 		}
 		for _, ev := range events {
-			if _, err := m.outbox.add(tx, outboxRecord{Event: ev}); err != nil {
+			told := *ev
+			if ev.Kind == mqttwire.EventArrived {
+				if told.From, err = bill(tx, ev.Asset, counting[ev.Asset], ev.From); err != nil {
+					return err
+				}
+			}
+			if _, err := m.outbox.add(tx, outboxRecord{Event: &told}); err != nil {
 				return err
 			}
 			if ev.Kind == mqttwire.EventErased {
@@ -173,7 +182,7 @@ func (m *Manager) commitEvents(events []*mqttwire.Event, known map[asset.ID]prov
 				return err
 			}
 		}
-		return nil
+		return forgetBilled(tx)
 	})
 	if err != nil {
 		return dbErr("commit proofs", err)

@@ -14,6 +14,7 @@ const (
 	bucketSession  = "mgmt.session"  // epoch, sid, uploaded
 	bucketOutbox   = "mgmt.outbox"   // outbox number, big endian → record
 	bucketProven   = "mgmt.proven"   // asset id → holding: what the arrived event was made for
+	bucketBilled   = "mgmt.billed"   // asset id → the counters that its last arrived event was made from
 	bucketCommands = "mgmt.commands" // command id → record
 	bucketDesired  = "mgmt.desired"  // "box" or "group:name" → record
 )
