@@ -66,6 +66,7 @@ const (
 	growth      = 1.25                  // a tick, while rising
 	nearGrowth  = 1.06                  // and where a queue is to be expected
 	nearFrom    = 0.85                  // of the line
+	nearTo      = 1.3                   // beyond, what was known of it is wrong
 	keep        = 0.95                  // of the line, while holding
 	drain       = 0.85                  // of what arrives, while a short queue drains: senders take long to forget a deep cut
 	drainLong   = 0.40                  // and a long one
@@ -303,7 +304,10 @@ func (y *Yield) free(now time.Time) {
 
 func (y *Yield) rise(now time.Time) {
 	f, follows := growth, 0.5
-	if y.line > 0 && y.rate > nearFrom*y.line {
+	switch {
+	case y.rate > nearTo*y.line: // it gives more than it was thought to
+		follows = 0.6
+	case y.rate > nearFrom*y.line:
 		f, follows = nearGrowth, 0.85
 	}
 	if y.most() < follows*y.rate && y.rate > y.lowest()*4 {
@@ -358,7 +362,7 @@ func (y *Yield) lookFurther(now time.Time, step float64) {
 // learn takes what came through while a queue of ours stood for what the line gives.
 func (y *Yield) learn(now time.Time) {
 	switch {
-	case y.seen < 0.5*y.asked:
+	case y.sure && y.seen < 0.5*y.asked:
 		return // we did not use what we had: it was not our queue
 	case !y.sure:
 		y.sure = math.Abs(y.seen-y.line) < 0.12*y.line

@@ -208,7 +208,7 @@ func TestYieldTakesWhatAnotherBoxHasLeft(t *testing.T) {
 			limit = 2 * time.Second
 		}
 		s.run(limit)
-		s.expect(t, "after the others' end", 10*time.Second, 0.90, 1, 8*time.Millisecond)
+		s.expect(t, "after the others' end", 10*time.Second, 0.90, 1, 10*time.Millisecond)
 	}
 }
 
