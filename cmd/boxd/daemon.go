@@ -347,8 +347,8 @@ func (d *daemon) openFaces(context.Context) (err error) {
 		return err
 	}
 	d.mgmt, err = mgmt.New(mgmt.Options{
-		Box: &fleetFace{d: d}, DB: d.state, Brokers: d.cfg.Fleet.Brokers, Verify: d.verify, BoxID: d.id.BoxID,
-		Fleet:  d.id.Fleet,
+		Box: &fleetFace{d: d, recheck: newRecheck(d.cache.Assets())}, DB: d.state, Brokers: d.cfg.Fleet.Brokers,
+		Verify: d.verify, BoxID: d.id.BoxID, Fleet: d.id.Fleet,
 		Groups: d.groups, TLS: d.id.FleetClient, Now: d.id.Now, IdentityChanged: d.id.Changed,
 		Upload: mgmt.Uploader(d.id.HTTPClient(time.Minute), d.url(d.cfg.Fleet.Upload, "/upload")),
 		Health: d.health, Log: d.named("mgmt"),

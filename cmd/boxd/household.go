@@ -18,6 +18,9 @@ func (d *daemon) openRemote(context.Context) (err error) {
 		Identity: d.id, Home: d.lan, Listener: d.mux.Listener(remote.ALPN), Log: d.named("remote"),
 		Pay: func(n int, done <-chan struct{}) error { return d.fetch.PayLAN(n, done) }, // made later, used while all run
 		Asset: func(id asset.ID) (remote.Store, bool) {
+			if d.catalog.Snapshot().IsWithdrawn(id) {
+				return nil, false
+			}
 			a, ok := d.cache.Asset(id)
 			return a, ok
 		},

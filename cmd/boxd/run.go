@@ -92,6 +92,8 @@ func setLevel(level *slog.LevelVar, name string) {
 const maxProcs = 2
 
 func (c *command) run(ctx context.Context, stderr io.Writer) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // and never stopped: it would end the program, also while that starts and ends
 	cfg, err := config.Load(c.config, os.Environ())
 	if err != nil {
 		return cli.UsageError{Err: err}
@@ -118,7 +120,7 @@ func (c *command) run(ctx context.Context, stderr io.Writer) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	d.services(ctx, g)
-	g.Go(func() error { return c.reload(ctx, d, &level) })
+	g.Go(func() error { return c.reload(ctx, hup, d, &level) })
 	g.Go(func() error { return notifyLoop(ctx, logger, d.box.Probe, d.statusLine) })
 	err = g.Wait()
 	notify("STOPPING=1")
@@ -134,10 +136,7 @@ func (c *command) run(ctx context.Context, stderr io.Writer) error {
 }
 
 // reload follows SIGHUP.
-func (c *command) reload(ctx context.Context, d *daemon, level *slog.LevelVar) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+func (c *command) reload(ctx context.Context, hup <-chan os.Signal, d *daemon, level *slog.LevelVar) error {
 	for {
 		select {
 		case <-ctx.Done():

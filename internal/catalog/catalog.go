@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -82,6 +83,9 @@ type Snapshot struct {
 
 // Fresh reports whether the catalog may still be believed at a time: if not, nothing new is fetched.
 func (s *Snapshot) Fresh(now time.Time) bool { return s.Version > 0 && !now.After(s.Expires) }
+
+// IsWithdrawn reports whether an asset was called back: it must not be fetched, served, played or kept.
+func (s *Snapshot) IsWithdrawn(id asset.ID) bool { return slices.Contains(s.Withdrawn, id) }
 
 // Asset is a signed asset.
 type Asset struct {

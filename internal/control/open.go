@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"path"
-	"slices"
 	"time"
 
 	"boxd/internal/asset"
@@ -20,9 +19,49 @@ import (
 // its campaign begins, and nothing of the file is here.
 func (b *Box) OpenFile(ctx context.Context, id asset.ID, file string) (*Content, error) {
 	cat := b.o.Catalog.Snapshot()
-	if slices.Contains(cat.Withdrawn, id) {
+	if cat.IsWithdrawn(id) {
 		return nil, ErrNoAsset
 	}
+	ctx, end := context.WithCancel(ctx)
+	c, err := b.openFile(ctx, cat, id, file)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	go b.endWithdrawn(ctx, end, id)
+	c.ReadSeekCloser = ending{c.ReadSeekCloser, end}
+	return c, nil
+}
+
+// endWithdrawn ends what plays an asset that is withdrawn.
+func (b *Box) endWithdrawn(ctx context.Context, end func(), id asset.ID) {
+	for {
+		changed := b.o.Catalog.Changed()
+		if b.o.Catalog.Snapshot().IsWithdrawn(id) {
+			end()
+			b.log.Info("playout of a withdrawn asset ends", "asset", id.Short())
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// ending calls end when it is closed.
+type ending struct {
+	io.ReadSeekCloser
+	end func()
+}
+
+func (e ending) Close() error {
+	e.end()
+	return e.ReadSeekCloser.Close()
+}
+
+func (b *Box) openFile(ctx context.Context, cat *catalog.Snapshot, id asset.ID, file string) (*Content, error) {
 	listed := cat.Assets[id]
 	held, ok := b.o.Cache.Asset(id)
 	if !ok {

@@ -109,7 +109,7 @@ func (f *Fetcher) policyOf(it *item) engine.Policy {
 	if ratio <= 0 {
 		ratio = defaultRatio
 	}
-	up := !limits.UploadOff && !limits.WANUp.Stopped() && !paused &&
+	up := !f.withdrawn[it.id] && !limits.UploadOff && !limits.WANUp.Stopped() && !paused &&
 		float64(it.sent().Peer) < ratio*float64(it.info.Length)
 	return engine.Policy{Complete: it.complete(), WANDown: it.wanOn, WANUp: up}
 }
@@ -136,6 +136,9 @@ func (f *Fetcher) tellLAN() {
 	f.closeGone(home)
 	f.home.Store(&home)
 	for _, it := range f.ordered() {
+		if f.withdrawn[it.id] {
+			continue
+		}
 		if it.complete() {
 			self.Holds = append(self.Holds, it.id)
 			continue

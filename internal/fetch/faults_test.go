@@ -3,6 +3,7 @@ package fetch_test
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -204,16 +205,88 @@ func TestWithdrawnAssetsLeave(t *testing.T) {
 	snap := w.snapshot()
 	snap.Withdrawn = []asset.ID{info.ID}
 	b.catalog.set(snap)
-	for {
-		changed := b.Changed()
-		if _, ok := b.asset(info.ID); !ok {
-			break
-		}
-		<-changed
-	}
+	b.gone(info.ID)
 	if _, ok := b.cache.Asset(info.ID); ok {
 		t.Error("it is still in the cache")
 	}
+}
+
+// A pin does not keep what is withdrawn. As long as a player reads it nobody else is told of it or gets it.
+func TestAWithdrawnAssetThatIsPinnedAndReadIsNotServed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	info := w.publish("film", 4<<20, 256<<10)
+	home := newHousehold(1)
+	var hooks fetch.Hooks
+	a := w.box(home, "box-a", 1, "", func(o *fetch.Options, _ *cacheOptions) {
+		made := o.NewSwarm
+		o.NewSwarm = func(h fetch.Hooks) fetch.Swarm { hooks = h; return made(h) }
+	})
+	a.ready(info.ID)
+	told := func() bool {
+		home.mu.Lock()
+		defer home.mu.Unlock()
+		return slices.Contains(home.boxes["box-a"].self.Holds, info.ID)
+	}
+	if !told() || !hooks.Lazy(t.Context(), info.ID) {
+		t.Fatal("it is not served while it is not withdrawn")
+	}
+	if err := a.cache.Pin(info.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	held, _ := a.cache.Asset(info.ID)
+	player, err := held.OpenFile(t.Context(), "film")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.camp.Assets = nil
+	snap := w.snapshot()
+	snap.Withdrawn = []asset.ID{info.ID}
+	a.catalog.set(snap)
+	s := a.await(info.ID, "withdrawn", func(s fetch.AssetStatus) bool { return s.Code == "withdrawn" })
+	if s.Loaded || told() {
+		t.Errorf("loaded %v, the home is told %v", s.Loaded, told())
+	}
+	if hooks.Lazy(t.Context(), info.ID) {
+		t.Error("whoever names it gets it")
+	}
+	if err := player.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.gone(info.ID)
+	if _, ok := a.cache.Asset(info.ID); ok || a.cache.Pinned(info.ID) {
+		t.Error("it is still in the cache, or pinned")
+	}
+}
+
+// What a player waits for is not fetched any more once it is withdrawn.
+func TestAWithdrawnAssetIsNotFetchedForAPlayer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	info := w.publish("film", 4<<20, 256<<10)
+	hold := func(rw http.ResponseWriter, _ *http.Request) bool {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	w.origin.hook.Store(&hold)
+	a := w.box(newHousehold(1), "box-a", 1, "", nil)
+	a.await(info.ID, "loaded", func(s fetch.AssetStatus) bool { return s.Loaded })
+	held, _ := a.cache.Asset(info.ID)
+	player, err := held.OpenFile(t.Context(), "film")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.camp.Assets = nil
+	snap := w.snapshot()
+	snap.Withdrawn = []asset.ID{info.ID}
+	a.catalog.set(snap)
+	if s := a.await(info.ID, "withdrawn", func(s fetch.AssetStatus) bool { return s.Code == "withdrawn" }); s.Loaded || s.WAN {
+		t.Errorf("loaded %v, access line %v", s.Loaded, s.WAN)
+	}
+	if err := player.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.gone(info.ID)
 }
 
 func TestKilledAndStartedAgainItGoesOn(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/catalog"
 	"boxd/internal/fetch/engine"
 	"boxd/internal/fetch/origin"
 	"boxd/internal/schedule"
@@ -60,6 +61,10 @@ type Fetcher struct {
 	reach    reach
 	urgent   *item     // somebody waits for it; see mostUrgent
 	next     time.Time // of the plan
+
+	withdrawn   map[asset.ID]bool // of the catalog that withdrawnBy is
+	withdrawnBy *catalog.Snapshot
+
 	running  sync.WaitGroup
 	jobs     context.Context //nolint:containedctx // of Run, for the goroutines that it starts
 	sched    schedule.Input

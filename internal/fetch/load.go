@@ -12,7 +12,7 @@ import (
 
 func (f *Fetcher) shouldLoad(it *item, mono time.Time) bool {
 	switch {
-	case it.store == nil, it.state == Failed && mono.Before(it.retryAt):
+	case it.store == nil, f.withdrawn[it.id], it.state == Failed && mono.Before(it.retryAt):
 		return false
 	case !it.store.Complete():
 		return it.want.Fetch && it.store.Unknown() == 0
@@ -163,7 +163,7 @@ func (f *Fetcher) lazy(ctx context.Context, id asset.ID) bool {
 	var ok bool
 	f.do(ctx, func(mono time.Time) {
 		it, found := f.items[id]
-		if !found || it.store == nil {
+		if !found || it.store == nil || f.withdrawn[id] {
 			return
 		}
 		if !it.loaded && f.makeRoom() {

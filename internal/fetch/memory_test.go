@@ -153,6 +153,9 @@ func (c *memCache) Remove(id asset.ID, _ string) error {
 	return nil
 }
 
+func (c *memCache) Pin(asset.ID, bool) error { return nil }
+func (c *memCache) Pinned(asset.ID) bool     { return false }
+
 func (c *memCache) OnEvict(f func(asset.ID)) { c.onEvict = f }
 
 // evict takes an asset away; as in the cache, it is still listed while the callback runs.

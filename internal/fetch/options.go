@@ -53,6 +53,8 @@ type Cache interface {
 	IDs() []asset.ID
 	SetAttr(id asset.ID, attr Attr) error
 	Remove(id asset.ID, why string) error
+	Pin(id asset.ID, pin bool) error
+	Pinned(id asset.ID) bool
 	OnEvict(func(asset.ID))
 	Changed() <-chan struct{}
 }

@@ -55,9 +55,11 @@ func (f *Fetcher) sync() {
 			f.adopt(f.item(id, a.Info()), a)
 		}
 	}
-	withdrawn := map[asset.ID]bool{}
-	for _, id := range snap.Withdrawn {
-		withdrawn[id] = true
+	if snap != f.withdrawnBy {
+		f.withdrawn, f.withdrawnBy = make(map[asset.ID]bool, len(snap.Withdrawn)), snap
+		for _, id := range snap.Withdrawn {
+			f.withdrawn[id] = true
+		}
 	}
 	for id, it := range f.items {
 		it.meta = wanted[id]
@@ -65,7 +67,7 @@ func (f *Fetcher) sync() {
 			f.release(id)
 			f.left(it)
 		}
-		if withdrawn[id] {
+		if f.withdrawn[id] {
 			f.withdraw(it)
 		}
 		if it.store == nil && it.meta == nil {
@@ -107,14 +109,25 @@ func (f *Fetcher) forget(it *item) {
 	}
 }
 
-// withdraw takes an asset that its publisher has called back out of the swarm and the cache.
+// withdraw takes an asset that was called back out of the swarm and the cache. A pin does not keep it. While somebody still
+// reads it, it stays, and nobody else is told of it or gets it.
 func (f *Fetcher) withdraw(it *item) {
 	it.meta = nil
+	it.want = schedule.Want{ID: it.id.String(), Reason: schedule.Reason{
+		Code: "withdrawn", Text: "It was withdrawn, and is erased as soon as nobody reads it.",
+	}}
+	it.alone = it.want
 	f.unload(it)
 	if it.store == nil {
 		return
 	}
-	if err := f.o.Cache.Remove(it.id, "withdrawn by its publisher"); err != nil {
+	if f.o.Cache.Pinned(it.id) {
+		if err := f.o.Cache.Pin(it.id, false); err != nil {
+			return // the state file cannot be written: at the next look
+		}
+		f.log.Info("a withdrawn asset is pinned no more", "asset", it.id.Short())
+	}
+	if err := f.o.Cache.Remove(it.id, "withdrawn"); err != nil {
 		return // somebody reads it: at the next look
 	}
 	it.store = nil
@@ -136,7 +149,7 @@ func (f *Fetcher) observe(mono time.Time) {
 			}
 		}
 		it.demand = nil
-		if it.store != nil && !it.store.Complete() {
+		if it.store != nil && !it.store.Complete() && !f.withdrawn[it.id] {
 			it.demand = it.store.Demand()
 		}
 		it.player.look(it.demand, mono)
@@ -208,6 +221,9 @@ func (f *Fetcher) input(now, mono time.Time, trusted bool) schedule.Input {
 		}
 	}
 	for _, it := range f.items {
+		if f.withdrawn[it.id] {
+			continue
+		}
 		in.Assets = append(in.Assets, f.describe(it, prefix[it.id], now, mono))
 	}
 	return in

@@ -190,6 +190,7 @@ func (f *Fetcher) roleOf(it *item, a *AssetStatus) {
 // explain adds to the schedule's reason what only fetch knows.
 func (f *Fetcher) explain(it *item, a *AssetStatus) {
 	switch {
+	case f.withdrawn[it.id]: // the plan says why
 	case it.state == Rejected, it.state == Failed:
 		a.Why = fmt.Sprintf("It is not being fetched: %s. It is tried again within minutes.", it.codeText)
 	case it.complete():

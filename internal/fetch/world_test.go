@@ -377,6 +377,17 @@ func (b *box) await(id asset.ID, what string, ok func(fetch.AssetStatus) bool) f
 	}
 }
 
+// gone waits until nothing is known of the asset.
+func (b *box) gone(id asset.ID) {
+	for {
+		changed := b.Changed()
+		if _, ok := b.asset(id); !ok {
+			return
+		}
+		<-changed
+	}
+}
+
 func (b *box) ready(id asset.ID) fetch.AssetStatus {
 	b.w.t.Helper()
 	a := b.await(id, "ready", func(a fetch.AssetStatus) bool { return a.State == fetch.Ready })
