@@ -39,9 +39,8 @@ type wire struct {
 	net.Conn
 	raw syscall.RawConn // nil: the kernel does not handle it
 
-	held atomic.Bool
-	out  sync.Mutex // guards buf
-	buf  *[]byte    // not nil while writes are held
+	out sync.Mutex // guards buf
+	buf *[]byte    // not nil while writes are held
 
 	patient atomic.Bool
 	outer   atomic.Int64 // the deadline of reads that the user has set, in ns since 1970; 0: none
