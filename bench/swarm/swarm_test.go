@@ -227,7 +227,8 @@ func busy(t *testing.T) time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// trace prints every few seconds what each box has, in MiB: verified, of it from the origin, and what it may ask of it.
+// trace prints every few seconds what each box has, in MiB: verified, of it from the origin, and what
+// it may ask of it; then its peers, and in Mbit/s what it sends and what it takes for its line's rate.
 func trace(boxes []*rig.Ours, begin time.Time, stop chan struct{}) {
 	t := time.NewTicker(2 * time.Second)
 	defer t.Stop()
@@ -241,8 +242,8 @@ func trace(boxes []*rig.Ours, begin time.Time, stop chan struct{}) {
 		for _, b := range boxes {
 			s := b.Fetcher.Status()
 			for _, a := range s.Assets {
-				line += fmt.Sprintf("  %4.1f/%4.1f %s p%d u%.1f", float64(a.Verified)/(1<<20), float64(a.Bytes.Origin)/(1<<20),
-					a.Origin, a.Peers, float64(a.SentRates.Peer)*8/1e6)
+				line += fmt.Sprintf("  %4.1f/%4.1f %s p%d u%.1f l%.0f", float64(a.Verified)/(1<<20), float64(a.Bytes.Origin)/(1<<20),
+					a.Origin, a.Peers, float64(a.SentRates.Peer)*8/1e6, s.LineRate*8/1e6)
 			}
 		}
 		fmt.Println(line)
