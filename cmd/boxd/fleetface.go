@@ -35,7 +35,8 @@ func (d *daemon) broker() control.Broker {
 
 // fleetFace is the box as the fleet manager sees it.
 type fleetFace struct {
-	d *daemon
+	d       *daemon
+	recheck *recheck
 
 	mu      sync.Mutex // guards the fields below
 	lastCPU float64
@@ -75,9 +76,10 @@ func (f *fleetFace) Report() mgmt.Report {
 	r := mgmt.Report{
 		Software: s.Version, ClockTrusted: s.Clock.Trusted, CatalogVersion: s.Catalog.Version,
 		CatalogExpires: s.Catalog.Expires,
-		Paused:         s.Fetch.Paused, HoldingsKnown: true, Gone: f.gone(), Traffic: traffic(s.Fetch.Bytes),
-		Disk:   mqttwire.Disk{Used: s.Cache.Reserved, Quota: s.Cache.Quota, Free: s.Cache.Free, Reserve: s.Cache.Reserve},
-		Health: s.Health, Household: len(s.Home), CertExpires: s.Box.CertificateExpires,
+		Paused:         s.Fetch.Paused, HoldingsKnown: f.recheck.done(s, f.d.cache.Assets), Gone: f.gone(),
+		Traffic: traffic(s.Fetch.Bytes),
+		Disk:    mqttwire.Disk{Used: s.Cache.Reserved, Quota: s.Cache.Quota, Free: s.Cache.Free, Reserve: s.Cache.Reserve},
+		Health:  s.Health, Household: len(s.Home), CertExpires: s.Box.CertificateExpires,
 	}
 	r.Traffic.SentL, r.Traffic.SentW = s.Fetch.Sent.LAN, s.Fetch.Sent.WAN()
 	for i := range s.Assets {
