@@ -72,6 +72,7 @@ func TestBenchCopies(t *testing.T) {
 			got := s.measure(func() {
 				s.campaign("films", films...)
 				known = time.Now()
+				clock.wait(int64(c.assets*c.mib) * mib)
 				ready(t, 10*time.Minute, s.boxes, films...)
 			})
 			clock.tell(t, known, int64(c.assets*c.mib)*mib)

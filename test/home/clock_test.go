@@ -13,6 +13,8 @@ import (
 
 // lineClock notes what has crossed the line, ten times a second, so that a bench can say where the time went.
 type lineClock struct {
+	line  *netlab.Line
+	zero  int64 // bytes before
 	begin time.Time
 	stop  chan struct{}
 	done  chan struct{}
@@ -25,12 +27,14 @@ type lineMark struct {
 }
 
 func (s *setup) watchLine() *lineClock {
-	c := &lineClock{begin: time.Now(), stop: make(chan struct{}), done: make(chan struct{})}
-	go c.run(s.home.Line, s.home.Line.Counters().Down.Bytes)
+	c := &lineClock{
+		line: s.home.Line, zero: s.home.Line.Counters().Down.Bytes, begin: time.Now(), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	go c.run()
 	return c
 }
 
-func (c *lineClock) run(line *netlab.Line, zero int64) {
+func (c *lineClock) run() {
 	defer close(c.done)
 	t := time.NewTicker(100 * time.Millisecond)
 	defer t.Stop()
@@ -39,7 +43,7 @@ func (c *lineClock) run(line *netlab.Line, zero int64) {
 		case <-c.stop:
 			return
 		case now := <-t.C:
-			c.marks = append(c.marks, lineMark{now.Sub(c.begin), line.Counters().Down.Bytes - zero})
+			c.marks = append(c.marks, lineMark{now.Sub(c.begin), c.line.Counters().Down.Bytes - c.zero})
 		}
 	}
 }
@@ -52,6 +56,20 @@ func (c *lineClock) at(bytes int64) time.Duration {
 		}
 	}
 	return time.Since(c.begin)
+}
+
+// wait returns when so many bytes have come, or in ten minutes. Asking the boxes all the time would take the processors from
+// them.
+func (c *lineClock) wait(bytes int64) {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for end := time.After(10 * time.Minute); c.line.Counters().Down.Bytes-c.zero < bytes; {
+		select {
+		case <-end:
+			return
+		case <-t.C:
+		}
+	}
 }
 
 // tell says where the time went: until the campaign was published, until the line began to be used, while it rose, in its
