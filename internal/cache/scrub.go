@@ -19,13 +19,15 @@ type VerifyResult struct {
 	Bad    []int `json:"bad"` // pieces that were wrong; they are missing now and will be fetched again
 }
 
-// Verify reads everything of an asset that is verified from the disk again and hashes it, with idle priority: a player comes
-// first. What is wrong is taken back.
+// Verify reads everything of an asset that is verified from the disk again and hashes it, last in line for the disk, and
+// slowly while somebody watches. What is wrong is taken back.
 func (c *Cache) Verify(ctx context.Context, id asset.ID) (res VerifyResult, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		courtesy.Idle() // this goroutine's thread, which ends with it
+		// This goroutine's thread, which ends with it. Not the last for the processor: where one thread of the program may
+		// run at a time, as while somebody watches, the player would wait for it.
+		courtesy.IdleIO()
 		res, err = c.verify(ctx, id)
 	}()
 	<-done
@@ -43,9 +45,13 @@ func (c *Cache) verify(ctx context.Context, id asset.ID) (VerifyResult, error) {
 		if err := ctx.Err(); err != nil {
 			return res, err
 		}
+		began := time.Now()
 		good, n, err := a.recheck(i)
 		if err != nil {
 			return res, fmt.Errorf("verify %s: %w", id.Short(), err)
+		}
+		if c.stats.readers.Load() > 0 || c.quiet.Load() {
+			wait(ctx, verifyRest*time.Since(began)) // ctx is looked at above
 		}
 		if n == 0 {
 			continue
@@ -127,6 +133,9 @@ func (e *entry) uncache(i int) {
 		adv.Advise(durable.Uncache, off, n)
 	}
 }
+
+// verifyRest is how much longer than it works a Verify rests while somebody watches.
+const verifyRest = 4
 
 const (
 	scrubLook  = 10 * time.Minute       // how often the scrub looks for something to do

@@ -131,11 +131,35 @@ func (b *box) door() string {
 				_ = out.Close()
 				continue
 			}
-			go func() { _, _ = io.Copy(in, out); _ = in.Close() }()
+			go func() { _, _ = io.Copy(in, asked(out)); _ = in.Close() }()
 			go func() { _, _ = io.Copy(out, in); _ = out.Close() }()
 		}
 	}()
 	return "http://" + ln.Addr().String()
+}
+
+var doorOpened = time.Now()
+
+// asked prints which bytes are asked for, when HOME_TRACE is set.
+func asked(r io.Reader) io.Reader {
+	if os.Getenv("HOME_TRACE") == "" {
+		return r
+	}
+	pr, pw := io.Pipe()
+	go func() {
+		path := ""
+		for lines := bufio.NewScanner(pr); lines.Scan(); {
+			switch text := lines.Text(); {
+			case strings.HasPrefix(text, "GET /assets/"):
+				path = filepath.Base(strings.Fields(text)[1])
+			case strings.HasPrefix(text, "Range:") || text == "" && path != "":
+				fmt.Printf("%7.2f asks for %s %s\n", time.Since(doorOpened).Seconds(), path, text)
+				path = ""
+			}
+		}
+		_, _ = io.Copy(io.Discard, pr)
+	}()
+	return io.TeeReader(r, pw)
 }
 
 // watchJS plays an address and notes the first frame, and each time that the picture stands still.
