@@ -136,7 +136,8 @@ func trace(t *testing.T, line *netlab.Line) {
 		c := line.Counters()
 		d := c.Sub(last)
 		last = c
-		fmt.Fprintf(f, "%7.2f %-9s %-5s rate %6.2f line %6.2f arrived %6.2f read %6.2f MB/s queue %5.1f ms down %6.2f dropped %d up %-9s rate %5.3f line %5.3f sent %5.3f MB/s up %5.3f\n",
+		fmt.Fprintf(f, "%7.2f %-9s %-5s rate %6.2f line %6.2f arrived %6.2f read %6.2f MB/s "+
+			"queue %5.1f ms down %6.2f dropped %d up %-9s rate %5.3f line %5.3f sent %5.3f MB/s up %5.3f\n",
 			e.At.Sub(begin).Seconds(), e.Phase, e.Signal, float64(e.Rate)/1e6, e.Line/1e6, float64(e.Arrived)*20/1e6,
 			float64(e.Read)*20/1e6, ms(e.Queue), float64(d.Down.Bytes)*20/1e6, d.Down.Dropped,
 			e.UpPhase, float64(e.UpRate)/1e6, e.UpLine/1e6, float64(e.Sent)*20/1e6, float64(d.Up.Bytes)*20/1e6)
