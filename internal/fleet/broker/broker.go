@@ -113,6 +113,9 @@ type ServerOptions struct {
 	Fleet     string
 }
 
+// DefaultStore is what the embedded server's store may hold, in bytes.
+const DefaultStore = 4 << 30
+
 // maxSubs bounds the subscriptions of one connection.
 const maxSubs = 32
 
@@ -121,8 +124,9 @@ const maxMessage = mqttwire.MaxDesired + 32<<10
 
 // Server is the embedded NATS server.
 type Server struct {
-	o  ServerOptions
-	ns *server.Server
+	o     ServerOptions
+	ns    *server.Server
+	store *storeWatch
 }
 
 // Config is the part of a nats-server configuration that is the same embedded and in a cluster: accounts, users and
@@ -161,7 +165,7 @@ authorization {
 // NewServer makes the embedded server; Start starts it.
 func NewServer(o ServerOptions) (*Server, error) {
 	if o.MaxStore == 0 {
-		o.MaxStore = 4 << 30
+		o.MaxStore = DefaultStore
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -203,8 +207,9 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if in != nil {
 		in.ns = ns
 	}
-	ns.SetLoggerV2(natsLog{o.Log}, false, false, false)
-	return &Server{o: o, ns: ns}, nil
+	s := &Server{o: o, ns: ns, store: &storeWatch{}}
+	ns.SetLoggerV2(natsLog{o.Log, s.store}, false, false, false)
+	return s, nil
 }
 
 // RunConfig serves one node of a cluster from a configuration file as broker-config writes it, until ctx ends. Clients
@@ -229,7 +234,7 @@ func RunConfig(ctx context.Context, file string, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
-	ns.SetLoggerV2(natsLog{log}, false, false, false)
+	ns.SetLoggerV2(natsLog{log, &storeWatch{}}, false, false, false)
 	go ns.Start()
 	defer func() { ns.Shutdown(); ns.WaitForShutdown() }()
 	if !ns.ReadyForConnections(time.Minute) && ctx.Err() == nil {
@@ -272,8 +277,18 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	ready()
-	<-ctx.Done()
-	return nil
+	tick := time.NewTicker(storeLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if s.store.stuck(freeBytes(s.o.Dir), time.Now()) {
+				return errStoreStuck
+			}
+		}
+	}
 }
 
 // Connect returns options that connect to this server within the process.
@@ -304,15 +319,23 @@ func (s *Server) Stats() Stats {
 }
 
 // natsLog passes the server's warnings and errors on.
-type natsLog struct{ log *slog.Logger }
+type natsLog struct {
+	log   *slog.Logger
+	store *storeWatch
+}
 
 func (l natsLog) Noticef(f string, a ...any) { l.log.Debug("nats", "text", fmt.Sprintf(f, a...)) }
 func (l natsLog) Warnf(f string, a ...any)   { l.log.Info("nats", "text", trim(fmt.Sprintf(f, a...))) }
 
 func (l natsLog) Fatalf(f string, a ...any) { l.log.Error("nats", "text", trim(fmt.Sprintf(f, a...))) }
 
-func (l natsLog) Errorf(f string, a ...any) { l.log.Warn("nats", "text", trim(fmt.Sprintf(f, a...))) }
-func (l natsLog) Debugf(string, ...any)     {}
-func (l natsLog) Tracef(string, ...any)     {}
+func (l natsLog) Errorf(f string, a ...any) {
+	text := trim(fmt.Sprintf(f, a...))
+	l.store.heard(text, time.Now())
+	l.log.Warn("nats", "text", text)
+}
+
+func (l natsLog) Debugf(string, ...any) {}
+func (l natsLog) Tracef(string, ...any) {}
 
 func trim(s string) string { return strings.TrimSpace(s[:min(len(s), 500)]) }

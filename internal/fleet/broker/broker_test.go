@@ -37,6 +37,8 @@ type rig struct {
 	got     []broker.Msg
 	fail    error
 	changed chan struct{}
+
+	abused chan string
 }
 
 func freePort(tb testing.TB) string {
@@ -64,7 +66,7 @@ func newRig(tb testing.TB, callout ...bool) *rig {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	r := &rig{ca: newCA(tb), addr: freePort(tb), changed: make(chan struct{})}
+	r := &rig{ca: newCA(tb), addr: freePort(tb), changed: make(chan struct{}), abused: make(chan string, 1000)}
 	log := logTo(tb)
 	o := broker.ServerOptions{
 		Dir: filepath.Join(dir, "js"), Name: "t1", MQTT: r.addr, TLS: r.ca.server(tb), Creds: creds, Log: log,
@@ -90,6 +92,7 @@ func newRig(tb testing.TB, callout ...bool) *rig {
 	}
 	r.bus = broker.NewBus(broker.BusOptions{
 		Fleet: "f1", At: r.srv.Connect(), Creds: creds, MQTT: []string{r.addr}, Log: log, Handle: r.handle, Tele: r.tele,
+		Abuse: func(box string) { r.abused <- box },
 		MQTTTLS: func() *tls.Config {
 			return &tls.Config{RootCAs: r.ca.pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13}
 		},

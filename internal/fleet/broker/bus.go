@@ -49,6 +49,8 @@ type BusOptions struct {
 	MQTTTLS  func() *tls.Config                           // trusts that listener
 	Handle   func(ctx context.Context, batch []Msg) error // commits a batch; on error it is delivered again
 	Tele     func(Msg)                                    // must not block
+	Abuse    func(box string)                             // a box filled the store; must not block
+	MaxStore int64                                        // bytes of the broker's store; 0: not known
 	MaxBatch int                                          // 0 means 500
 	Log      *slog.Logger
 }
@@ -92,6 +94,14 @@ func (b *Bus) Run(ctx context.Context, ready func()) error {
 	b.mu.Lock()
 	b.nc, b.sys = nc, sys
 	b.mu.Unlock()
+	if err := b.makeRoom(ctx, nc); err != nil {
+		b.o.Log.Warn("the broker's store was not looked at", "err", err)
+	}
+	stopWatch, err := b.watchRetained(ctx, nc)
+	if err != nil {
+		return err
+	}
+	defer stopWatch()
 	// The first MQTT client of the account makes the broker create its streams; the consumer needs them.
 	if err := b.publisher(ctx); err != nil {
 		return err

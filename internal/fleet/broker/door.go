@@ -114,16 +114,15 @@ func (c Client) check(id string) error {
 	return nil
 }
 
-// subjects is what a box may read and write. It may write all under its own name, and not one rule for each topic: the
-// broker keeps a tree of them for each connection, and nine rules took 12 kB of its memory. What is not a box's to say
-// nobody listens to.
+// subjects is what a box may read and write: the topics that are there, and not all under its own name, or it could fill the
+// broker's store with retained messages.
 func subjects(fleet string, c Client) (read, write []string) {
-	own := "boxd.v1." + fleet + "." + c.Box + ".>"
-	read = []string{own}
+	own := "boxd.v1." + fleet + "." + c.Box + "."
+	read = []string{own + ">"}
 	for _, g := range c.Groups {
 		if mqttwire.ValidName(g) {
 			read = append(read, "boxd.v1."+fleet+".group."+g+".desired")
 		}
 	}
-	return read, []string{own}
+	return read, []string{own + "state", own + "reported", own + "tele", own + "evt.*", own + "cmd.*.ack"}
 }

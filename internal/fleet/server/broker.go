@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -15,7 +16,7 @@ import (
 )
 
 func (s *Server) openBroker() error {
-	at := s.clusterEndpoint()
+	at, store := s.clusterEndpoint(), int64(0)
 	s.mqtt = s.o.MQTTURL
 	if s.o.NATS == "" {
 		if err := s.pickMQTT(); err != nil {
@@ -29,7 +30,7 @@ func (s *Server) openBroker() error {
 		if err != nil {
 			return err
 		}
-		at = s.nats.Connect()
+		at, store = s.nats.Connect(), broker.DefaultStore
 	}
 	s.bus = broker.NewBus(broker.BusOptions{
 		Fleet: s.ca.Fleet(), At: at, Creds: s.creds, MQTT: strings.Split(s.mqtt, ","), Log: s.log,
@@ -42,6 +43,7 @@ func (s *Server) openBroker() error {
 		},
 		Handle: func(ctx context.Context, b []broker.Msg) error { return s.fleet.Handle(ctx, b) },
 		Tele:   func(m broker.Msg) { s.fleet.Tele(m) },
+		Abuse:  s.shutOut, MaxStore: store,
 	})
 	return nil
 }
@@ -94,6 +96,9 @@ func (s *Server) authorize(_ context.Context, chain []*x509.Certificate) (broker
 	}
 	if peer.Fleet != s.ca.Fleet() {
 		return broker.Client{}, fmt.Errorf("box of fleet %q", peer.Fleet)
+	}
+	if until, out := s.shut.until(peer.BoxID, s.o.Now()); out {
+		return broker.Client{}, fmt.Errorf("it filled the broker's store and is shut out until %s", until.Format(time.RFC3339))
 	}
 	s.fleet.Connecting(peer.BoxID, peer.Group)
 	return broker.Client{Box: peer.BoxID, Groups: []string{peer.Group}, Until: chain[0].NotAfter}, nil

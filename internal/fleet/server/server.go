@@ -14,9 +14,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"boxd/internal/durable"
@@ -89,6 +91,7 @@ type Server struct {
 	bus     *broker.Bus
 	nats    *broker.Server // nil when NATS is elsewhere
 	creds   broker.Creds
+	shut    shutBoxes
 	origin  *origin.Handler
 	tracker *tracker.Tracker
 	view    *web.View
@@ -130,6 +133,9 @@ func (o *Options) setDefaults() error {
 // that is there.
 func Init(o Options) error {
 	if err := o.setDefaults(); err != nil {
+		return err
+	}
+	if err := checkHosts(o.Hosts); err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(o.Dir, fileFleet)); err == nil {
@@ -220,6 +226,25 @@ func writeFile(path string, data []byte, perm fs.FileMode) error {
 	}
 	if err := durable.WriteFile(durable.OS(), path, data, perm); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// checkHosts refuses what boxes could not put into an address.
+func checkHosts(hosts []string) error {
+	for _, h := range hosts {
+		if _, err := netip.ParseAddr(h); err == nil {
+			continue
+		}
+		for _, label := range strings.Split(h, ".") {
+			ok := label != "" && len(label) < 64 && label[0] != '-' && label[len(label)-1] != '-'
+			for _, c := range strings.ToLower(label) {
+				ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_')
+			}
+			if !ok {
+				return fmt.Errorf("host %.80q: want a name such as fleet.example, or an address, without a port", h)
+			}
+		}
 	}
 	return nil
 }

@@ -1,0 +1,88 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The broker keeps a retained message for each topic for ever, and tells no rule whether a message is to be retained. A box
+// retains its state and its report and nothing else; proofs and answers have topics without number, and a box that retained
+// them would fill the store for all.
+const (
+	retainedStream = "$MQTT_rmsgs"
+	retainedPrefix = "$MQTT.rmsgs."
+	storeHigh      = 0.8 // share of the store at which retained messages, which are hints, are given up at start
+)
+
+// watchRetained tells of boxes that retain what they may not, and clears it.
+func (b *Bus) watchRetained(ctx context.Context, nc *nats.Conn) (stop func(), err error) {
+	clear := make(chan string, 4096)
+	var subs []*nats.Subscription
+	stop = func() {
+		for _, s := range subs {
+			_ = s.Unsubscribe()
+		}
+	}
+	for _, kind := range []string{"evt", "cmd"} {
+		sub, err := nc.Subscribe(retainedPrefix+"boxd.v1."+b.o.Fleet+".*."+kind+".>", func(m *nats.Msg) {
+			topic := strings.TrimPrefix(m.Subject, retainedPrefix)
+			if level := strings.Split(topic, "."); b.o.Abuse != nil {
+				b.o.Abuse(level[3])
+			}
+			select {
+			case clear <- topic:
+			default: // more than can be cleared now goes when the store is next looked at
+			}
+		})
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch retained messages: %w", err)
+		}
+		subs = append(subs, sub)
+	}
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case topic := <-clear:
+				if err := b.Retain(strings.ReplaceAll(topic, ".", "/"), nil); err != nil {
+					b.o.Log.Warn("retained message not cleared", "topic", topic, "err", err)
+				}
+			}
+		}
+	}()
+	return stop, nil
+}
+
+// makeRoom gives up all retained messages when the store is nearly full: boxes and fleetd retain theirs again, and without
+// room nobody could connect.
+func (b *Bus) makeRoom(ctx context.Context, nc *nats.Conn) error {
+	if b.o.MaxStore <= 0 {
+		return nil
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	info, err := js.AccountInfo(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the broker's store: %w", err)
+	}
+	if float64(info.Store) < storeHigh*float64(b.o.MaxStore) {
+		return nil
+	}
+	s, err := js.Stream(ctx, retainedStream)
+	if err != nil {
+		return fmt.Errorf("look at retained messages: %w", err)
+	}
+	b.o.Log.Warn("the broker's store is nearly full: retained messages are given up", "bytes", info.Store, "of", b.o.MaxStore)
+	if err := s.Purge(ctx); err != nil {
+		return fmt.Errorf("give up retained messages: %w", err)
+	}
+	return nil
+}
