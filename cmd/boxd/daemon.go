@@ -329,7 +329,8 @@ func (d *daemon) openFaces(context.Context) (err error) {
 	d.box, err = control.New(control.Options{
 		Remote: reads, Strangers: d.strangers, Ports: d.portMapping(),
 		Version: version, Config: d.cfg, Identity: d.id, Catalog: d.catalog, Cache: d.cache, LAN: d.lan,
-		Fetch: control.FromFetch(d.fetch, func() fetch.Limits { return *d.limits.Load() }, d.id.Now), Broker: d.broker, FleetTLS: d.id.FleetClient,
+		Fetch:  control.FromFetch(d.fetch, func() fetch.Limits { return *d.limits.Load() }, d.id.Now),
+		Broker: d.broker, FleetTLS: d.id.FleetClient,
 		Playing: d.courtesy.SetPlaying, Store: d.state, HTTP: d.httpURL(), Health: d.health, LogRing: d.ring, Log: d.named("control"),
 	})
 	if err != nil {

@@ -110,7 +110,8 @@ func (c *client) uploadAsset(ctx context.Context, path string, in map[string]any
 		return nil, err
 	}
 	if st.IsDir() {
-		return nil, fmt.Errorf("%s is a directory, and an upload is one file; publish it on the manager's machine, as the administrator or from an --import directory", path)
+		return nil, fmt.Errorf("%s is a directory, and an upload is one file; "+
+			"publish it on the manager's machine, as the administrator or from an --import directory", path)
 	}
 	p.Step("send")
 	q := url.Values{"file": {filepath.Base(path)}}

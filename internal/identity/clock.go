@@ -112,7 +112,7 @@ func (c *clock) nowLocked(isSync bool) (time.Time, bool) {
 	}
 	c.wrong = known && t.Before(floor.Add(-behind))
 	if p, ok := c.present(); c.wrong && ok && !p.Before(floor.Add(-behind)) {
-		t, known = p, true // it bears the signatures out: the clock is the one that is wrong
+		t = p // it bears the signatures out: the clock is the one that is wrong
 	} else if !known || c.wrong {
 		return floor.UTC(), false
 	}

@@ -197,7 +197,7 @@ func TestRunWithASignerThatIsAhead(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		n := disagree(w, box, time.Hour, 12*time.Hour)
 		now, trusted := box.Now()
-		if off := now.Sub(time.Now()).Abs(); n != 1 || !trusted || off > time.Minute || !h.Has("fleet-clock-ahead") || h.Has("clock-contradicted") {
+		if off := time.Until(now).Abs(); n != 1 || !trusted || off > time.Minute || !h.Has("fleet-clock-ahead") || h.Has("clock-contradicted") {
 			t.Errorf("12 hours later: %d certificates, trusted %v, off by %v, %v", n, trusted, off, h.List())
 		}
 		if n := disagree(w, box, time.Hour, 5*day); n > 6 {
@@ -224,7 +224,7 @@ func TestRunWithAClockThatIsLate(t *testing.T) {
 		before := w.dials.Load()
 		time.Sleep(14 * time.Hour)
 		now, trusted = box.Now()
-		n, off = w.dials.Load()-before, now.Sub(time.Now()).Abs()
+		n, off = w.dials.Load()-before, time.Until(now).Abs()
 		if n != 1 || !trusted || off > time.Minute || len(h.List()) != 0 {
 			t.Errorf("mended: %d certificates, trusted %v, off by %v, %v", n, trusted, off, h.List())
 		}

@@ -76,7 +76,8 @@ func run() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		results[name] = f
-		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s (%.2f ms of its processor each, %.2f of the box's; %.2f coming back)  %5.1f kB/box (%.1f while connecting, %.1f after reports)  "+
+		fmt.Fprintf(os.Stdout, "%-10s %6d boxes  %6.0f connects/s (%.2f ms of its processor each, %.2f of the box's; %.2f coming back)  "+
+			"%5.1f kB/box (%.1f while connecting, %.1f after reports)  "+
 			"%7.0f reports/s  %7.0f reports/s·core  "+
 			"fan-out p50 %4.0f p99 %4.0f max %4.0f ms  all back %4.1f s (jitter %.0f)  lost %d\n", name, f.Boxes, f.ConnectsPerS,
 			f.ConnectCPUMS, f.ClientCPUMS, f.BackCPUMS, f.KBPerBox, f.PeakKBPerBox, f.BusyKBPerBox, f.ReportsPerS, f.ReportsPerCPU,

@@ -297,7 +297,8 @@ func (b *batch) proof(ctx context.Context, tx *sql.Tx, r *row, e *mqttwire.Event
 		res, err := tx.ExecContext(ctx, b.g.q("INSERT INTO proofs (box, epoch, evt, kind, asset, name, publisher, campaign, "+
 			"length, lan, peer, origin, at, trusted, reason, received) VALUES ("+marks(16)+") ON CONFLICT DO NOTHING"),
 			r.ID, epoch, int64(e.Evt), e.Kind, e.Asset.String(), e.Name, e.Publisher, e.Campaign, e.Size, //nolint:gosec // a count
-			min(e.From.LAN, mqttwire.MaxAsset), min(e.From.Peer, mqttwire.MaxAsset), min(e.From.Origin, mqttwire.MaxAsset), ms(e.At), b2i(e.Trusted), e.Reason, at)
+			min(e.From.LAN, mqttwire.MaxAsset), min(e.From.Peer, mqttwire.MaxAsset), min(e.From.Origin, mqttwire.MaxAsset),
+			ms(e.At), b2i(e.Trusted), e.Reason, at)
 		if err != nil {
 			return false, fmt.Errorf("proof of %s: %w", r.ID, err)
 		}
