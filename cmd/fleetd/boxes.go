@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -77,13 +76,19 @@ func boxesCmd(c *client) *cobra.Command {
 		},
 	}
 	revoke.Flags().StringVar(&reason, "why", "", "the reason")
+	forget := &cobra.Command{
+		Use: "forget BOX", Short: "Delete what is known of a revoked box, but for its proofs", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return c.call(cmd.Context(), http.MethodDelete, "/api/v1/boxes/"+url.PathEscape(a[0]), nil, nil)
+		},
+	}
 	move := &cobra.Command{
 		Use: "move BOX GROUP", Short: "Move a box to another group; it renews its certificate", Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			return c.call(cmd.Context(), http.MethodPost, "/api/v1/boxes/"+a[0]+"/group", map[string]string{"group": a[1]}, nil)
 		},
 	}
-	cmd.AddCommand(history, revoke, move)
+	cmd.AddCommand(history, revoke, forget, move)
 	return cmd
 }
 
@@ -108,8 +113,11 @@ func enrollCmd(c *client) *cobra.Command {
 		Use: "token", Short: "Make an enrolment token; it is shown once", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in := map[string]any{"group": group, "uses": uses, "box": box, "replace": replace}
-			if ttl != "" {
-				in["life"] = ttl
+			if replace && box == "" && devices == "" {
+				return usageError{Err: errors.New("--replace needs --box, or --devices with ids: which box may have its name again?")}
+			}
+			if err := durationFlag(in, "life", "ttl", ttl); err != nil {
+				return err
 			}
 			if devices != "" {
 				m, err := readDevices(devices)
@@ -128,7 +136,7 @@ func enrollCmd(c *client) *cobra.Command {
 	f := token.Flags()
 	f.StringVar(&group, "group", "default", "group of the boxes that it admits")
 	f.IntVar(&uses, "uses", 0, "how many boxes (0: one, or as many as devices)")
-	f.StringVar(&ttl, "ttl", "", "how long it is good (default 24h)")
+	f.StringVar(&ttl, "ttl", "", "how long it is good, such as 8h or 30d (default 24h)")
 	f.StringVar(&box, "box", "", "id to give; for one box")
 	f.BoolVar(&replace, "replace", false, "with --box: the id may be in use; the box that has it is revoked")
 	f.StringVar(
@@ -192,10 +200,14 @@ func commandCmd(c *client) *cobra.Command {
 			}
 			in := map[string]any{"target": a[0], "name": a[1]}
 			if arg != "" {
-				in["args"] = json.RawMessage(arg)
+				object, err := objectFlag("args", arg)
+				if err != nil {
+					return err
+				}
+				in["args"] = object
 			}
-			if life != "" {
-				in["life"] = life
+			if err := durationFlag(in, "life", "life", life); err != nil {
+				return err
 			}
 			var out map[string]any
 			if err := c.call(cmd.Context(), http.MethodPost, "/api/v1/commands", in, &out); err != nil {
@@ -218,8 +230,12 @@ func configCmd(c *client) *cobra.Command {
 			if set == "" {
 				return c.print(cmd, path)
 			}
+			object, err := objectFlag("set", set)
+			if err != nil {
+				return err
+			}
 			var out any
-			if err := c.call(cmd.Context(), http.MethodPut, path, json.RawMessage(set), &out); err != nil {
+			if err := c.call(cmd.Context(), http.MethodPut, path, object, &out); err != nil {
 				return err
 			}
 			return c.show(cmd.OutOrStdout(), out, nil)

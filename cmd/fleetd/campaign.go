@@ -104,7 +104,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	var id, name, group, deadline, notBefore, keepUntil, originDelay, spread, prefix, bitrate, draft string
 	var assets, windows, stages, cohorts []string
 	var priority int
-	var originNever, missedStops bool
+	var originNever, missedStops, late bool
 	var originFloor int64
 	var success, maxErrors float64
 	cmd := &cobra.Command{
@@ -121,7 +121,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				"missed_stops": missedStops,
 				"assets":       nil,
 			}
-			for k, v := range map[string]string{"id": id, "name": name, "spread": spread} {
+			for k, v := range map[string]string{"id": id, "name": name} {
 				if v != "" {
 					in[k] = v
 				}
@@ -134,7 +134,13 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				if err != nil {
 					return usageError{Err: fmt.Errorf("--%s: %w", strings.ReplaceAll(k, "_", "-"), err)}
 				}
+				if k == "deadline" && !late && at.Before(time.Now()) {
+					return usageError{Err: fmt.Errorf("--deadline %s is over: no box can keep it (--late does it all the same)", v)}
+				}
 				in[k] = at
+			}
+			if err := durationFlag(in, "spread", "spread", spread); err != nil {
+				return err
 			}
 			if len(assets) == 0 {
 				return usageError{Err: errors.New("a campaign needs at least one --asset")}
@@ -156,8 +162,8 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				in["prefix_bytes"] = prefixBytes
 			}
 			origin := map[string]any{"never": originNever, "floor_bytes_per_second": originFloor}
-			if originDelay != "" {
-				origin["delay"] = originDelay
+			if err := durationFlag(origin, "delay", "origin-delay", originDelay); err != nil {
+				return err
 			}
 			in["origin"] = origin
 			if len(stages) > 0 {
@@ -166,6 +172,9 @@ func campaignCreateCmd(c *client) *cobra.Command {
 					return usageError{Err: err}
 				}
 				in["staged"] = map[string]any{"stages": staged, "cohorts": cohorts, "success": success, "max_errors": maxErrors}
+			}
+			if len(stages) == 0 && (len(cohorts) > 0 || cmd.Flag("success").Changed || cmd.Flag("max-errors").Changed) {
+				return usageError{Err: errors.New("--cohort, --success and --max-errors need --stage: without one all boxes begin at once")}
 			}
 			out, err := c.campaign(cmd, "/api/v1/campaigns", in, draft)
 			if err != nil {
@@ -181,6 +190,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.StringVar(&group, "group", "default", "group of boxes")
 	f.StringArrayVar(&assets, "asset", nil, "asset id (repeatable)")
 	f.StringVar(&deadline, "deadline", "", "RFC 3339 time, or a duration from now such as 8h")
+	f.BoolVar(&late, "late", false, "the deadline may be over already")
 	f.StringVar(&notBefore, "not-before", "", "when it begins; a time or a duration from now")
 	f.StringVar(&keepUntil, "keep-until", "", "until when boxes keep it; a time or a duration from now")
 	f.IntVar(&priority, "priority", 0, "-1000 to 1000, higher is more important")
@@ -233,7 +243,7 @@ func parsePrefix(prefix, bitrate string) (int64, error) {
 
 // parseTime reads an RFC 3339 time or a duration from now.
 func parseTime(s string) (time.Time, error) {
-	if d, err := time.ParseDuration(s); err == nil {
+	if d, err := parseDuration(s); err == nil {
 		return time.Now().Add(d).UTC().Truncate(time.Second), nil
 	}
 	at, err := time.Parse(time.RFC3339, s)
@@ -330,17 +340,22 @@ func parseStages(list []string) ([]map[string]any, error) {
 		stage := map[string]any{}
 		for _, f := range strings.Fields(s) {
 			if hold, ok := strings.CutPrefix(f, "hold="); ok {
-				if _, err := time.ParseDuration(hold); err != nil {
+				d, err := parseDuration(hold)
+				if err != nil {
 					return nil, fmt.Errorf("--stage %q: %w", s, err)
 				}
-				stage["hold"] = hold
+				stage["hold"] = d.String()
 				continue
 			}
 			v, err := strconv.ParseFloat(strings.TrimSuffix(f, "%"), 64)
 			if err != nil || v < 0 || v > 100 || !strings.HasSuffix(f, "%") {
 				return nil, fmt.Errorf("--stage %q: want a percentage such as 10%%", s)
 			}
-			stage["per_mille"] = int(v*10 + 0.5)
+			n := int(v*10 + 0.5)
+			if n == 0 {
+				return nil, fmt.Errorf("--stage %q: less than 0.1%% would be no box at all; name boxes with --cohort and begin with 0.1%%", s)
+			}
+			stage["per_mille"] = n
 		}
 		if stage["per_mille"] == nil {
 			return nil, fmt.Errorf("--stage %q: want a percentage such as 10%%", s)

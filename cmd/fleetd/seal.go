@@ -30,6 +30,9 @@ func keysListCmd(c *client) *cobra.Command {
 			if c.dir == "" {
 				return usageError{Err: errors.New("keys list needs --dir, the fleet's directory")}
 			}
+			if _, err := os.Stat(c.dir); err != nil {
+				return err
+			}
 			keys, err := ceremony.Survey(c.dir)
 			if err != nil {
 				return err

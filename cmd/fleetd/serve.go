@@ -96,6 +96,14 @@ func initCmd(c *client) *cobra.Command {
 				return usageError{Err: errors.New("init needs --dir")}
 			}
 			o.Dir = c.dir
+			if is, err := server.FleetOf(o.Dir); err != nil {
+				return err
+			} else if is != "" {
+				if cmd.Flag("fleet").Changed && is != o.Fleet || cmd.Flag("host").Changed {
+					return usageError{Err: fmt.Errorf("the fleet %q is in %s already; init changes nothing about it", is, o.Dir)}
+				}
+				o.Fleet = is
+			}
 			if err := server.Init(o); err != nil {
 				return err
 			}

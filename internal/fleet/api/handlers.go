@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"boxd/internal/catalog"
@@ -41,6 +43,9 @@ func (s *server) addPublisher(w http.ResponseWriter, r *http.Request, u who) (an
 }
 
 func (s *server) getConfig(_ http.ResponseWriter, r *http.Request, _ who) (any, error) {
+	if err := s.o.Fleet.CheckTarget(r.Context(), r.PathValue("target")); err != nil {
+		return nil, err
+	}
 	c, version, err := s.o.Fleet.Config(r.Context(), r.PathValue("target"))
 	return map[string]any{"config": c, "version": version}, err
 }
@@ -128,6 +133,9 @@ func (s *server) createUser(w http.ResponseWriter, r *http.Request, u who) (any,
 			operate.ErrBad,
 		)
 	}
+	if err := s.newUser(r, in); err != nil {
+		return nil, err
+	}
 	var b [24]byte
 	_, _ = rand.Read(b[:])
 	token := hex.EncodeToString(b[:])
@@ -139,6 +147,32 @@ func (s *server) createUser(w http.ResponseWriter, r *http.Request, u who) (any,
 		return nil, err
 	}
 	return map[string]string{"name": in.Name, "role": in.Role, "token": token}, nil
+}
+
+// newUser refuses a name that is taken, whose token would be void from now on, and a publisher that does not exist.
+func (s *server) newUser(r *http.Request, in User) error {
+	_, err := registry.GetDoc[User](r.Context(), s.o.Fleet.Registry(), tableUsers, in.Name)
+	if err == nil {
+		return fmt.Errorf("%w: there is a user %s already; delete it first to give it another role or token", operate.ErrConflict, in.Name)
+	}
+	if !errors.Is(err, registry.ErrNotFound) || in.Publisher == "" {
+		return noneIsFine(err)
+	}
+	list, err := s.o.Fleet.Publishers()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(list, func(p repo.Publisher) bool { return p.Name == in.Publisher }) {
+		return fmt.Errorf("%w: there is no publisher %.60q", operate.ErrBad, in.Publisher)
+	}
+	return nil
+}
+
+func noneIsFine(err error) error {
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 func (s *server) deleteUser(_ http.ResponseWriter, r *http.Request, u who) (any, error) {

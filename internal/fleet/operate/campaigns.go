@@ -76,8 +76,11 @@ func (f *Fleet) newCampaign(ctx context.Context, who string, r CampaignRequest) 
 	if err := c.Validate(); err != nil {
 		return c, fmt.Errorf("%w: %w", ErrBad, err)
 	}
-	if _, err := f.campaign(ctx, c.ID); !errors.Is(err, registry.ErrNotFound) {
-		return c, fmt.Errorf("%w: there is a campaign %s already (%w)", ErrConflict, c.ID, err)
+	switch _, err := f.campaign(ctx, c.ID); {
+	case err == nil:
+		return c, fmt.Errorf("%w: there is a campaign %s already", ErrConflict, c.ID)
+	case !errors.Is(err, registry.ErrNotFound):
+		return c, err
 	}
 	return c, nil
 }

@@ -211,6 +211,11 @@ func (f *Fleet) Config(ctx context.Context, target string) (*mqttwire.Config, in
 	return w.Config, w.Version, err
 }
 
+// CheckTarget says whether there is such a box, or could be such a group.
+func (f *Fleet) CheckTarget(ctx context.Context, target string) error {
+	return f.checkTarget(ctx, target)
+}
+
 func (f *Fleet) checkTarget(ctx context.Context, target string) error {
 	if group, ok := groupTarget(target); ok {
 		if !mqttwire.ValidName(group) {
@@ -283,6 +288,9 @@ func (f *Fleet) groups(ctx context.Context) ([]string, error) {
 	}
 	return list, nil
 }
+
+// CatalogRoles says until when the signature of each role of the catalog is good.
+func (f *Fleet) CatalogRoles() ([]repo.RoleStatus, error) { return f.o.Repo.Status() }
 
 // CatalogVersion is the version of the published catalog.
 func (f *Fleet) CatalogVersion() (int64, error) { return f.o.Repo.Version() }

@@ -173,6 +173,22 @@ func Restore(dir string, r io.Reader) error {
 	return writeFile(filepath.Join(dir, fileFleet), last, 0o600)
 }
 
+// FleetOf is the id of the fleet in a directory, or empty.
+func FleetOf(dir string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(dir, fileFleet))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	var set settings
+	if err == nil {
+		err = json.Unmarshal(data, &set)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", fileFleet, err)
+	}
+	return set.Fleet, nil
+}
+
 // floor is a number above all versions that were given before a backup was restored, and below those that will be.
 func (s *Server) floor() int64 {
 	if s.set.Restored.IsZero() {
