@@ -38,7 +38,8 @@ type Options struct {
 	Loopback bool   // the listener is on loopback: reading needs no token there
 	Origin   func() map[asset.ID]int64
 	Upload   func(box, name string) ([]byte, error)
-	Ready    func() []string // what is not up yet
+	Forget   func(box string) error // deletes what a box uploaded
+	Ready    func() []string        // what is not up yet
 	Broker   func() any
 	View     *web.View // what the dashboard shows; without it there is only the API
 	Staging  string    // directory for uploads on their way to being published

@@ -8,6 +8,7 @@ import (
 
 	"boxd/internal/fleet/operate"
 	"boxd/internal/fleet/registry"
+	"boxd/internal/fleet/repo"
 )
 
 // routes is the whole API; openapi.yaml describes it, and a test compares the two.
@@ -24,6 +25,7 @@ func (s *server) routes() {
 	s.on("GET /api/v1/boxes/{box}/history", Viewer, s.getHistory)
 	s.on("GET /api/v1/boxes/{box}/uploads/{name}", Viewer, s.getUpload)
 	s.on("POST /api/v1/boxes/{box}/revoke", Operator, s.revokeBox)
+	s.on("DELETE /api/v1/boxes/{box}", Operator, s.forgetBox)
 	s.on("POST /api/v1/boxes/{box}/group", Operator, s.moveBox)
 	s.on("GET /api/v1/groups", Viewer, s.getGroups)
 	s.on("GET /api/v1/config/{target}", Viewer, s.getConfig)
@@ -91,6 +93,7 @@ func (s *server) getFleet(_ http.ResponseWriter, r *http.Request, _ who) (any, e
 		Groups  []registry.GroupCount `json:"groups"`
 		Broker  any                   `json:"broker,omitempty"`
 		Catalog int64                 `json:"catalog_version"`
+		Roles   []repo.RoleStatus     `json:"catalog_roles"` // until when each signature of the catalog is good
 	}{ID: s.o.Fleet.ID(), Time: time.Now().UTC(), Groups: groups}
 	for _, g := range groups {
 		out.Boxes += g.Boxes
@@ -99,6 +102,9 @@ func (s *server) getFleet(_ http.ResponseWriter, r *http.Request, _ who) (any, e
 	}
 	if s.o.Broker != nil {
 		out.Broker = s.o.Broker()
+	}
+	if out.Roles, err = s.o.Fleet.CatalogRoles(); err != nil {
+		return nil, err
 	}
 	out.Catalog, err = s.o.Fleet.CatalogVersion()
 	return out, err
@@ -134,6 +140,9 @@ func (s *server) getHistory(_ http.ResponseWriter, r *http.Request, _ who) (any,
 	if err != nil {
 		return nil, err
 	}
+	if _, err := s.o.Fleet.Registry().Box(r.Context(), r.PathValue("box")); err != nil {
+		return nil, err
+	}
 	return s.o.Fleet.Registry().History(r.Context(), r.PathValue("box"), int64(before), limit)
 }
 
@@ -163,6 +172,14 @@ func (s *server) revokeBox(w http.ResponseWriter, r *http.Request, u who) (any, 
 	}
 	err := s.o.Fleet.RevokeBox(r.Context(), u.name, r.PathValue("box"), in.Reason)
 	return ok, err
+}
+
+func (s *server) forgetBox(_ http.ResponseWriter, r *http.Request, u who) (any, error) {
+	box := r.PathValue("box")
+	if err := s.o.Fleet.ForgetBox(r.Context(), u.name, box); err != nil {
+		return nil, err
+	}
+	return ok, s.o.Forget(box)
 }
 
 var ok = map[string]bool{"ok": true}

@@ -58,6 +58,9 @@ func (c *CA) Enroll(ctx context.Context, token, device string, csr *x509.Certifi
 				return err
 			}
 			box.Certs, box.Serial, box.Previous, box.Revoked = nil, "", "", time.Time{}
+			if err := tx.Delete(TableOut, box.ID); err != nil {
+				return err
+			}
 			t.Uses++
 			if err := putJSON(tx, TableTokens, t.ID, t); err != nil {
 				return err

@@ -52,6 +52,9 @@ func (c *CA) SetGroup(ctx context.Context, id, group string) error {
 func (c *CA) RevokeBox(ctx context.Context, id, reason string) error {
 	err := c.changeBox(ctx, id, func(tx Tx, box *Box) error {
 		box.Revoked = c.opts.Now().UTC()
+		if err := putJSON(tx, TableOut, id, box.Revoked); err != nil {
+			return err
+		}
 		return c.revokeCerts(tx, box, reason)
 	})
 	if err != nil {

@@ -31,11 +31,12 @@ const (
 	TableKeys    = "ca_keys"    // serial number by hash of the public key
 	TableDevices = "ca_devices" // box id by the hardware's serial number
 	TableRevoked = "ca_revoked" // Revocation by serial number in hexadecimal
+	TableOut     = "ca_out"     // when, by the id of a box that was revoked and not let in again
 )
 
 // Tables lists all tables, for stores that make them beforehand.
 func Tables() []string {
-	return []string{TableTokens, TableBoxes, TableCerts, TableKeys, TableDevices, TableRevoked}
+	return []string{TableTokens, TableBoxes, TableCerts, TableKeys, TableDevices, TableRevoked, TableOut}
 }
 
 // Token admits new boxes: so many, for so long, into one group. Its secret is kept only as a hash.

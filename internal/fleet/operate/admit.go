@@ -5,16 +5,24 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"boxd/internal/fleet/ca"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
+	"boxd/internal/identity/pki"
+	"boxd/internal/mqttwire"
 )
 
 // CreateToken makes an enrolment token. The secret is shown once.
 func (f *Fleet) CreateToken(ctx context.Context, who string, spec ca.TokenSpec) (string, ca.Token, error) {
+	for _, id := range append(slices.Collect(maps.Values(spec.Devices)), spec.BoxID) {
+		if id != "" && !mqttwire.ValidBox(id) {
+			return "", ca.Token{}, fmt.Errorf("%w: a box cannot be called %.60q", ErrBad, id)
+		}
+	}
 	secret, tok, err := f.o.CA.CreateToken(ctx, spec)
 	if err != nil {
 		return "", tok, fmt.Errorf("%w: %w", ErrBad, err)
@@ -57,8 +65,36 @@ func (f *Fleet) RevokeBox(ctx context.Context, who, id, reason string) error {
 	return errors.Join(kickErr, f.syncRevocations(ctx))
 }
 
+// ForgetBox deletes what is known of a box that was revoked, but for its proofs. Its name stays taken: the operator can give
+// it to another box.
+func (f *Fleet) ForgetBox(ctx context.Context, who, id string) error {
+	box, err := f.o.CA.Box(ctx, id)
+	if err != nil && !errors.Is(err, ca.ErrNoBox) {
+		return err
+	}
+	if err == nil && box.Revoked.IsZero() {
+		return fmt.Errorf("%w: box %s is a member: revoke it first", ErrConflict, id)
+	}
+	if err := f.o.Registry.ForgetBox(ctx, id); err != nil {
+		return err
+	}
+	if err := f.o.Registry.DeleteDoc(ctx, tableWishes, id); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	delete(f.wants, id)
+	delete(f.groupOf, id) // when it comes back, it is a new one
+	delete(f.newBoxes, id)
+	delete(f.lastSeen, id)
+	f.mu.Unlock()
+	return f.o.Registry.Audit(ctx, who, "forget-box", id, "")
+}
+
 // MoveBox moves a box to another group; it renews its certificate for that.
 func (f *Fleet) MoveBox(ctx context.Context, who, id, group string) error {
+	if !pki.ValidLabel(group) {
+		return fmt.Errorf("%w: group %.60q", ErrBad, group)
+	}
 	if err := f.o.CA.SetGroup(ctx, id, group); err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func (g *Registry) FindAlerts(ctx context.Context, r AlertRules) ([]Alert, error
 	}
 	var list []Alert
 	for _, rule := range rules {
-		err := g.alertRows(ctx, "SELECT id, grp, '' FROM boxes WHERE "+rule.cond, rule.args, func(box, group, _ string) {
+		err := g.alertRows(ctx, "SELECT id, grp, '' FROM boxes WHERE "+isMember+" AND "+rule.cond, rule.args, func(box, group, _ string) {
 			list = append(list, Alert{Box: box, Group: group, Code: rule.code, Severity: rule.severity, Text: rule.text})
 		})
 		if err != nil {
@@ -70,7 +70,7 @@ func (g *Registry) FindAlerts(ctx context.Context, r AlertRules) ([]Alert, error
 	}
 	err := g.alertRows(
 		ctx,
-		"SELECT id, grp, codes FROM boxes WHERE codes <> '' AND online = 1",
+		"SELECT id, grp, codes FROM boxes WHERE codes <> '' AND online = 1 AND "+isMember,
 		nil,
 		func(box, group, codes string) {
 			for _, c := range splitCodes(codes) {

@@ -20,7 +20,7 @@ type GroupCount struct {
 // Groups counts the boxes by group.
 func (g *Registry) Groups(ctx context.Context) ([]GroupCount, error) {
 	rows, err := g.r.QueryContext(ctx, "SELECT grp, COUNT(*), SUM(online), SUM(CASE WHEN at_risk > 0 THEN 1 ELSE 0 END), "+
-		"SUM(CASE WHEN codes <> '' THEN 1 ELSE 0 END), "+g.sums("lan", "peer", "origin")+" FROM boxes GROUP BY grp ORDER BY grp")
+		"SUM(CASE WHEN codes <> '' THEN 1 ELSE 0 END), "+g.sums("lan", "peer", "origin")+" FROM boxes WHERE "+isMember+" GROUP BY grp ORDER BY grp")
 	if err != nil {
 		return nil, fmt.Errorf("count groups: %w", err)
 	}
@@ -47,9 +47,9 @@ type AssetCount struct {
 // CountAsset counts the boxes of a group by how far they are with an asset.
 func (g *Registry) CountAsset(ctx context.Context, group, id string) (AssetCount, error) {
 	c := AssetCount{States: map[string]int{}}
-	cond, args := "", []any{}
+	cond, args := " AND b."+isMember, []any{}
 	if group != "" {
-		cond, args = " AND b.grp = ?", []any{group}
+		cond, args = cond+" AND b.grp = ?", []any{group}
 	}
 	row := g.r.QueryRowContext(ctx, g.q("SELECT COUNT(*) FROM boxes b WHERE 1 = 1"+cond), args...)
 	if err := row.Scan(&c.Boxes); err != nil {

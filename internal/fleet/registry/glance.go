@@ -148,7 +148,7 @@ func (g *Registry) Glance(ctx context.Context) (Glance, error) {
 	out := Glance{Alerts: []AlertCount{}}
 	groups, versions := map[string]Standings{}, map[string]Standings{}
 	rows, err := g.r.QueryContext(ctx, "SELECT online, grp, software, COUNT(*), SUM(CASE WHEN at_risk > 0 THEN 1 ELSE 0 END) "+
-		"FROM boxes GROUP BY online, grp, software")
+		"FROM boxes WHERE "+isMember+" GROUP BY online, grp, software")
 	if err != nil {
 		return out, fmt.Errorf("count boxes: %w", err)
 	}

@@ -196,6 +196,12 @@ func (s *Server) api(token string) http.Handler {
 		Upload: func(box, name string) ([]byte, error) {
 			return os.ReadFile(filepath.Join(s.o.Dir, dirUploads, box, name+".json"))
 		},
+		Forget: func(box string) error {
+			if !mqttwire.ValidBox(box) {
+				return nil
+			}
+			return os.RemoveAll(filepath.Join(s.o.Dir, dirUploads, box))
+		},
 		Ready:    s.ready.missing,
 		Broker:   s.brokerStats,
 		Staging:  filepath.Join(s.o.Dir, dirStaging),
