@@ -107,8 +107,10 @@ func isRows(v any) bool {
 func label(field string) string { return strings.ReplaceAll(cli.Plain(field), "_", " ") }
 
 // sizes are the fields that hold bytes.
-var sizes = []string{"lan", "peer", "origin", "length", "size", "quota", "quota_bytes",
-	"disk_used", "disk_quota", "disk_free", "used", "free", "reserve"}
+var sizes = []string{
+	"lan", "peer", "origin", "length", "size", "quota", "quota_bytes",
+	"disk_used", "disk_quota", "disk_free", "used", "free", "reserve",
+}
 
 // words is a value of a document for people; empty when there is nothing to say.
 func words(field string, v any) string {

@@ -39,7 +39,10 @@ func TestAnswersThatWaitedForUs(t *testing.T) {
 	const ms = time.Millisecond
 	for _, word := range []int{4, 8} {
 		for _, c := range []struct{ before, rtt, want time.Duration }{
-			{30 * ms, 50 * ms, 30 * ms}, {0, 50 * ms, 0}, {-time.Hour, 50 * ms, 0}, {time.Hour, 50 * ms, 0},
+			{30 * ms, 50 * ms, 30 * ms},
+			{0, 50 * ms, 0},
+			{-time.Hour, 50 * ms, 0},
+			{time.Hour, 50 * ms, 0},
 			{600 * ms, 900 * ms, 600 * ms},
 		} {
 			if got := waited(control(now.Add(-c.before), word), now, c.rtt); got != c.want {

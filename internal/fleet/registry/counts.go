@@ -20,7 +20,8 @@ type GroupCount struct {
 // Groups counts the boxes by group.
 func (g *Registry) Groups(ctx context.Context) ([]GroupCount, error) {
 	rows, err := g.r.QueryContext(ctx, "SELECT grp, COUNT(*), SUM(online), SUM(CASE WHEN at_risk > 0 THEN 1 ELSE 0 END), "+
-		"SUM(CASE WHEN codes <> '' THEN 1 ELSE 0 END), "+g.sums("lan", "peer", "origin")+" FROM boxes WHERE "+isMember+" GROUP BY grp ORDER BY grp")
+		"SUM(CASE WHEN codes <> '' THEN 1 ELSE 0 END), "+g.sums("lan", "peer", "origin")+" FROM boxes WHERE "+isMember+
+		" GROUP BY grp ORDER BY grp")
 	if err != nil {
 		return nil, fmt.Errorf("count groups: %w", err)
 	}

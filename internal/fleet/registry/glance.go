@@ -92,7 +92,8 @@ func (g *Registry) ArrivalSeries(
 	}
 	rows, err := g.r.QueryContext(
 		ctx,
-		g.q("SELECT step, "+g.sums("n", "length", "lan", "peer", "origin")+" FROM (SELECT minute / CAST(? AS BIGINT) * CAST(? AS BIGINT) AS step, "+
+		g.q("SELECT step, "+g.sums("n", "length", "lan", "peer", "origin")+
+			" FROM (SELECT minute / CAST(? AS BIGINT) * CAST(? AS BIGINT) AS step, "+
 			"n, length, lan, peer, origin FROM arrivals WHERE minute >= ? AND minute <= ? AND "+cond+") s GROUP BY step ORDER BY step"),
 		args...)
 	if err != nil {

@@ -53,7 +53,8 @@ func (g *Registry) EachStanding(ctx context.Context, group string, assets []stri
 		return fmt.Errorf("standing of %s: %w", group, err)
 	}
 	// The index boxes_glance begins with these two and has the id: no wide row is read.
-	err = g.each(ctx, "SELECT id, online FROM boxes WHERE online IN (0, 1) AND grp = ? AND "+isMember, []any{group}, func(rows *sql.Rows) error {
+	const known = "SELECT id, online FROM boxes WHERE online IN (0, 1) AND grp = ? AND " + isMember
+	err = g.each(ctx, known, []any{group}, func(rows *sql.Rows) error {
 		var id string
 		var online int
 		if err := rows.Scan(&id, &online); err != nil {

@@ -18,7 +18,8 @@ func TestTheAPIRefusesWhatCannotWork(t *testing.T) {
 	}{
 		{http.MethodPost, "/api/v1/users", map[string]string{"name": "alice", "role": "viewer"}, http.StatusConflict},
 		{
-			http.MethodPost, "/api/v1/users", map[string]string{"name": "bob", "role": "publisher", "publisher": "nobody"},
+			http.MethodPost, "/api/v1/users",
+			map[string]string{"name": "bob", "role": "publisher", "publisher": "nobody"},
 			http.StatusBadRequest,
 		},
 		{http.MethodPost, "/api/v1/tokens", map[string]string{"group": "north", "box": "group"}, http.StatusBadRequest},
