@@ -219,7 +219,7 @@ func (g *generator) schema(out *bytes.Buffer, t reflect.Type) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name == "" {
+		if name == "" || name == "-" {
 			continue
 		}
 		if opts == "" {

@@ -480,6 +480,7 @@ func TestARestartForgetsNothing(t *testing.T) {
 // publishersSeeTheirOwn expects one proof, of the publisher "operator".
 func publishersSeeTheirOwn(t *testing.T, m *manager) {
 	t.Helper()
+	m.must(t, http.MethodPost, "/api/v1/publishers", map[string]any{"name": "other"}, nil)
 	for publisher, want := range map[string]int{"operator": 1, "other": 0} {
 		var user struct{ Token string }
 		m.must(t, http.MethodPost, "/api/v1/users",
