@@ -163,7 +163,7 @@ func throughStorm(t *testing.T, seed uint64) {
 	}
 	close(s.over)
 	for _, x := range []*box{a, b, c} {
-		st := x.ready(info.ID) // compares the bytes
+		st := x.ready(info.ID)  // compares the bytes
 		again := int64(1 << 20) // pieces that were here in part when their source failed
 		if x != b {
 			again = 3 << 20 // a box that was killed fetches again what it had not verified
