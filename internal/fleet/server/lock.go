@@ -33,3 +33,21 @@ func lockDir(o Options) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// oneAtATime makes several fleetd that share a directory write what is not there yet one after the other.
+func oneAtATime(dir string, do func() error) error {
+	f, err := os.OpenFile(filepath.Join(dir, fileOpening), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX) //nolint:gosec // a descriptor fits an int
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return errors.Join(do(), f.Close())
+}

@@ -26,7 +26,11 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := cleanStaging(s.o.Dir, s.o.DB != ""); err != nil {
 		return err
 	}
-	token, err := s.apiToken()
+	var token string
+	err := oneAtATime(s.o.Dir, func() (err error) {
+		token, err = s.apiToken()
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -60,7 +64,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.serve(ctx, tls.NewListener(s.listen, s.ca.ServerTLS(s.set.Hosts...)), s.boxes(), 2*time.Minute)
 	})
 	g.Go(func() error { return s.serve(ctx, s.apiL, s.api(token), 0) })
-	if err := s.writeFirmware(ctx); err != nil {
+	if err := oneAtATime(s.o.Dir, func() error { return s.writeFirmware(ctx) }); err != nil {
 		s.log.Error("firmware bundle not written", "err", err)
 	} else {
 		s.ready.done("firmware")

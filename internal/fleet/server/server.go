@@ -68,6 +68,7 @@ const (
 	dirUploads   = "uploads"
 	fileRegistry = "fleet.db"
 	fileLock     = "lock"
+	fileOpening  = "opening"
 )
 
 // settings is fleet.json: what was decided when the fleet was made.
@@ -270,7 +271,7 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	if s.o.Imports, err = importDirs(o); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	if err := s.openDir(ctx); err != nil {
+	if err := oneAtATime(o.Dir, func() error { return s.openDir(ctx) }); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
