@@ -239,10 +239,7 @@ func TestAWithdrawnAssetThatIsPinnedAndReadIsNotServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.camp.Assets = nil
-	snap := w.snapshot()
-	snap.Withdrawn = []asset.ID{info.ID}
-	a.catalog.set(snap)
+	w.withdraw(a, info.ID)
 	s := a.await(info.ID, "withdrawn", func(s fetch.AssetStatus) bool { return s.Code == "withdrawn" })
 	if s.Loaded || told() {
 		t.Errorf("loaded %v, the home is told %v", s.Loaded, told())
@@ -257,6 +254,14 @@ func TestAWithdrawnAssetThatIsPinnedAndReadIsNotServed(t *testing.T) {
 	if _, ok := a.cache.Asset(info.ID); ok || a.cache.Pinned(info.ID) {
 		t.Error("it is still in the cache, or pinned")
 	}
+}
+
+// withdraw takes an asset back, as a box reads it in the catalog.
+func (w *world) withdraw(b *box, id asset.ID) {
+	w.camp.Assets = nil
+	snap := w.snapshot()
+	snap.Withdrawn = []asset.ID{id}
+	b.catalog.set(snap)
 }
 
 // What a player waits for is not fetched any more once it is withdrawn.
@@ -276,10 +281,7 @@ func TestAWithdrawnAssetIsNotFetchedForAPlayer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.camp.Assets = nil
-	snap := w.snapshot()
-	snap.Withdrawn = []asset.ID{info.ID}
-	a.catalog.set(snap)
+	w.withdraw(a, info.ID)
 	if s := a.await(info.ID, "withdrawn", func(s fetch.AssetStatus) bool { return s.Code == "withdrawn" }); s.Loaded || s.WAN {
 		t.Errorf("loaded %v, access line %v", s.Loaded, s.WAN)
 	}
