@@ -26,7 +26,6 @@ import (
 	"boxd/internal/fleet/ca"
 	"boxd/internal/fleet/operate"
 	"boxd/internal/fleet/origin"
-	"boxd/internal/fleet/publish"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
 	"boxd/internal/fleet/tracker"
@@ -275,29 +274,6 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
-}
-
-// importDirs resolves the directories that operators may publish from. None may hold the manager's own, nor lie in it.
-func importDirs(o Options) ([]string, error) {
-	own, err := filepath.EvalSymlinks(o.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("import: %w", err)
-	}
-	var dirs []string
-	for _, dir := range o.Imports {
-		real, err := filepath.Abs(dir)
-		if err == nil {
-			real, err = filepath.EvalSymlinks(real)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("import: %w", err)
-		}
-		if publish.Below(own, real) || publish.Below(real, own) {
-			return nil, fmt.Errorf("import %s: the manager's keys are in %s: choose another directory", dir, o.Dir)
-		}
-		dirs = append(dirs, real)
-	}
-	return dirs, nil
 }
 
 func (s *Server) openDir(ctx context.Context) error {
