@@ -29,6 +29,9 @@ func (b *Bus) watchRetained(ctx context.Context, nc *nats.Conn) (stop func(), er
 	}
 	for _, kind := range []string{"evt", "cmd"} {
 		sub, err := nc.Subscribe(retainedPrefix+"boxd.v1."+b.o.Fleet+".*."+kind+".>", func(m *nats.Msg) {
+			if len(m.Data) == 0 {
+				return // clears one: what comes of the clearing below too
+			}
 			topic := strings.TrimPrefix(m.Subject, retainedPrefix)
 			if level := strings.Split(topic, "."); b.o.Abuse != nil {
 				b.o.Abuse(level[3])

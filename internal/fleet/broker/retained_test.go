@@ -55,4 +55,7 @@ func aBoxCannotFillTheStore(t *testing.T, r *rig) {
 		}
 		return <-got == ""
 	})
+	if n := len(r.abused); n != 0 {
+		t.Errorf("told %d times more than there were retained messages", n)
+	}
 }
