@@ -108,8 +108,31 @@ type paper struct{ snap *catalog.Snapshot }
 func (p paper) Snapshot() *catalog.Snapshot { return p.snap }
 func (p paper) Changed() <-chan struct{}    { return nil }
 
-// Trace is told of every decision about the pace, if it is set.
+// Trace is told of every decision about the pace by the boxes that are started while it is set.
 var Trace func(fetch.Trace)
+
+// TraceTo sets Trace to what writes to a file, beside what the line carried, until the test ends.
+func TraceTo(t testing.TB, name string, line *netlab.Line) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	last := line.Counters()
+	const perSecond = 20 // decisions
+	mega := func(n int64) float64 { return float64(n) / 1e6 }
+	Trace = func(e fetch.Trace) {
+		c := line.Counters()
+		d := c.Sub(last)
+		last = c
+		_, _ = fmt.Fprintf(f, "%7.2f %-9s %-5s rate %6.2f line %6.2f arrived %6.2f read %6.2f MB/s "+
+			"queue %5.1f ms down %6.2f dropped %d up %-9s rate %5.3f line %5.3f sent %5.3f MB/s up %5.3f\n",
+			e.At.Sub(begin).Seconds(), e.Phase, e.Signal, mega(e.Rate), e.Line/1e6, mega(e.Arrived)*perSecond,
+			mega(e.Read)*perSecond, 1e3*e.Queue.Seconds(), mega(d.Down.Bytes)*perSecond, d.Down.Dropped,
+			e.UpPhase, mega(e.UpRate), e.UpLine/1e6, mega(e.Sent)*perSecond, mega(d.Up.Bytes)*perSecond)
+	}
+	t.Cleanup(func() { Trace = nil; _ = f.Close() })
+}
 
 // Ours is one boxd's fetching half in a namespace.
 type Ours struct {

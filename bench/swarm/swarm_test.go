@@ -171,6 +171,9 @@ func runOurs(t *testing.T, lab *netlab.Lab, fs *rig.FleetSide, deadline time.Dur
 		if behindNAT() {
 			defer mapPort(t, h.Boxes[0], fmt.Sprintf("box-%d", i))()
 		}
+		if dir := os.Getenv("TRACE"); dir != "" { // a file for each box
+			rig.TraceTo(t, filepath.Join(dir, fmt.Sprintf("box-%d", i)), h.Line)
+		}
 		boxes = append(boxes, rig.StartOurs(t, fl, fs, h.Boxes[0], fmt.Sprintf("box-%d", i), begin, begin.Add(deadline), 0.93*down/8,
 			fetch.Limits{UploadRatio: 4}, swarmPort))
 	}

@@ -122,27 +122,9 @@ func setCC(t *testing.T, ns *netlab.NS) {
 
 // trace writes what the controller decides to a file that TRACE names.
 func trace(t *testing.T, line *netlab.Line) {
-	name := os.Getenv("TRACE")
-	if name == "" {
-		return
+	if name := os.Getenv("TRACE"); name != "" {
+		rig.TraceTo(t, name, line)
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := time.Now()
-	last := line.Counters()
-	rig.Trace = func(e fetch.Trace) {
-		c := line.Counters()
-		d := c.Sub(last)
-		last = c
-		fmt.Fprintf(f, "%7.2f %-9s %-5s rate %6.2f line %6.2f arrived %6.2f read %6.2f MB/s "+
-			"queue %5.1f ms down %6.2f dropped %d up %-9s rate %5.3f line %5.3f sent %5.3f MB/s up %5.3f\n",
-			e.At.Sub(begin).Seconds(), e.Phase, e.Signal, float64(e.Rate)/1e6, e.Line/1e6, float64(e.Arrived)*20/1e6,
-			float64(e.Read)*20/1e6, ms(e.Queue), float64(d.Down.Bytes)*20/1e6, d.Down.Dropped,
-			e.UpPhase, float64(e.UpRate)/1e6, e.UpLine/1e6, float64(e.Sent)*20/1e6, float64(d.Up.Bytes)*20/1e6)
-	}
-	t.Cleanup(func() { rig.Trace = nil; _ = f.Close() })
 }
 
 // download starts a client that downloads the asset in the first box of the home, and returns what ends it.

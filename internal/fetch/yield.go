@@ -247,8 +247,8 @@ func (y *yielder) decide(now time.Time, read, written int64) {
 		y.down.SampleOwn(now, look.Queue)
 		y.up.SampleOwn(now, look.Queue)
 	}
-	y.down.Tick(now, arrived, y.up.Busy())
-	y.up.Tick(now, sent, y.down.Busy())
+	y.down.Tick(now, arrived, y.up)
+	y.up.Tick(now, sent, y.down)
 	if y.f.o.Probe.Trace != nil {
 		y.f.o.Probe.Trace(Trace{
 			At: now, Rate: y.down.Rate(), Line: y.down.Line(), Queue: y.down.Queue(), Arrived: arrived, Read: read,

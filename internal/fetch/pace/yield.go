@@ -43,6 +43,8 @@ type Yield struct {
 	found  arrival       // in this step of a look
 	peak   float64       // the most in a few ticks of it, in bytes per second: after a gap between two requests
 	step   float64       // of a look, as a share of the line
+
+	spared bool // this queue stood on after we had slowed down: it is not ours
 }
 
 type phase byte
@@ -156,14 +158,12 @@ func (y *Yield) Freed(rate float64) {
 	y.phase = rising
 }
 
-// Busy says that this direction carries about what it may: a queue is likely to be its own. While it rises, what was used
-// lately says too little.
+// Busy says that this direction carries about what it may.
 func (y *Yield) Busy() bool { return max(y.used, y.most()) >= 0.6*y.rate && y.rate > initialRate/2 }
 
 // Tick sets the rate anew, once every Interval; moved is how many bytes came through the line in this direction since the
-// last call, and otherBusy says that the other direction of the same line is Busy, and so rather the one to blame if this
-// one is not.
-func (y *Yield) Tick(now time.Time, moved int64, otherBusy bool) {
+// last call. other is the other direction of the same line, whose queue the probe sees, too; nil if there is none.
+func (y *Yield) Tick(now time.Time, moved int64, other *Yield) {
 	dt := now.Sub(y.last).Seconds()
 	y.last = now
 	if dt <= 0 || dt > 5 {
@@ -188,17 +188,17 @@ func (y *Yield) Tick(now time.Time, moved int64, otherBusy bool) {
 		late = y.delay.standing() // one quick answer shows that there is none
 	}
 	queue := late > y.delay.target() && (late > longQueue || !y.delay.begins())
-	if queue && otherBusy && y.used < 0.6*max(y.line, y.rate) {
-		return
-	}
-	if queue {
-		y.calm = 0
-		y.extra /= 2
-		y.queued(now)
-	} else {
+	switch {
+	case !queue:
 		y.calm++
 		y.allow(now)
-		y.free(now)
+		y.free(now, other)
+	case y.waits(other):
+		y.calm = 0
+	default:
+		y.calm = 0
+		y.extra /= 2
+		y.queued(now, other)
 	}
 	y.rate = min(max(y.rate, y.lowest()), math.MaxInt64/4)
 	y.delay.ours = !y.settled(now) && y.rate > 2*initialRate && y.rate > 0.7*y.line
@@ -234,7 +234,7 @@ func (y *Yield) arrives() float64 {
 }
 
 // queued acts on a queue.
-func (y *Yield) queued(now time.Time) {
+func (y *Yield) queued(now time.Time, other *Yield) {
 	got := y.arrives()
 	switch y.phase {
 	case yielding:
@@ -247,6 +247,9 @@ func (y *Yield) queued(now time.Time) {
 			y.seen = max(y.seen, got) // later the queue may be empty, and we slow
 		}
 		if now.After(y.due) && y.delay.standing() > y.delay.target() {
+			if y.spared = true; other.onTrial() {
+				return
+			}
 			y.enter(yielding, now)
 			y.rate *= 0.5
 		}
@@ -264,29 +267,23 @@ func (y *Yield) queued(now time.Time) {
 	}
 }
 
-// allow lets more be under way where for long less arrives than is asked for and no queue is to blame.
-func (y *Yield) allow(now time.Time) {
-	const step, most, patience = time.Millisecond, 15 * time.Millisecond, 10
-	if !y.settled(now) || y.arrived[0].bytes >= 0.93*y.rate*y.arrived[0].seconds {
-		y.short = 0
-		y.extra -= y.extra / 64
-		return
-	}
-	if y.short++; y.short%patience == 0 {
-		y.extra = min(y.extra+step, most)
-	}
-}
-
 // free acts on there being no queue.
-func (y *Yield) free(now time.Time) {
+func (y *Yield) free(now time.Time, other *Yield) {
 	switch y.phase {
 	case draining:
-		y.learn(now)
+		if y.spared {
+			y.spared = false
+			y.rate = y.asked
+			y.enter(rising, now)
+			return
+		}
+		y.learn(now, other)
 		y.look = now.Add(y.pause)
 		y.enter(rising, now)
 		y.rate = min(max(y.rate, 0.9*keep*min(y.seen, y.line)), keep*y.line)
 	case yielding:
 		if y.calm >= calmTicks {
+			y.spared = false
 			y.enter(rising, now)
 			y.look = now.Add(y.pause)
 		}
@@ -294,100 +291,11 @@ func (y *Yield) free(now time.Time) {
 		y.rise(now)
 	case holding:
 		y.rate = keep * y.line
-		if now.After(y.look) && y.used > 0.85*y.rate {
+		if now.After(y.look) && y.used > 0.85*y.rate && !other.seeks() {
 			y.lookFurther(now, firstStep)
 		}
 	case looking:
 		y.lookOn(now)
-	}
-}
-
-func (y *Yield) rise(now time.Time) {
-	f, follows := growth, 0.5
-	switch {
-	case y.rate > nearTo*y.line: // it gives more than it was thought to
-		follows = 0.6
-	case y.rate > nearFrom*y.line:
-		f, follows = nearGrowth, 0.85
-	}
-	if y.most() < follows*y.rate && y.rate > y.lowest()*4 {
-		return // we do not even use what we have: rising would only make a burst later
-	}
-	y.rate *= f
-	if y.sure && y.rate >= keep*y.line {
-		y.rate = keep * y.line
-		y.enter(holding, now)
-	}
-}
-
-// most is what came through in the best of the last ticks, in bytes per second.
-func (y *Yield) most() (m float64) {
-	for _, a := range y.arrived {
-		if a.seconds > 0 {
-			m = max(m, a.bytes/a.seconds)
-		}
-	}
-	return m
-}
-
-// lookOn goes on looking for what the line gives beyond what is known, as long as there is no queue.
-func (y *Yield) lookOn(now time.Time) {
-	if now.Sub(y.since) > 2*Interval { // it came at the new rate
-		y.found.bytes += y.arrived[0].bytes
-		y.found.seconds += y.arrived[0].seconds
-		y.peak = max(y.peak, y.arrives())
-	}
-	switch {
-	case now.Sub(y.since) < lookFor:
-	case y.found.bytes < (1+0.6*y.step)*y.line*y.found.seconds && y.peak < (1+0.9*y.step)*y.line:
-		// It does not come at this rate, or we do not use it.
-		y.look = now.Add(y.pause)
-		y.enter(holding, now)
-	default:
-		y.line = y.rate
-		if y.step > 3*firstStep { // it does give more, rather than that it was not asked long enough
-			y.pause = firstPause
-		}
-		y.lookFurther(now, min(2*y.step, lastStep))
-	}
-}
-
-// lookFurther begins a step of a look.
-func (y *Yield) lookFurther(now time.Time, step float64) {
-	y.step, y.found, y.peak = step, arrival{}, 0
-	y.rate = y.line * (1 + step)
-	y.enter(looking, now)
-}
-
-// learn takes what came through while a queue of ours stood for what the line gives.
-func (y *Yield) learn(now time.Time) {
-	switch {
-	case y.sure && y.seen < 0.5*y.asked:
-		return // we did not use what we had: it was not our queue
-	case !y.sure:
-		y.sure = math.Abs(y.seen-y.line) < 0.12*y.line
-		y.line = max(y.seen, y.min)
-		return
-	case y.seen >= y.line:
-		y.line += (y.seen - y.line) * 0.3 // the next look finds the rest
-		return
-	case y.near && y.asked < y.line && y.seen >= 0.97*y.asked:
-		y.line *= 0.995 // all that we asked for came: rather somebody else's burst
-		return
-	case y.near && y.seen >= 0.9*y.line:
-		y.line += (y.seen - y.line) * 0.5
-		y.pause = min(2*y.pause, lastPause)
-		return
-	}
-	// Far less than it was: a slower line, or somebody else's short burst beside us, or a busy processor. The third time it
-	// is the line.
-	if y.doubt == 0 || math.Abs(y.seen-y.doubt) > 0.2*y.doubt || now.Sub(y.doubted) > 5*time.Second {
-		y.doubts = 0
-	}
-	y.doubt, y.doubted = y.seen, now
-	if y.doubts++; y.doubts == 3 {
-		y.line, y.doubt, y.pause, y.doubts = max(y.seen, y.min), 0, firstPause, 0
-		y.sure = false
 	}
 }
 

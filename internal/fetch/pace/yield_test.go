@@ -93,7 +93,7 @@ func (s *sim) run(d time.Duration) (share float64, p95 time.Duration) {
 		added = append(added, s.waits())
 		if steps++; steps%int(Interval/simStep) == 0 {
 			s.sample()
-			s.y.Tick(s.now, int64(moved), false)
+			s.y.Tick(s.now, int64(moved), nil)
 			sum += moved
 			moved = 0
 		}
@@ -255,7 +255,7 @@ func TestYieldWithoutAProbeKeepsAQuarter(t *testing.T) {
 	for i := range 1000 {
 		now = now.Add(Interval)
 		y.SampleOwn(now, time.Duration(i%7)*20*time.Millisecond+time.Duration(min(i, 1))*50*time.Millisecond)
-		y.Tick(now, int64(y.rate*Interval.Seconds()), false)
+		y.Tick(now, int64(y.rate*Interval.Seconds()), nil)
 	}
 	if y.Rate() < 1e6 {
 		t.Fatalf("%d bytes/s", y.Rate())
@@ -267,7 +267,7 @@ func TestYieldWithoutSamplesIsNoFasterThanTheLineEverWas(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for range 1000 {
 		now = now.Add(Interval)
-		y.Tick(now, int64(y.rate*Interval.Seconds()), false)
+		y.Tick(now, int64(y.rate*Interval.Seconds()), nil)
 	}
 	if y.Rate() > 1e6 {
 		t.Fatalf("%d bytes/s", y.Rate())
