@@ -71,6 +71,7 @@ var phrases = []struct{ id, phrase string }{
 	{"MPL-2.0", "Mozilla Public License, version 2.0"},
 	{"EPL-2.0", "Eclipse Public License - v 2.0"},
 	{"Apache-2.0", "Apache License Version 2.0"},
+	{"Apache-2.0", "Licensed under the Apache License, Version 2.0"},
 	{"BSD-3-Clause", "Neither the name of"},
 	{"BSD-3-Clause", "may not be used to endorse or promote products"},
 	{"BSD-2-Clause", "Redistributions in binary form must reproduce the above copyright notice"},
