@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,8 +61,13 @@ func (r *readiness) missing() []string {
 
 func (s *Server) openHTTP() {
 	s.origin = origin.New(origin.Options{Dir: filepath.Join(s.o.Dir, dirOrigin), Now: s.o.Now})
+	var region func(netip.Addr) string
+	if s.regions != nil {
+		region = s.regions.Of
+	}
 	s.tracker = tracker.New(tracker.Options{
-		Known: s.fleet.Known,
+		Region: region,
+		Known:  s.fleet.Known,
 		Allowed: func(box string, id asset.ID) bool {
 			return s.fleet.Allowed(context.Background(), box, s.fleet.GroupOf(context.Background(), box), id)
 		},
@@ -202,7 +208,7 @@ func (s *Server) api(token string) http.Handler {
 			}
 			return os.RemoveAll(filepath.Join(s.o.Dir, dirUploads, box))
 		},
-		Ready:    s.ready.missing,
+		Ready:    s.missing,
 		Broker:   s.brokerStats,
 		Staging:  filepath.Join(s.o.Dir, dirStaging),
 		Backup:   s.Backup,

@@ -122,6 +122,26 @@ func TestAnImportDirectoryIsApartFromTheManagers(t *testing.T) {
 	}
 }
 
+// The operator's list of regions is read when the manager starts; one with faults is refused, with the line.
+func TestAListOfRegionsIsReadAtTheStart(t *testing.T) {
+	dir := t.TempDir()
+	list := filepath.Join(t.TempDir(), "regions")
+	for text, want := range map[string]string{"203.0.113.0/24 north\n": "", "203.0.113.0/24\n": "line 1"} {
+		if err := os.WriteFile(list, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := onAnyPort(dir)
+		o.Regions = list
+		s, err := server.Open(t.Context(), o)
+		if err == nil {
+			err = s.Close()
+		}
+		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // A user of the role publisher moves nothing but its own, and brings no more than its quota.
 func TestAPublisherIsKeptToItsOwn(t *testing.T) {
 	t.Parallel()

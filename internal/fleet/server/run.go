@@ -59,6 +59,9 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.repo.Run(ctx) })
 	g.Go(func() error { return s.tracker.Run(ctx) })
 	g.Go(func() error { return s.view.Run(ctx) })
+	if s.regions != nil {
+		g.Go(func() error { return s.regions.Run(ctx) })
+	}
 	g.Go(func() error { return broker.TrimMemory(ctx) })
 	g.Go(func() error {
 		return s.serve(ctx, tls.NewListener(s.listen, s.ca.ServerTLS(s.set.Hosts...)), s.boxes(), 2*time.Minute)

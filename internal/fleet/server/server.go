@@ -48,6 +48,8 @@ type Options struct {
 
 	Imports []string // directories of this machine that users of the role operator may publish from
 
+	Regions string // file with the operator's list of regions, by which the tracker ranks; see tracker.Regions
+
 	RootKeys, RootThreshold int // of a new catalog
 	Now                     func() time.Time
 	Log                     *slog.Logger
@@ -94,6 +96,7 @@ type Server struct {
 	shut    shutBoxes
 	origin  *origin.Handler
 	tracker *tracker.Tracker
+	regions *tracker.Regions // nil: none
 	view    *web.View
 	lock    *os.File // of Dir
 	listen  net.Listener
@@ -270,6 +273,11 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	if s.o.Imports, err = importDirs(o); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	if o.Regions != "" {
+		if s.regions, err = tracker.OpenRegions(o.Regions, s.log); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
 	if err := oneAtATime(o.Dir, func() error { return s.openDir(ctx) }); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -359,7 +367,7 @@ func (s *Server) open(ctx context.Context) error {
 	s.fleet = operate.New(operate.Options{
 		ID: s.ca.Fleet(), Repo: s.repo, Keys: keys, CA: s.ca, Registry: s.reg, Bus: s.bus, OpsKey: opsKey,
 		OriginDir: filepath.Join(o.Dir, dirOrigin), OriginURLs: []string{base + "/origin"}, Announce: []string{base + "/announce"},
-		Holder: holder(), Floor: s.floor(), Now: o.Now, Log: o.Log,
+		Holder: holder(), Floor: s.floor(), Machine: s.machine, Now: o.Now, Log: o.Log,
 	})
 	s.openHTTP()
 	return nil

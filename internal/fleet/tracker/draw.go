@@ -2,6 +2,7 @@ package tracker
 
 import (
 	"math/rand/v2"
+	"net/netip"
 )
 
 // draw picks peers for p: those at its own address first, then in its prefix, then in its region, each in random order; but
@@ -23,12 +24,16 @@ func (s *swarm) draw(p *peer, want int) []Peer {
 				continue
 			}
 			taken[q] = true
-			got = append(got, Peer{Addr: q.addr, PeerID: q.peerID})
+			got = append(got, q.told(p))
 		}
 	}
 	local := want - want/4
-	take(s.byAddr[p.addr.Addr()], local)
-	take(s.byNet[netOf(p.addr.Addr())], local)
+	for _, a := range p.addrs {
+		take(s.byAddr[homeOf(a.Addr())], local)
+	}
+	for _, a := range p.addrs {
+		take(s.byNet[netOf(a.Addr())], local)
+	}
 	if p.region != "" {
 		take(s.byArea[p.region], local)
 	}
@@ -56,5 +61,29 @@ func (s *swarm) pick(q, p *peer, got *[]Peer, taken map[*peer]bool) {
 		return
 	}
 	taken[q] = true
-	*got = append(*got, Peer{Addr: q.addr, PeerID: q.peerID})
+	*got = append(*got, q.told(p))
+}
+
+// told is what p learns of q: the addresses of the families that both have, IPv6 first, because no NAT is in its way; where
+// there are none, whatever q has.
+func (q *peer) told(p *peer) Peer {
+	var list []netip.AddrPort
+	for _, f := range [...]int{v6, v4} {
+		if q.addrs[f].IsValid() && p.addrs[f].IsValid() {
+			list = append(list, q.addrs[f])
+		}
+	}
+	for f := 0; f < families && len(list) == 0; f++ {
+		if q.addrs[f].IsValid() {
+			list = append(list, q.addrs[f])
+		}
+	}
+	t := Peer{PeerID: q.peerID}
+	if len(list) > 0 {
+		t.Addr = list[0]
+	}
+	if len(list) > 1 {
+		t.Other = list[1]
+	}
+	return t
 }

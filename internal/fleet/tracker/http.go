@@ -80,22 +80,26 @@ func encode(ans Answer, compact, noPeerID bool) map[string]any {
 	if !compact {
 		list := make([]any, 0, len(ans.Peers))
 		for _, p := range ans.Peers {
-			d := map[string]any{"ip": p.Addr.Addr().String(), "port": int(p.Addr.Port())}
-			if !noPeerID {
-				d["peer id"] = p.PeerID
+			for a := range p.addrs {
+				d := map[string]any{"ip": a.Addr().String(), "port": int(a.Port())}
+				if !noPeerID {
+					d["peer id"] = p.PeerID
+				}
+				list = append(list, d)
 			}
-			list = append(list, d)
 		}
 		dict["peers"] = list
 		return dict
 	}
 	v4, v6 := []byte{}, []byte{}
 	for _, p := range ans.Peers {
-		port := p.Addr.Port()
-		if p.Addr.Addr().Is4() {
-			v4 = append(append(v4, p.Addr.Addr().AsSlice()...), byte(port>>8), byte(port))
-		} else {
-			v6 = append(append(v6, p.Addr.Addr().AsSlice()...), byte(port>>8), byte(port))
+		for a := range p.addrs {
+			port := a.Port()
+			if a.Addr().Is4() {
+				v4 = append(append(v4, a.Addr().AsSlice()...), byte(port>>8), byte(port))
+			} else {
+				v6 = append(append(v6, a.Addr().AsSlice()...), byte(port>>8), byte(port))
+			}
 		}
 	}
 	dict["peers"] = v4
@@ -103,6 +107,13 @@ func encode(ans Answer, compact, noPeerID bool) map[string]any {
 		dict["peers6"] = v6
 	}
 	return dict
+}
+
+// addrs goes through the addresses of a peer.
+func (p Peer) addrs(yield func(netip.AddrPort) bool) {
+	if p.Addr.IsValid() && yield(p.Addr) && p.Other.IsValid() {
+		yield(p.Other)
+	}
 }
 
 // query is an announce as it came.

@@ -33,17 +33,21 @@ type Answer struct {
 	ShareIndex, ShareOf int
 }
 
-// Peer is where another box is reached.
+// Peer is where another box is reached: by IPv4, by IPv6, or by both.
 type Peer struct {
 	Addr   netip.AddrPort
+	Other  netip.AddrPort // of the other family; zero: none
 	PeerID string
 }
 
-// The places where peers are looked for, nearest first.
+// The places where peers are looked for, nearest first. A box that announces from addresses of both families is in the places
+// of both.
 const (
-	near   = iota // same public address
-	prefix        // same /24 or /48
-	region        // same region of the operator's list
+	near    = iota // same public address, or the same /64
+	near6          //
+	prefix         // same /24 or /48
+	prefix6        //
+	region         // same region of the operator's list
 	all
 	places
 )
@@ -51,13 +55,28 @@ const (
 type peer struct {
 	box    string
 	peerID string
-	addr   netip.AddrPort
+	addrs  [families]netip.AddrPort // zero: not known
+	fresh  [families]time.Time      // until when each is believed
 	region string
 	seen   time.Time
 	until  time.Time
 	seed   bool
 	slot   int         // share of the origin's pieces; -1: none
 	pos    [places]int // index in each bucket
+}
+
+// Families of addresses.
+const (
+	v4 = iota
+	v6
+	families
+)
+
+func familyOf(a netip.AddrPort) int {
+	if a.Addr().Is4() {
+		return v4
+	}
+	return v6
 }
 
 // bucket is a set of peers from which some can be drawn at random in constant time.
@@ -80,7 +99,7 @@ func (b *bucket) remove(p *peer, place int) {
 type swarm struct {
 	mu      sync.Mutex // guards all fields
 	peers   map[string]*peer
-	byAddr  map[netip.Addr]*bucket
+	byAddr  map[netip.Prefix]*bucket
 	byNet   map[netip.Prefix]*bucket
 	byArea  map[string]*bucket
 	all     bucket
@@ -93,15 +112,16 @@ type swarm struct {
 
 func newSwarm() *swarm {
 	return &swarm{
-		peers: map[string]*peer{}, byAddr: map[netip.Addr]*bucket{}, byNet: map[netip.Prefix]*bucket{},
+		peers: map[string]*peer{}, byAddr: map[netip.Prefix]*bucket{}, byNet: map[netip.Prefix]*bucket{},
 		byArea: map[string]*bucket{},
 	}
 }
 
-func netOf(a netip.Addr) netip.Prefix {
-	bits := 48
+// within is the prefix of an address that has one length for IPv4 and another for IPv6.
+func within(a netip.Addr, bits4, bits6 int) netip.Prefix {
+	bits := bits6
 	if a.Is4() {
-		bits = 24
+		bits = bits4
 	}
 	p, err := a.Prefix(bits)
 	if err != nil {
@@ -109,6 +129,11 @@ func netOf(a netip.Addr) netip.Prefix {
 	}
 	return p
 }
+
+// homeOf is what the boxes of one home share: a public IPv4 address, or a network of IPv6.
+func homeOf(a netip.Addr) netip.Prefix { return within(a, 32, 64) }
+
+func netOf(a netip.Addr) netip.Prefix { return within(a, 24, 48) }
 
 // announce updates the swarm and draws peers. It is false if the swarm has been retired.
 func (s *swarm) announce(a Announce, now time.Time, interval func(int) time.Duration) (Answer, bool) {
@@ -118,19 +143,18 @@ func (s *swarm) announce(a Announce, now time.Time, interval func(int) time.Dura
 		return Answer{}, false
 	}
 	p := s.peers[a.Box]
-	if p != nil && (a.Stopped || p.addr != a.Addr || p.region != a.region) {
-		slot := p.slot
-		s.drop(p, !a.Stopped)
-		p = nil
-		if !a.Stopped {
-			p = s.join(a, slot)
+	if a.Stopped {
+		if p != nil {
+			s.drop(p, false)
+			p = nil
 		}
-	} else if p == nil && !a.Stopped {
-		p = s.join(a, -1)
+	} else {
+		p = s.place(p, a, now)
 	}
 	wait := interval(len(s.peers))
 	if p != nil {
 		p.peerID, p.seen, p.until = a.PeerID, now, now.Add(wait*5/2)
+		p.fresh[familyOf(a.Addr)] = p.until
 		s.setSeed(p, a.Complete)
 	}
 	ans := Answer{
@@ -143,28 +167,59 @@ func (s *swarm) announce(a Announce, now time.Time, interval func(int) time.Dura
 	return ans, true
 }
 
-// join adds a box; slot is the share it already has, or -1.
-func (s *swarm) join(a Announce, slot int) *peer {
-	p := &peer{box: a.Box, addr: a.Addr, region: a.region, seed: a.Complete, slot: slot}
-	s.peers[a.Box] = p
+// place puts a box where it announces from; p is where it was, or nil. An address of the other family stays for as long as
+// it would have by itself.
+func (s *swarm) place(p *peer, a Announce, now time.Time) *peer {
+	f := familyOf(a.Addr)
+	next := peer{box: a.Box, region: a.region, seed: a.Complete, slot: -1}
+	if p != nil {
+		next = *p
+		if other := 1 - f; next.addrs[other].IsValid() && now.After(next.fresh[other]) {
+			next.addrs[other] = netip.AddrPort{}
+		}
+		if !next.addrs[1-f].IsValid() || a.region != "" {
+			next.region = a.region
+		}
+	}
+	next.addrs[f] = a.Addr
+	if p != nil && p.addrs == next.addrs && p.region == next.region {
+		return p
+	}
+	if p != nil {
+		s.drop(p, true)
+	}
+	s.join(&next)
+	return &next
+}
+
+// join adds a box, which may have a share already.
+func (s *swarm) join(p *peer) {
+	s.peers[p.box] = p
 	s.all.add(p, all)
-	put(s.byAddr, a.Addr.Addr(), p, near)
-	put(s.byNet, netOf(a.Addr.Addr()), p, prefix)
-	if a.region != "" {
-		put(s.byArea, a.region, p, region)
+	for f, a := range p.addrs {
+		if a.IsValid() {
+			put(s.byAddr, homeOf(a.Addr()), p, near+f)
+			put(s.byNet, netOf(a.Addr()), p, prefix+f)
+		}
+	}
+	if p.region != "" {
+		put(s.byArea, p.region, p, region)
 	}
 	if p.seed {
 		s.seeds++
 	}
-	return p
 }
 
 // drop removes a box; keepSlot leaves its share taken.
 func (s *swarm) drop(p *peer, keepSlot bool) {
 	delete(s.peers, p.box)
 	s.all.remove(p, all)
-	cut(s.byAddr, p.addr.Addr(), p, near)
-	cut(s.byNet, netOf(p.addr.Addr()), p, prefix)
+	for f, a := range p.addrs {
+		if a.IsValid() {
+			cut(s.byAddr, homeOf(a.Addr()), p, near+f)
+			cut(s.byNet, netOf(a.Addr()), p, prefix+f)
+		}
+	}
 	if p.region != "" {
 		cut(s.byArea, p.region, p, region)
 	}
