@@ -34,6 +34,7 @@ type HomeConfig struct {
 	Line  LineConfig
 	Open  bool        // no NAT: the home has 10.<index>.0.0/24 and its boxes can be reached from the WAN
 	IPv6  bool        // boxes also get fd00:<index>::/64 addresses (in the home only)
+	Net6  bool        // the home has a public prefix of IPv6, see six.go
 	Wifi  bool        // boxes get a second interface on the same LAN, 192.168.1.<100+n>
 	Maps  PortMapping // the router behind NAT opens ports when a box asks it
 }
@@ -42,7 +43,9 @@ type HomeConfig struct {
 type Lab struct {
 	WAN     *NS
 	FleetIP netip.Addr // an address of the WAN namespace that every home reaches: serve here
-	Homes   []*Home
+	// FleetIP6 is another one, for homes with Net6.
+	FleetIP6 netip.Addr
+	Homes    []*Home
 
 	prefix string
 	all    []*NS
@@ -63,7 +66,7 @@ type Home struct {
 type Box struct {
 	*NS
 	IP   netip.Addr
-	IP6  netip.Addr // zero without HomeConfig.IPv6
+	IP6  netip.Addr // zero without HomeConfig.IPv6 or Net6
 	port string     // the bridge's end of its cable, in the router's namespace
 	home *Home
 }
@@ -103,7 +106,7 @@ func New(cfg Config) (_ *Lab, err error) {
 	sweep()
 	lab := &Lab{
 		prefix:  fmt.Sprintf("nl%d-%d-", os.Getpid(), labs.Add(1)),
-		FleetIP: netip.AddrFrom4([4]byte{198, 18, 0, 1}),
+		FleetIP: netip.AddrFrom4([4]byte{198, 18, 0, 1}), FleetIP6: netip.MustParseAddr("2001:db8:ffff::1"),
 	}
 	defer func() {
 		if err != nil {
@@ -182,6 +185,9 @@ func (lab *Lab) newHome(index int, hc HomeConfig) (*Home, error) {
 	default:
 		steps = append(steps, h.Router.Nft(natRules))
 	}
+	if hc.Net6 {
+		steps = append(steps, lab.net6(h, wan, !hc.Open && hc.Maps == ""))
+	}
 	if err := errors.Join(steps...); err != nil {
 		return nil, err
 	}
@@ -224,6 +230,11 @@ func (lab *Lab) newBox(h *Home, hc HomeConfig, lan netip.Addr, n int) (*Box, err
 	if hc.IPv6 {
 		b.IP6 = netip.MustParseAddr(fmt.Sprintf("fd00:%x::%x", h.index+1, 11+n))
 		if err := b.NS.IP(fmt.Sprintf("addr add %s/64 dev eth0 nodad", b.IP6)); err != nil {
+			return nil, err
+		}
+	}
+	if hc.Net6 {
+		if err := b.net6(11 + n); err != nil {
 			return nil, err
 		}
 	}

@@ -27,11 +27,12 @@ const mappedRules = `table inet home {
 	chain prerouting_miniupnpd { }
 	chain postrouting_miniupnpd { }
 	chain pre { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
-	chain masq { type nat hook postrouting priority 100; jump postrouting_miniupnpd; oifname "wan" masquerade; }
+	chain masq { type nat hook postrouting priority 100; jump postrouting_miniupnpd; meta nfproto ipv4 oifname "wan" masquerade; }
 	chain forward {
 		type filter hook forward priority 0
 		jump miniupnpd
 		iifname "wan" ct state established,related accept
+		iifname "wan" meta l4proto ipv6-icmp accept
 		iifname "wan" drop
 	}
 }`

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { _, _ = io.Copy(io.Discard, os.Stdin); cancel() }()
 	mapper := &Mapper{
-		Port: 6880, Name: os.Getenv("PORTMAP_ROLE"),
+		Port: 6880, Name: os.Getenv("PORTMAP_ROLE"), IPv6: os.Getenv("PORTMAP_IPV6") != "",
 		Changed: func(m Mapping) { fmt.Printf("%s %d %v\n", m.Protocol, m.External, m.Err) },
 		Log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
@@ -35,10 +35,10 @@ func TestMain(m *testing.M) {
 }
 
 // inBox runs the mapper of a box; end gives the mapping back.
-func inBox(t *testing.T, b *netlab.Box, name string) (protocol string, port int, end func()) {
+func inBox(t *testing.T, b *netlab.Box, name string, env ...string) (protocol string, port int, end func()) {
 	t.Helper()
 	cmd := b.Command(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "PORTMAP_ROLE="+name)
+	cmd.Env = append(append(os.Environ(), "PORTMAP_ROLE="+name), env...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -94,6 +94,37 @@ func TestRouters(t *testing.T) {
 				_ = ln.Close()
 			}()
 		}
+	}
+}
+
+// TestPinholes has the same routers let others in to public IPv6 addresses, by PCP.
+func TestPinholes(t *testing.T) {
+	lab := netlab.Start(t, netlab.Config{Homes: []netlab.HomeConfig{{Boxes: 2, Maps: netlab.NATPMP, Net6: true}}})
+	for n, b := range lab.Homes[0].Boxes {
+		name := fmt.Sprintf("box-%d", n)
+		ln, err := b.Listen("tcp", ":6880")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go answer(ln, name)
+		at := netip.AddrPortFrom(b.IP6, 6880)
+		if got := ask(t, lab, at); got != "" {
+			t.Fatalf("%s is open before anybody asked: %s answers", at, got)
+		}
+		protocol, port, end := inBox(t, b, name, "PORTMAP_IPV6=1")
+		if protocol != "PCP" || port != 6880 {
+			t.Fatalf("%s %d", protocol, port)
+		}
+		if got := ask(t, lab, at); got != name {
+			t.Errorf("%s answers as %q instead of %s", at, got, name)
+		}
+		defer func() {
+			end()
+			if got := ask(t, lab, at); got != "" {
+				t.Errorf("%s is still open after %s has left: %s answers", at, name, got)
+			}
+			_ = ln.Close()
+		}()
 	}
 }
 

@@ -116,11 +116,7 @@ func askPCP(ctx context.Context, from, gw netip.Addr, nonce pcpNonce, internal, 
 
 // pcp maps the port by PCP.
 func (m *Mapper) pcp(ctx context.Context, gw netip.Addr, want int) (Mapping, error) {
-	local, err := localTo(gw)
-	if err != nil {
-		return Mapping{}, err
-	}
-	from, err := netip.ParseAddr(local)
+	from, err := m.source(gw)
 	if err != nil {
 		return Mapping{}, err
 	}
@@ -138,4 +134,19 @@ func (m *Mapper) pcp(ctx context.Context, gw netip.Addr, want int) (Mapping, err
 			return err
 		},
 	}, nil
+}
+
+// source is the address for which the port is mapped.
+func (m *Mapper) source(gw netip.Addr) (netip.Addr, error) {
+	if m.IPv6 {
+		if a := public6(); a.IsValid() {
+			return a, nil
+		}
+		return netip.Addr{}, errors.New("the box has no public IPv6 address")
+	}
+	local, err := localTo(gw)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return netip.ParseAddr(local)
 }

@@ -1,6 +1,8 @@
 // Package portmap asks the home's router to let boxes outside reach the swarm's port: PCP (RFC 6887) and NAT-PMP
 // (RFC 6886) first, because each is one datagram, then UPnP-IGD.
 //
+// Over IPv6 no address is translated, but the router's firewall lets nobody in that it was not asked to: there PCP opens it.
+//
 // Invariants: a mapping is leased and renewed at half its life, never permanent, and given back at the end; one whose
 // renewal fails is kept until its lease ends. Only the router of the default route is asked and believed; what it answers is
 // bounded in bytes and in time. A router that knows none of them is asked again only rarely, and at once when the box
@@ -9,8 +11,6 @@ package portmap
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -18,8 +18,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,11 +30,13 @@ const (
 	look     = 30 * time.Second // how often the default route is looked at
 	timeout  = 2 * time.Second  // of one question
 	fromFile = "/proc/net/route"
+	from6    = "/proc/net/ipv6_route"
 )
 
 // Mapper keeps one TCP port mapped.
 type Mapper struct {
 	Port    int                            // that the box listens on
+	IPv6    bool                           // of its public IPv6 address
 	Name    string                         // of the box: boxes of one home that ask for one port agree on others
 	Gateway func() (netip.Addr, error)     // nil: the default route's
 	Needed  func(ctx context.Context) bool // nil: always; false: nothing is asked of the router
@@ -63,6 +63,7 @@ type Mapping struct {
 	life    time.Duration // as granted; 0: lease
 	ends    time.Time
 	gateway netip.Addr
+	from    netip.Addr // our address, with IPv6
 	undo    func(context.Context) error
 }
 
@@ -104,7 +105,7 @@ func (m *Mapper) Run(ctx context.Context) error {
 		}
 		t.Reset(look)
 		gw, err := m.gateway()
-		if err == nil && gw == m.Mapping().gateway && time.Now().Before(again) {
+		if was := m.Mapping(); err == nil && gw == was.gateway && time.Now().Before(again) && (!m.IPv6 || public6() == was.from) {
 			continue
 		}
 		if err == nil && m.Needed != nil && !m.Needed(ctx) {
@@ -117,6 +118,9 @@ func (m *Mapper) Run(ctx context.Context) error {
 func (m *Mapper) gateway() (netip.Addr, error) {
 	if m.Gateway != nil {
 		return m.Gateway()
+	}
+	if m.IPv6 {
+		return defaultGateway6()
 	}
 	return defaultGateway()
 }
@@ -142,6 +146,9 @@ func (m *Mapper) renew(ctx context.Context, gw netip.Addr, err error) time.Durat
 	}
 	m.retry = 0
 	next.gateway = gw
+	if m.IPv6 {
+		next.from = public6()
+	}
 	if next.life <= 0 || next.life > lease {
 		next.life = lease
 	}
@@ -190,6 +197,9 @@ func (m *Mapper) try(ctx context.Context, gw netip.Addr, want int) Mapping {
 	got, pcpErr := m.pcp(ctx, gw, want)
 	if pcpErr == nil {
 		return got
+	}
+	if m.IPv6 {
+		return Mapping{Err: fmt.Errorf("PCP: %w", pcpErr)}
 	}
 	got, pmpErr := m.pmp(gw, want)
 	if pmpErr == nil {
@@ -273,33 +283,4 @@ func localTo(gw netip.Addr) (string, error) {
 	defer func() { _ = c.Close() }()
 	ap, err := netip.ParseAddrPort(c.LocalAddr().String())
 	return ap.Addr().String(), err
-}
-
-// defaultGateway reads the IPv4 default route from the kernel.
-func defaultGateway() (netip.Addr, error) {
-	b, err := os.ReadFile(fromFile)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("default route: %w", err)
-	}
-	return parseRoutes(string(b))
-}
-
-// parseRoutes finds the gateway of the default route in the format of /proc/net/route.
-func parseRoutes(table string) (netip.Addr, error) {
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
-		if len(f) < 3 || f[1] != "00000000" {
-			continue
-		}
-		b, err := hex.DecodeString(f[2])
-		if err != nil || len(b) != net.IPv4len {
-			continue
-		}
-		var a [4]byte
-		binary.NativeEndian.PutUint32(a[:], binary.BigEndian.Uint32(b))
-		if gw := netip.AddrFrom4(a); !gw.IsUnspecified() {
-			return gw, nil
-		}
-	}
-	return netip.Addr{}, errors.New("there is no default route")
 }

@@ -236,6 +236,23 @@ func TestNothingIsAskedWhenNothingIsNeeded(t *testing.T) {
 	}
 }
 
+func TestParseRoutes6(t *testing.T) {
+	const table = `20010db8000100000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0
+00000000000000000000000000000000 00 00000000000000000000000000000000 00 20010db8000000000000000000000001 00000800 00000001 00000000 00000003     wlan0
+00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     eth0
+00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo
+`
+	if gw, err := parseRoutes6(table); err != nil || gw.String() != "fe80::1%eth0" {
+		t.Errorf("%s, %v", gw, err)
+	}
+	first, _, _ := strings.Cut(table, "\n")
+	for _, bad := range []string{"", "nonsense\n", first} {
+		if gw, err := parseRoutes6(bad); err == nil {
+			t.Errorf("%q: %s", bad, gw)
+		}
+	}
+}
+
 func TestParseRoutes(t *testing.T) {
 	table := "Iface\tDestination\tGateway \tFlags\neth0\t0011AC0A\t00000000\t0001\neth0\t00000000\t0111AC0A\t0003\n"
 	if a, err := parseRoutes(table); err != nil || a != netip.MustParseAddr("10.172.17.1") {
