@@ -7,7 +7,9 @@ deb: build arm-armv7 arm-arm64 ## .deb and .ipk for armhf and arm64, with SBOM a
 	@bin/boxd man $(DIST)/share/man
 	@for s in bash zsh fish; do bin/boxd completion $$s >$(DIST)/share/boxd.$$s; done
 	@cd build/tools && GOFLAGS= $(GO) test ./... && GOFLAGS= $(GO) build -o ../../bin/tools/pack ./pack
-	@bin/tools/pack -binary $(DIST)/boxd-armv7 -share $(DIST)/share -arch armhf -version $(VERSION) -out $(DIST)
-	@bin/tools/pack -binary $(DIST)/boxd-arm64 -share $(DIST)/share -arch arm64 -version $(VERSION) -out $(DIST)
+	@for a in armhf:armv7 arm64:arm64; do b=$(DIST)/boxd-$${a#*:}; \
+		$(GO) run ./build/licences $$b >$(DIST)/share/modules.json && \
+		bin/tools/pack -binary $$b -modules $(DIST)/share/modules.json -share $(DIST)/share -arch $${a%:*} \
+			-version $(VERSION) -out $(DIST) || exit 1; done
 	@build/ci/check-packages $(DIST)
 	@build/ci/check-layers

@@ -16,17 +16,3 @@ func TestPackageVersionOrders(t *testing.T) {
 		}
 	}
 }
-
-func TestClassify(t *testing.T) {
-	for text, want := range map[string]string{
-		"Mozilla Public License Version 2.0\n====":                                           "MPL-2.0",
-		"  Apache License\n   Version 2.0, January 2004":                                     "Apache-2.0",
-		"Permission is hereby granted, free of charge,\nto any person obtaining a copy of":   "MIT",
-		"Copyright me\n   Licensed under the Apache License, Version 2.0 (the \"License\");": "Apache-2.0",
-		"All rights reserved, ask us":                                                        "",
-	} {
-		if got := classify(text); got != want {
-			t.Errorf("classify(%q) = %q, want %q", text, got, want)
-		}
-	}
-}

@@ -30,15 +30,15 @@ func writeSBOM(name, binary, version string, modules []linkedModule) error {
 	}
 	components, refs := []cdx.Component{}, []string{}
 	for _, m := range modules {
-		purl := fmt.Sprintf("pkg:golang/%s@%s", m.path, m.version)
+		purl := fmt.Sprintf("pkg:golang/%s@%s", m.Path, m.Version)
 		c := cdx.Component{
-			BOMRef: purl, Type: cdx.ComponentTypeLibrary, Name: m.path, Version: m.version, PackageURL: purl,
-			Scope: cdx.ScopeRequired, Licenses: &cdx.Licenses{{Expression: m.licence}},
+			BOMRef: purl, Type: cdx.ComponentTypeLibrary, Name: m.Path, Version: m.Version, PackageURL: purl,
+			Scope: cdx.ScopeRequired, Licenses: &cdx.Licenses{{Expression: m.Licence}},
 		}
-		if m.sum != "" {
-			c.Properties = &[]cdx.Property{{Name: "golang:sum", Value: m.sum}}
+		if m.Sum != "" {
+			c.Properties = &[]cdx.Property{{Name: "golang:sum", Value: m.Sum}}
 		}
-		if m.standIn {
+		if m.StandIn {
 			c.Description = "names and types only, written for boxd in place of the module"
 		}
 		components, refs = append(components, c), append(refs, purl)
