@@ -52,7 +52,7 @@ type daemon struct {
 	id                     *identity.Identity
 	split                  *engine.Split // nil with transport security
 	mux                    *identity.Mux
-	ports                  *portmap.Mapper // nil: no port is mapped
+	ports, ports6          *portmap.Mapper // nil: no port is mapped
 	cache                  *cache.Cache
 	catalog                *catalog.Catalog
 	lan                    *lan.LAN
@@ -262,25 +262,28 @@ func (d *daemon) openLAN(context.Context) (err error) {
 	return err
 }
 
-// trackerTimeout bounds an announce.
-const trackerTimeout = 30 * time.Second
+// Bounds of an announce, and of connecting for it.
+const (
+	trackerTimeout = 30 * time.Second
+	trackerDial    = 10 * time.Second
+)
 
 func (d *daemon) openFetch(context.Context) (err error) {
 	swarm, id := d.swarmListener()
-	d.fetch, err = fetch.New(fetch.Options{
+	o := fetch.Options{
 		Cache: fetch.FromCache(d.cache), Catalog: d.catalog, Identity: d.id, LAN: d.lan, State: d.state,
 		NewSwarm: fetch.NewEngine(engine.Options{Self: d.id.BoxID, Log: d.named("swarm")}, fetch.EngineOptions{
 			Identity: id, Listener: swarm, Limits: engine.Limits{
 				PeersPerTorrent: d.remote.NarrowPeers(d.cfg.Swarm.MaxPeers), UploadSlots: d.cfg.Limits.UploadSlots,
 			},
 		}),
-		Origin: originClient(d.id), Tracker: d.id.HTTPClient(trackerTimeout),
-		TrackerURL: d.url(d.cfg.Fleet.Tracker, "/announce"), Port: d.swarmPort(), Location: d.cfg.Location(),
-		ExternalPort: d.externalPort,
-		Class:        func() int { return spaceClass(d.cache.Usage()) },
-		Limits:       *d.limits.Load(), Health: d.health, Log: d.named("fetch"),
+		Origin: originClient(d.id), TrackerURL: d.trackerURL(), Port: d.swarmPort(), Location: d.cfg.Location(),
+		Class:  func() int { return spaceClass(d.cache.Usage()) },
+		Limits: *d.limits.Load(), Health: d.health, Log: d.named("fetch"),
 		Probe: fetch.Probe{Off: !d.cfg.Limits.Yield, NoEcho: !d.cfg.Limits.Probe},
-	})
+	}
+	d.announceOver(&o)
+	d.fetch, err = fetch.New(o)
 	return err
 }
 
@@ -327,7 +330,8 @@ func (d *daemon) openFaces(context.Context) (err error) {
 		},
 	})
 	d.box, err = control.New(control.Options{
-		Remote: reads, Strangers: d.strangers, Ports: d.portMapping(),
+		Remote: reads, Strangers: d.strangers, Ports: portMapping(d.ports),
+		Ports6:  portMapping(d.ports6),
 		Version: version, Config: d.cfg, Identity: d.id, Catalog: d.catalog, Cache: d.cache, LAN: d.lan,
 		Fetch:  control.FromFetch(d.fetch, func() fetch.Limits { return *d.limits.Load() }, d.id.Now),
 		Broker: d.broker, FleetTLS: d.id.FleetClient,

@@ -24,3 +24,14 @@ func TestWhetherTheRouterLetsIn(t *testing.T) {
 		}
 	}
 }
+
+func TestOverWhichFamiliesAHostIsReached(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string][2]bool{
+		"fleet.example": {true, true}, "192.0.2.1": {true, false}, "2001:db8::1": {false, true}, "::ffff:192.0.2.1": {true, false},
+	} {
+		if four, six := families(host); [2]bool{four, six} != want {
+			t.Errorf("%s: %v, %v", host, four, six)
+		}
+	}
+}

@@ -34,6 +34,9 @@ func (d *daemon) services(ctx context.Context, g *errgroup.Group) {
 	if d.ports != nil {
 		start("portmap", d.ports.Run)
 	}
+	if d.ports6 != nil {
+		start("portmap6", d.ports6.Run)
+	}
 	start("cache", d.cache.Run)
 	start("catalog", d.catalog.Run)
 	start("lan", d.lan.Run)

@@ -93,6 +93,7 @@ type Options struct {
 	HTTP      string             // base address of the loopback server
 	SwarmPort int
 	Ports     func() PortMapping // what the router was asked; nil: nothing
+	Ports6    func() PortMapping // the same over IPv6
 	Health    *health.Set
 	LogRing   *LogRing
 	Log       *slog.Logger

@@ -53,6 +53,7 @@ type Doctor struct {
 	TLS           func() *tls.Config // of a client of the fleet; nil: only the TCP connection is tried
 	Live          func() *Snapshot   // nil when the daemon does not run
 	Ports         func() PortMapping // nil: the router is not asked
+	Ports6        func() PortMapping // the same over IPv6
 
 	resolve func(ctx context.Context, host string) ([]string, error) // nil: the system's resolver
 }
@@ -70,7 +71,7 @@ func (b *Box) doctor() Doctor {
 	b.mu.Lock()
 	d := DoctorFor(b.cfg)
 	b.mu.Unlock()
-	d.TLS, d.Live, d.Ports = b.o.FleetTLS, b.Snapshot, b.o.Ports
+	d.TLS, d.Live, d.Ports, d.Ports6 = b.o.FleetTLS, b.Snapshot, b.o.Ports, b.o.Ports6
 	return d
 }
 

@@ -98,6 +98,8 @@ func (d Doctor) reachable(a netip.Addr) []Check {
 	case cgnat.Contains(a):
 		return bad("nat", CheckWarn, "Nothing is broken. If other homes should get more from here: ask the provider for "+
 			"a public address.", "%s is behind the provider's NAT: %s.", a, dials)
+	case a.Is6() && !a.IsPrivate() && !a.IsLinkLocalUnicast():
+		return d.pinhole(a)
 	case !a.IsPrivate() && !a.IsLinkLocalUnicast():
 		return ok("nat", "%s is a public address: other boxes can dial this one.", a)
 	case d.Ports == nil:
@@ -118,4 +120,19 @@ func (d Doctor) reachable(a netip.Addr) []Check {
 			"%s is behind the home's router, which forwards no port (%v): %s.", a, m.Err, dials)
 	}
 	return ok("nat", "%s is behind the home's router, which has not been asked to forward a port: there was no need yet.", a)
+}
+
+// pinhole says whether the router's firewall lets others in to a public IPv6 address.
+func (d Doctor) pinhole(a netip.Addr) []Check {
+	const maybe = "other boxes can dial this one if the router's firewall lets them in"
+	if d.Ports6 == nil {
+		return ok("nat", "%s is a public address: %s.", a, maybe)
+	}
+	switch m := d.Ports6(); {
+	case m.External > 0:
+		return ok("nat", "%s is a public address, and the router lets others in at port %d (%s).", a, m.External, m.Protocol)
+	case m.Err != nil:
+		return ok("nat", "%s is a public address. The router opens no port on request (%v): %s.", a, m.Err, maybe)
+	}
+	return ok("nat", "%s is a public address; the router has not been asked to let others in: there was no need yet.", a)
 }

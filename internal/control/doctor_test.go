@@ -131,10 +131,15 @@ func TestDoctorKnowsWhoCanDialTheBox(t *testing.T) {
 		{"192.168.1.7", &mapped, CheckOK, "forwards port 6880 (UPnP): other boxes can dial"},
 		{"192.168.1.7", &behind, CheckWarn, "behind another NAT (100.64.1.2)"},
 		{"192.168.1.7", &PortMapping{Err: errors.New("the router knows neither")}, CheckWarn, "forwards no port (the router knows neither)"},
+		{"2001:db8::7", nil, CheckOK, "if the router's firewall lets them in"},
+		{"2001:db8::7", &PortMapping{}, CheckOK, "no need yet"},
+		{"2001:db8::7", &PortMapping{Protocol: "PCP", External: 6880}, CheckOK, "lets others in at port 6880 (PCP)"},
+		{"2001:db8::7", &PortMapping{Err: errors.New("no answer")}, CheckOK, "opens no port on request (no answer)"},
 	} {
 		var d Doctor
 		if c.m != nil {
 			d.Ports = func() PortMapping { return *c.m }
+			d.Ports6 = d.Ports
 		}
 		got := d.reachable(netip.MustParseAddr(c.addr))
 		if len(got) != 1 || got[0].Status != c.want || !strings.Contains(got[0].Text, c.says) || (got[0].Action == "") != (c.want == CheckOK) {

@@ -60,12 +60,20 @@ func (f *Fetcher) announce(it *item, mono time.Time) {
 	}
 	a.busy, a.last = true, mono
 	req := tracker.Request{
-		Asset: it.id, PeerID: f.peerID, Port: f.port(), Uploaded: it.sent().Peer, Downloaded: it.bytes().WAN(),
-		Left: it.missing(), Event: event,
+		Asset: it.id, PeerID: f.peerID, Uploaded: it.sent().Peer, Downloaded: it.bytes().WAN(), Left: it.missing(), Event: event,
 	}
 	f.running.Go(func() {
-		ans, err := tracker.Announce(f.jobs, f.o.Tracker, f.o.TrackerURL, req)
-		f.do(f.jobs, func(mono time.Time) { f.announced(it, event, ans, err, mono) })
+		first := true
+		f.askTracker(f.jobs, req, func(ans tracker.Answer, err error, last bool) {
+			f.do(f.jobs, func(mono time.Time) {
+				if first {
+					f.announced(it, event, ans, err, mono)
+				} else {
+					a.answer.Peers = ans.Peers
+				}
+				first, a.busy = false, !last
+			})
+		})
 	})
 }
 
@@ -77,7 +85,7 @@ func (f *Fetcher) swarmChanged(it *item) bool {
 
 func (f *Fetcher) announced(it *item, event tracker.Event, ans tracker.Answer, err error, mono time.Time) {
 	a := &it.ann
-	a.busy, a.err = false, err
+	a.err = err
 	if err != nil {
 		a.fails++
 		a.next = mono.Add(mrand.N(min(firstAnnounceWait<<min(a.fails, 12), lastAnnounceWait))) //nolint:gosec // jitter
@@ -112,14 +120,6 @@ func (a *announcer) wait(ans tracker.Answer, complete bool) time.Duration {
 	return min(ans.Interval, soon)
 }
 
-// port is where the box is reached from outside.
-func (f *Fetcher) port() int {
-	if f.o.ExternalPort != nil {
-		return f.o.ExternalPort()
-	}
-	return f.o.Port
-}
-
 // farewell tells the tracker that the box leaves; it is not waited for long.
 func (f *Fetcher) farewell() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -131,13 +131,13 @@ func (f *Fetcher) farewell() {
 			continue
 		}
 		n++
-		req := tracker.Request{
-			Asset: it.id, PeerID: f.peerID, Port: f.port(), Left: it.missing(), Event: tracker.Stopped,
-		}
+		req := tracker.Request{Asset: it.id, PeerID: f.peerID, Left: it.missing(), Event: tracker.Stopped}
 		wg.Go(func() {
-			if _, err := tracker.Announce(ctx, f.o.Tracker, f.o.TrackerURL, req); err != nil {
-				f.log.Debug("saying goodbye to the tracker failed", "err", fmt.Sprint(err))
-			}
+			f.askTracker(ctx, req, func(_ tracker.Answer, err error, _ bool) {
+				if err != nil {
+					f.log.Debug("saying goodbye to the tracker failed", "err", fmt.Sprint(err))
+				}
+			})
 		})
 	}
 	wg.Wait()

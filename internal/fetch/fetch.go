@@ -40,10 +40,11 @@ type Fetcher struct {
 	paused   bool
 	playback bool
 
-	holds   holds
-	status  atomic.Pointer[Status]
-	plan    atomic.Pointer[schedule.Input] // what the last decision was made from
-	changed atomic.Pointer[chan struct{}]
+	families families
+	holds    holds
+	status   atomic.Pointer[Status]
+	plan     atomic.Pointer[schedule.Input] // what the last decision was made from
+	changed  atomic.Pointer[chan struct{}]
 
 	yield    *yielder
 	usesWAN  atomic.Bool  // something was asked for over the access line, or is sent

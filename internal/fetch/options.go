@@ -35,6 +35,7 @@ type Asset interface {
 type Span struct {
 	First, End int
 	Soon       bool // it waits for them, or will within seconds
+	Now        bool // it stands before the first of them
 }
 
 // Attr is what the cache must know about an asset to decide what to evict.
@@ -132,17 +133,22 @@ type Options struct {
 	Taken func(error) bool
 	// Origin and Tracker speak HTTP; see origin.Client.
 	Origin, Tracker *http.Client
-	TrackerURL      string   // empty: no tracker
-	OriginURLs      []string // used for assets whose .torrent names no web seed
-	Port            int      // where the swarm listens
+	// Tracker6 announces over IPv6, beside Tracker, which then does so over IPv4: the tracker learns both addresses of the box.
+	// Nil: Tracker alone, over whichever family it takes.
+	Tracker6   *http.Client
+	TrackerURL string   // empty: no tracker
+	OriginURLs []string // used for assets whose .torrent names no web seed
+	Port       int      // where the swarm listens
 	// ExternalPort is where it is reached from outside, if a router maps it; nil: Port. See package portmap.
 	ExternalPort func() int
-	Class        func() int // how good a courier this box would be, 0 to 2, see lan.Self; nil: 0
-	Location     *time.Location
-	Limits       Limits
-	Probe        Probe
-	Health       *health.Set
-	Log          *slog.Logger
+	// ExternalPort6 is the same for what Tracker6 announces.
+	ExternalPort6 func() int
+	Class         func() int // how good a courier this box would be, 0 to 2, see lan.Self; nil: 0
+	Location      *time.Location
+	Limits        Limits
+	Probe         Probe
+	Health        *health.Set
+	Log           *slog.Logger
 }
 
 // Hooks is what the engine calls back.

@@ -105,12 +105,16 @@ func (e *Engine) dueLocked(s *swarm, now time.Time) []torrent.PeerInfo {
 	}
 	var list []torrent.PeerInfo
 	for key, c := range s.peers {
+		box := c.peer.Box
+		if t, ok := e.targets[c.target]; ok && box == "" {
+			box = t.box // learnt when it was dialled before
+		}
 		switch {
 		case now.Sub(c.named) > contactLife:
 			delete(s.peers, key)
 			delete(e.targets, c.target)
 			continue
-		case addrs[c.peer.Addr] || c.peer.Box != "" && boxes[c.peer.Box]:
+		case addrs[c.peer.Addr] || box != "" && boxes[box]:
 			c.wait = firstRedial
 			c.next = now.Add(jitter(firstRedial))
 			continue

@@ -27,6 +27,7 @@ import (
 const (
 	maxBytes    = 64 << 10
 	MaxPeers    = 50
+	maxAddrs    = 2 * MaxPeers // a box may have an address of each family
 	minInterval = 5 * time.Second
 	maxInterval = 2 * time.Hour
 	defInterval = 5 * time.Minute
@@ -208,7 +209,7 @@ func (a *Answer) addCompact(b []byte, n int) error {
 }
 
 func (a *Answer) add(p Peer) {
-	if ip := p.Addr.Addr(); len(a.Peers) < MaxPeers && !ip.IsUnspecified() && !ip.IsMulticast() && ip.Zone() == "" {
+	if ip := p.Addr.Addr(); len(a.Peers) < maxAddrs && !ip.IsUnspecified() && !ip.IsMulticast() && ip.Zone() == "" {
 		a.Peers = append(a.Peers, p)
 	}
 }

@@ -53,7 +53,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	many := "d5:peers" + fmt.Sprint(6*200) + ":" + strings.Repeat("\x01\x02\x03\x04\x05\x06", 200) + "e"
-	if a, err := Parse([]byte(many)); err != nil || len(a.Peers) != MaxPeers {
+	if a, err := Parse([]byte(many)); err != nil || len(a.Peers) != maxAddrs {
 		t.Fatalf("%d peers, %v", len(a.Peers), err)
 	}
 }
