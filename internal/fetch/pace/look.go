@@ -64,11 +64,12 @@ func (y *Yield) lookFurther(now time.Time, step float64) {
 
 // learn takes what came through while a queue of ours stood for what the line gives.
 func (y *Yield) learn(now time.Time, other *Yield) {
+	unused := y.seen < 0.5*y.asked
 	switch {
-	case other != nil && (other.spared || other.guilt() >= guilty) && y.seen < 0.8*y.line:
-		// There were two that may have made it: only what is found again and again is believed.
-	case y.sure && y.seen < 0.5*y.asked:
+	case y.sure && unused:
 		return // we did not use what we had: it was not our queue
+	case y.seen < 0.8*y.line && other.guilt() > 0 && (unused || other.spared || other.guilt() >= guilty):
+		// It may well be the other direction's, or somebody else's: only what is found again and again is believed.
 	case !y.sure:
 		y.sure = math.Abs(y.seen-y.line) < 0.12*y.line
 		y.line = max(y.seen, y.min)
@@ -108,4 +109,3 @@ func (y *Yield) allow(now time.Time) {
 		y.extra = min(y.extra+step, most)
 	}
 }
-
