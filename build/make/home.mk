@@ -1,8 +1,8 @@
 # The home in network namespaces: its tests, and the benches that the figures come from.
 
 E2E_PKGS += ./internal/netlab ./internal/lan ./test/home
-E2E_TIMEOUT_internal_netlab := 60
-E2E_TIMEOUT_internal_lan := 240
+E2E_TIMEOUT_internal_netlab := 180
+E2E_TIMEOUT_internal_lan := 420
 E2E_TIMEOUT_test_home := 360
 NEEDS += avahi-daemon:avahi-daemon dbus-daemon:dbus unshare:util-linux
 

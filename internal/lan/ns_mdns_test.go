@@ -52,7 +52,7 @@ func overhear(t *testing.T, home *netlab.Home, heard func(packet []byte)) (c *ne
 
 // TestNSGoodbyeIsSaid: who ends in order takes its announcement back, for whoever else browses.
 func TestNSGoodbyeIsSaid(t *testing.T) {
-	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 2}, 30*time.Second, nil)
+	home, boxes := startHome(t, netlab.HomeConfig{Boxes: 2}, nil)
 	said := make(chan struct{}, 1)
 	overhear(t, home, func(packet []byte) {
 		var m dns.Msg
@@ -71,11 +71,11 @@ func TestNSGoodbyeIsSaid(t *testing.T) {
 	if err := boxes[1].cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	took := until(t, "the neighbour is gone", 20*time.Second, func() bool { return boxes[0].sees() }, boxes[0])
+	took := until(t, "the neighbour is gone", func() bool { return boxes[0].sees() }, boxes[0])
 	t.Logf("gone for its neighbour after %v", took)
 	select {
 	case <-said:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Error("the announcement was not taken back")
 	}
 }
@@ -110,7 +110,7 @@ func TestNSReflector(t *testing.T) {
 			boxes = append(boxes, startNSBox(t, b.NS, ca.box(t, "box-"+b.IP.String())))
 		}
 	}
-	until(t, "each home sees itself, and hears of the other", 40*time.Second, func() bool {
+	until(t, "each home sees itself, and hears of the other", func() bool {
 		for i, b := range boxes {
 			v, _ := b.look()
 			if !b.sees(boxes[i^1].id) || v.Stats.HintsIgnored == 0 {
@@ -142,6 +142,6 @@ func TestNSStaticList(t *testing.T) {
 	for _, b := range home.Boxes {
 		boxes = append(boxes, startNSBox(t, b.NS, ca.box(t, "box-"+b.IP.String()), static...))
 	}
-	took := until(t, "all see all", 30*time.Second, func() bool { return allSeeAll(boxes) }, boxes...)
+	took := until(t, "all see all", func() bool { return allSeeAll(boxes) }, boxes...)
 	t.Logf("3 boxes see each other after %v", took)
 }

@@ -272,11 +272,15 @@ func (b *nsBox) carries(id asset.ID) bool {
 	return slices.Contains(v.Mine, id)
 }
 
+// patience is what a test waits at most. The machine may stand still for many seconds; what it took is logged, and the
+// times that are promised are held by the simulated tests, where nothing else runs.
+const patience = 2 * time.Minute
+
 // until waits for a condition over what the boxes say and returns how long that took.
-func until(t *testing.T, what string, limit time.Duration, cond func() bool, boxes ...*nsBox) time.Duration {
+func until(t *testing.T, what string, cond func() bool, boxes ...*nsBox) time.Duration {
 	t.Helper()
 	start := time.Now()
-	end := time.After(limit)
+	end := time.After(patience)
 	for !cond() {
 		select {
 		case <-end:
@@ -284,7 +288,7 @@ func until(t *testing.T, what string, limit time.Duration, cond func() bool, box
 				v, _ := b.look()
 				t.Logf("%s: %+v", b.id, v)
 			}
-			t.Fatalf("not in %v: %s", limit, what)
+			t.Fatalf("not in %v: %s", patience, what)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -41,7 +41,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func pull(t *testing.T, ns *NS, addr string) (n int64, d time.Duration) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	start := time.Now()
 	c, err := ns.Dial(ctx, "tcp", addr)
@@ -73,12 +73,27 @@ func TestLineRateDelayAndCount(t *testing.T) {
 		t.Errorf("line counted %d bytes down for %d", got.Down.Bytes, size)
 	}
 	floor := time.Duration(size * 8 / 40e6 * float64(time.Second))
-	if took < floor || took > 3*floor {
+	if took < floor {
 		t.Errorf("took %v, floor %v", took, floor)
 	}
+	// That a line is not slower than it says shows only while the machine is quiet: one of some tries has to.
+	fastest := func(enough time.Duration) (best time.Duration) {
+		best = time.Hour
+		for try := 0; try < 10 && best > enough; try++ {
+			_, took := pull(t, lab.Homes[0].Boxes[0].NS, addr)
+			best = min(best, took)
+		}
+		return best
+	}
+	if took > 3*floor {
+		took = fastest(3 * floor)
+	}
+	if took > 3*floor {
+		t.Errorf("took %v at best, floor %v", took, floor)
+	}
 	line.Set(LineConfig{Down: 80e6, Up: 10e6, Delay: 10 * time.Millisecond})
-	if _, again := pull(t, lab.Homes[0].Boxes[0].NS, addr); again >= took {
-		t.Errorf("twice the rate took %v, before %v", again, took)
+	if best := fastest(floor); best >= floor {
+		t.Errorf("twice the rate took %v, the floor before was %v", best, floor)
 	}
 }
 
@@ -99,15 +114,17 @@ func TestNATAndHomesAndCables(t *testing.T) {
 	if n, _ := pull(t, home.Boxes[0].NS, at6); n != 1000 {
 		t.Fatalf("box to box by IPv6: %d bytes", n)
 	}
-	cut := func(from *NS, addr string) bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	dial := func(from *NS, addr string, within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
 		defer cancel()
 		c, err := from.Dial(ctx, "tcp", addr)
 		if err == nil {
 			_ = c.Close()
 		}
-		return err != nil
+		return err
 	}
+	cut := func(from *NS, addr string) bool { return dial(from, addr, 300*time.Millisecond) != nil }
+	reaches := func(from *NS, addr string) bool { return dial(from, addr, time.Minute) == nil }
 	if !cut(open.Boxes[0].NS, at) {
 		t.Error("NAT let the WAN in")
 	}
@@ -121,11 +138,11 @@ func TestNATAndHomesAndCables(t *testing.T) {
 	if !cut(home.Boxes[0].NS, at) {
 		t.Error("partition did not cut")
 	}
-	if cut(home.Boxes[2].NS, at) || cut(home.Boxes[0].NS, inOpen) {
+	if !reaches(home.Boxes[2].NS, at) || !reaches(home.Boxes[0].NS, inOpen) {
 		t.Error("partition cut too much")
 	}
 	check(home.Partition(0))
-	if cut(home.Boxes[0].NS, at) {
+	if !reaches(home.Boxes[0].NS, at) {
 		t.Error("partition did not heal")
 	}
 	check(home.Boxes[1].Unplug())
