@@ -28,6 +28,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+	"golang.org/x/sync/errgroup"
 
 	"boxd/internal/mqttwire"
 )
@@ -213,7 +214,8 @@ func NewServer(o ServerOptions) (*Server, error) {
 }
 
 // RunConfig serves one node of a cluster from a configuration file as broker-config writes it, until ctx ends. Clients
-// without a certificate get as far as the auth callout, which knows only fleetd's own password.
+// without a certificate get as far as the auth callout, which knows only fleetd's own password. It returns an error when
+// only a restart can help, as Run of Server does.
 func RunConfig(ctx context.Context, file string, log *slog.Logger) error {
 	so := &server.Options{}
 	if err := so.ProcessConfigFile(file); err != nil {
@@ -234,14 +236,18 @@ func RunConfig(ctx context.Context, file string, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
-	ns.SetLoggerV2(natsLog{log, &storeWatch{}}, false, false, false)
+	watch := &storeWatch{replica: true}
+	ns.SetLoggerV2(natsLog{log, watch}, false, false, false)
 	go ns.Start()
 	defer func() { ns.Shutdown(); ns.WaitForShutdown() }()
 	if !ns.ReadyForConnections(time.Minute) && ctx.Err() == nil {
 		return fmt.Errorf("broker %s did not start: are its ports taken?", so.ServerName)
 	}
 	log.Info("broker serves", "name", so.ServerName, "mqtt", so.MQTT.Port)
-	return TrimMemory(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return TrimMemory(ctx) })
+	g.Go(func() error { return watch.run(ctx, so.StoreDir, ns.JetStreamEnabled) })
+	return g.Wait()
 }
 
 func splitAddr(addr string) (string, int, error) {
@@ -277,19 +283,11 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	ready()
-	tick := time.NewTicker(storeLook)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if s.store.stuck(freeBytes(s.o.Dir), time.Now()) {
-				return errStoreStuck
-			}
-		}
-	}
+	return s.store.run(ctx, s.o.Dir, s.ns.JetStreamEnabled)
 }
+
+// Free is what is left on the disk of the server's store, in bytes.
+func (s *Server) Free() int64 { return freeBytes(s.o.Dir) }
 
 // Connect returns options that connect to this server within the process.
 func (s *Server) Connect() Endpoint {

@@ -8,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +22,7 @@ import (
 
 	"boxd/internal/asset"
 	"boxd/internal/fleet/broker"
+	"boxd/internal/fleet/fleettest"
 	"boxd/internal/mgmt"
 	"boxd/internal/mqttwire"
 )
@@ -39,16 +40,8 @@ type rig struct {
 	changed chan struct{}
 
 	abused chan string
-}
-
-func freePort(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	creds  broker.Creds
+	free   atomic.Int64 // bytes on the disk
 }
 
 func logTo(tb testing.TB) *slog.Logger {
@@ -66,7 +59,8 @@ func newRig(tb testing.TB, callout ...bool) *rig {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	r := &rig{ca: newCA(tb), addr: freePort(tb), changed: make(chan struct{}), abused: make(chan string, 1000)}
+	r := &rig{ca: newCA(tb), addr: fleettest.FreeAddr(tb), changed: make(chan struct{}), abused: make(chan string, 1000), creds: creds}
+	r.free.Store(1 << 40)
 	log := logTo(tb)
 	o := broker.ServerOptions{
 		Dir: filepath.Join(dir, "js"), Name: "t1", MQTT: r.addr, TLS: r.ca.server(tb), Creds: creds, Log: log,
@@ -90,13 +84,7 @@ func newRig(tb testing.TB, callout ...bool) *rig {
 	if r.srv, err = broker.NewServer(o); err != nil {
 		tb.Fatal(err)
 	}
-	r.bus = broker.NewBus(broker.BusOptions{
-		Fleet: "f1", At: r.srv.Connect(), Creds: creds, MQTT: []string{r.addr}, Log: log, Handle: r.handle, Tele: r.tele,
-		Abuse: func(box string) { r.abused <- box },
-		MQTTTLS: func() *tls.Config {
-			return &tls.Config{RootCAs: r.ca.pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13}
-		},
-	})
+	r.bus = r.newBus(log)
 	ctx, cancel := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)
 	up, listens, flows := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -125,6 +113,16 @@ func newRig(tb testing.TB, callout ...bool) *rig {
 		tb.Fatal("the broker did not come up")
 	}
 	return r
+}
+
+func (r *rig) newBus(log *slog.Logger) *broker.Bus {
+	return broker.NewBus(broker.BusOptions{
+		Fleet: "f1", At: r.srv.Connect(), Creds: r.creds, MQTT: []string{r.addr}, Log: log, Handle: r.handle, Tele: r.tele,
+		Abuse: func(box string) { r.abused <- box }, Alone: true, Free: r.free.Load,
+		MQTTTLS: func() *tls.Config {
+			return &tls.Config{RootCAs: r.ca.pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13}
+		},
+	})
 }
 
 func (r *rig) tele(m broker.Msg) { r.keep([]broker.Msg{m}) }

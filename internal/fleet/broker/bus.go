@@ -50,7 +50,8 @@ type BusOptions struct {
 	Handle   func(ctx context.Context, batch []Msg) error // commits a batch; on error it is delivered again
 	Tele     func(Msg)                                    // must not block
 	Abuse    func(box string)                             // a box filled the store; must not block
-	MaxStore int64                                        // bytes of the broker's store; 0: not known
+	Alone    bool                                         // there is one server, the embedded one
+	Free     func() int64                                 // bytes that are left on the disk of the broker's store; nil: not known
 	MaxBatch int                                          // 0 means 500
 	Log      *slog.Logger
 }
@@ -59,11 +60,14 @@ type BusOptions struct {
 type Bus struct {
 	o BusOptions
 
-	mu  sync.Mutex // guards the fields below
-	nc  *nats.Conn
-	sys *nats.Conn
-	pub mqtt.Client
+	mu    sync.Mutex // guards the fields below
+	nc    *nats.Conn
+	sys   *nats.Conn
+	pub   mqtt.Client
+	level StoreLevel
 }
+
+var errNotConnected = errors.New("not connected to the broker")
 
 // consumerName is shared by all fleetd: each message goes to one of them.
 const consumerName = "fleetd"
@@ -94,9 +98,13 @@ func (b *Bus) Run(ctx context.Context, ready func()) error {
 	b.mu.Lock()
 	b.nc, b.sys = nc, sys
 	b.mu.Unlock()
-	if err := b.makeRoom(ctx, nc); err != nil {
+	if err := b.makeRoom(ctx, nc); err != nil { // before the publisher, which a full store would not let in
 		b.o.Log.Warn("the broker's store was not looked at", "err", err)
 	}
+	watching, stopLevel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); b.watchLevel(watching, nc) }()
+	defer func() { stopLevel(); <-done }()
 	stopWatch, err := b.watchRetained(ctx, nc)
 	if err != nil {
 		return err
@@ -235,7 +243,7 @@ func (b *Bus) Send(topic string, payload []byte) error {
 	nc := b.nc
 	b.mu.Unlock()
 	if nc == nil {
-		return errors.New("not connected to the broker")
+		return errNotConnected
 	}
 	if err := nc.Publish(strings.ReplaceAll(topic, "/", "."), payload); err != nil {
 		return fmt.Errorf("send %s: %w", topic, err)
@@ -301,55 +309,34 @@ func (b *Bus) closePublisher() {
 
 // Kick closes the live connections of a box on every server: after a revocation.
 func (b *Bus) Kick(box string) (int, error) {
-	b.mu.Lock()
-	sys := b.sys
-	b.mu.Unlock()
-	if sys == nil {
-		return 0, errors.New("not connected to the broker")
-	}
-	inbox := nats.NewInbox()
-	sub, err := sys.SubscribeSync(inbox)
-	if err != nil {
-		return 0, fmt.Errorf("kick %s: %w", box, err)
-	}
-	defer func() { _ = sub.Unsubscribe() }()
 	req, err := json.Marshal(map[string]any{"mqtt_client": box, "acc": accountFleet})
 	if err != nil {
 		return 0, err
 	}
-	if err := sys.PublishRequest("$SYS.REQ.SERVER.PING.CONNZ", inbox, req); err != nil {
-		return 0, fmt.Errorf("kick %s: %w", box, err)
-	}
 	kicked := 0
-	for wait := 2 * time.Second; ; wait = 300 * time.Millisecond {
-		m, err := sub.NextMsg(wait)
-		if err != nil {
-			return kicked, nil // every server that is there has answered
-		}
-		var reply struct {
-			Server struct{ ID string }
-			Data   struct {
-				Connections []struct {
-					CID        uint64
-					MQTTClient string `json:"mqtt_client"`
-				}
+	err = b.askServers("CONNZ", req, func(sys *nats.Conn, server string, data json.RawMessage) {
+		var list struct {
+			Connections []struct {
+				CID        uint64
+				MQTTClient string `json:"mqtt_client"`
 			}
 		}
-		if json.Unmarshal(m.Data, &reply) != nil {
-			continue
+		if json.Unmarshal(data, &list) != nil {
+			return
 		}
-		for _, c := range reply.Data.Connections {
+		for _, c := range list.Connections {
 			if c.MQTTClient != box {
 				continue
 			}
-			kick, err := json.Marshal(map[string]uint64{"cid": c.CID})
-			if err != nil {
-				return kicked, err
-			}
 			// A request, though the answer says nothing: without a reply subject the server does nothing.
-			if _, err := sys.Request("$SYS.REQ.SERVER."+reply.Server.ID+".KICK", kick, 2*time.Second); err == nil {
+			kick := fmt.Appendf(nil, `{"cid":%d}`, c.CID)
+			if _, err := sys.Request("$SYS.REQ.SERVER."+server+".KICK", kick, 2*time.Second); err == nil {
 				kicked++
 			}
 		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("kick %s: %w", box, err)
 	}
+	return kicked, nil
 }

@@ -15,7 +15,6 @@ import (
 const (
 	retainedStream = "$MQTT_rmsgs"
 	retainedPrefix = "$MQTT.rmsgs."
-	storeHigh      = 0.8 // share of the store at which retained messages, which are hints, are given up at start
 )
 
 // watchRetained tells of boxes that retain what they may not, and clears it.
@@ -65,25 +64,23 @@ func (b *Bus) watchRetained(ctx context.Context, nc *nats.Conn) (stop func(), er
 // makeRoom gives up all retained messages when the store is nearly full: boxes and fleetd retain theirs again, and without
 // room nobody could connect.
 func (b *Bus) makeRoom(ctx context.Context, nc *nats.Conn) error {
-	if b.o.MaxStore <= 0 {
-		return nil
+	level, err := b.LookAtStores()
+	if err != nil || !level.High() {
+		return err
 	}
+	return b.giveUpRetained(ctx, nc, level)
+}
+
+func (b *Bus) giveUpRetained(ctx context.Context, nc *nats.Conn, level StoreLevel) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("jetstream: %w", err)
-	}
-	info, err := js.AccountInfo(ctx)
-	if err != nil {
-		return fmt.Errorf("look at the broker's store: %w", err)
-	}
-	if float64(info.Store) < storeHigh*float64(b.o.MaxStore) {
-		return nil
 	}
 	s, err := js.Stream(ctx, retainedStream)
 	if err != nil {
 		return fmt.Errorf("look at retained messages: %w", err)
 	}
-	b.o.Log.Warn("the broker's store is nearly full: retained messages are given up", "bytes", info.Store, "of", b.o.MaxStore)
+	b.o.Log.Warn("the broker's store is nearly full: retained messages are given up", "bytes", level.Used, "of", level.Max)
 	if err := s.Purge(ctx); err != nil {
 		return fmt.Errorf("give up retained messages: %w", err)
 	}

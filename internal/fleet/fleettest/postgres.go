@@ -6,7 +6,6 @@ package fleettest
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -128,21 +127,6 @@ func (p *Postgres) NewDatabase(tb testing.TB) string {
 		tb.Fatalf("createdb: %v\n%s", err, out)
 	}
 	return fmt.Sprintf("postgres://fleetd@127.0.0.1:%d/%s?sslmode=disable", p.port, name)
-}
-
-// FreePort is a TCP port of loopback that nobody has now.
-func FreePort(tb testing.TB) int {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		tb.Fatalf("address %v", l.Addr())
-	}
-	return addr.Port
 }
 
 // Until waits for a condition of another process.

@@ -2,7 +2,6 @@ package operate
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,8 +9,6 @@ import (
 	"time"
 
 	"boxd/internal/fleet/ca"
-	"boxd/internal/fleet/registry"
-	"boxd/internal/fleet/repo"
 	"boxd/internal/identity/pki"
 	"boxd/internal/mqttwire"
 )
@@ -103,91 +100,4 @@ func (f *Fleet) MoveBox(ctx context.Context, who, id, group string) error {
 	}
 	_, err := f.Command(ctx, who, id, "renew-certificate", nil, 7*24*time.Hour)
 	return err
-}
-
-// The alerts that the manager judges by itself; boxes' own health codes are alerts under their own names.
-const (
-	AlertOffline  = "offline"
-	AlertDisk     = "disk"
-	AlertDeadline = "deadline-at-risk"
-	AlertClock    = "clock"
-	AlertCatalog  = "catalog-due"    // followed by the role that must be signed elsewhere
-	AlertOps      = "operations-key" // boxes do not obey the operations key of this machine
-	AlertManager  = "manager-clock"  // most boxes disagree with the manager's clock: it is the one that is wrong
-)
-
-const (
-	alertOffline = 10 * time.Minute
-	alertSkew    = 5 * time.Minute
-	alertDisk    = 512 << 20 // bytes
-)
-
-// updateAlerts compares what is wrong now with what was, and keeps since when.
-func (f *Fleet) updateAlerts(ctx context.Context) error {
-	now := f.now()
-	found, err := f.o.Registry.FindAlerts(ctx, registry.AlertRules{
-		OfflineBefore: now.Add(-alertOffline), MaxSkew: alertSkew, MinFree: alertDisk,
-	})
-	if err != nil {
-		return err
-	}
-	skewed, online, err := f.o.Registry.SkewedOnline(ctx, alertSkew)
-	if err != nil {
-		return err
-	}
-	if skewed >= 3 && 2*skewed > online {
-		found = slices.DeleteFunc(found, func(a registry.Alert) bool { return a.Code == AlertClock })
-		found = append(found, registry.Alert{
-			Code:     AlertManager,
-			Severity: "critical",
-			Text: fmt.Sprintf(
-				"the clocks of %d of %d boxes that are online differ from this machine's by more than %s",
-				skewed,
-				online,
-				alertSkew,
-			),
-		})
-	}
-	roles, err := f.o.Repo.Status()
-	if err != nil {
-		return err
-	}
-	for _, r := range roles {
-		if r.Due && !r.KeyHere {
-			found = append(found, registry.Alert{
-				Code: AlertCatalog + "-" + r.Role, Severity: "critical",
-				Text: fmt.Sprintf("the role %s of the catalog expires on %s, and its key is not on this machine: sign a draft "+
-					"(fleetd keys)", r.Role, r.Expires.Format(time.DateOnly)),
-			})
-		}
-	}
-	switch believed, err := f.opsKeyBelieved(); {
-	case err != nil:
-		return err
-	case !believed:
-		found = append(found, registry.Alert{
-			Code: AlertOps, Severity: "critical",
-			Text: "the operations key on this machine is not among the catalog's: boxes refuse every wish and command that it signs. " +
-				"Restore keys/operations.pem from the backup",
-		})
-	}
-	lifts, err := f.liftAlerts(ctx)
-	if err != nil {
-		return err
-	}
-	return f.o.Registry.SetAlerts(ctx, append(found, lifts...))
-}
-
-// opsKeyBelieved reports whether the catalog names the key that signs wishes and commands here.
-func (f *Fleet) opsKeyBelieved() (believed bool, err error) {
-	if len(f.o.OpsKey) != ed25519.PrivateKeySize {
-		return false, nil
-	}
-	pub := f.o.OpsKey.Public()
-	err = f.o.Repo.View(func(tx *repo.Tx) error {
-		keys, err := tx.OperationsKeys()
-		believed = slices.ContainsFunc(keys, func(k ed25519.PublicKey) bool { return k.Equal(pub) })
-		return err
-	})
-	return believed, err
 }

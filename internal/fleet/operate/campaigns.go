@@ -189,6 +189,9 @@ func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string
 			}
 		}
 		c.State, c.Why, c.Paused = state, why, state == CampaignPaused
+		if c.Staged != nil {
+			c.Staged.Stopped = c.Paused && who == rolloutItself
+		}
 		return nil
 	})
 	if err != nil {

@@ -43,8 +43,9 @@ type Options struct {
 	OriginDir  string
 	OriginURLs []string
 	Announce   []string
-	Holder     string // names this fleetd in leases
-	Floor      int64  // wishes get versions above it: boxes may have been given up to that before a backup was restored
+	Holder     string                  // names this fleetd in leases
+	Floor      int64                   // wishes get versions above it: boxes may have been given up to that before a backup was restored
+	Machine    func() []registry.Alert // what is wrong with the manager's machine; may be nil
 	Now        func() time.Time
 	Log        *slog.Logger
 }
@@ -55,10 +56,11 @@ type Fleet struct {
 	now func() time.Time
 	log *slog.Logger
 
-	publishing sync.Mutex // one asset at a time is hashed
-	judging    paced      // rollouts; lead's
-	alerting   paced      // lead's
-	syncing    paced      // campaigns with the catalog; lead's
+	publishing sync.Mutex        // one asset at a time is hashed
+	judging    paced             // rollouts; lead's
+	alerting   paced             // lead's
+	syncing    paced             // campaigns with the catalog; lead's
+	waits      map[string]string // campaigns whose stage will stay as it is, and why; lead's
 	index      atomic.Pointer[Index]
 	messages   atomic.Int64 // committed since the start
 	refused    atomic.Int64 // of those, how many made no sense

@@ -33,6 +33,8 @@ type Staged struct {
 	Done  bool      `json:"done"` // the last stage was reached
 	// Forgiven is how many boxes had failed when the rollout was resumed: they do not stop it again.
 	Forgiven int `json:"forgiven,omitempty"`
+	// Stopped is true when the rollout paused the campaign itself.
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // Counts is how a campaign stands.
@@ -76,10 +78,13 @@ func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
 	if s.MinBoxes == 0 {
 		s.MinBoxes = 1
 	}
-	s.Stage, s.Since, s.Done, s.Forgiven = 0, now.UTC(), len(s.Stages) == 1, 0
+	s.Stage, s.Since, s.Done, s.Forgiven, s.Stopped = 0, now.UTC(), len(s.Stages) == 1, 0, false
 	c.Rollout = &catalog.Rollout{PerMille: s.Stages[0].PerMille, Cohorts: s.Cohorts}
 	return nil
 }
+
+// rolloutItself is who changes a campaign when no user does.
+const rolloutItself = "rollout"
 
 // The verdicts of judge.
 const (
@@ -109,6 +114,27 @@ func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
 		return verdictWait, fmt.Sprintf("%d of %d reachable boxes are ready, %.1f %% are needed", n.Ready, reachable, 100*s.Success)
 	}
 	return verdictAdvance, ""
+}
+
+// emptyFor is how long a stage may be without a box that could be reached before somebody is told: a night without power in a
+// small stage is no reason.
+const emptyFor = 6 * time.Hour
+
+// waitsForNobody says why a stage will stay as it is if nothing changes; empty when it need not.
+func (s *Staged) waitsForNobody(now time.Time, n Counts) string {
+	since := now.Sub(s.Since)
+	switch {
+	case s.Done || since < time.Duration(s.Stages[s.Stage].Hold):
+		return ""
+	case n.Included == 0:
+		return fmt.Sprintf("none of the group's %d boxes is in it, so none can show that it is safe to go on. "+
+			"Create the campaign anew with a larger first stage, or with cohorts", n.Boxes)
+	case n.Included == n.Offline && since > emptyFor:
+		return fmt.Sprintf("all %d boxes in it are offline", n.Included)
+	case n.Ready+n.Failed+n.Working < s.MinBoxes && since > emptyFor:
+		return fmt.Sprintf("%d boxes must have settled, and only %d can be reached", s.MinBoxes, n.Ready+n.Failed+n.Working)
+	}
+	return ""
 }
 
 func share(n, of int) float64 {
@@ -155,6 +181,7 @@ func (f *Fleet) stepRollouts(ctx context.Context) error {
 		return err
 	}
 	var faults []error
+	f.waits = map[string]string{}
 	for i := range list {
 		if err := f.stepRollout(ctx, &list[i]); err != nil {
 			faults = append(faults, fmt.Errorf("rollout of campaign %s: %w", list[i].ID, err))
@@ -177,9 +204,13 @@ func (f *Fleet) stepRollout(ctx context.Context, c *Campaign) error {
 	verdict, why := c.Staged.judge(f.now(), n)
 	switch verdict {
 	case verdictStop:
-		_, err = f.SetCampaignState(ctx, "rollout", c.ID, CampaignPaused, why)
+		_, err = f.SetCampaignState(ctx, rolloutItself, c.ID, CampaignPaused, why)
 	case verdictAdvance:
 		err = f.advance(ctx, c.ID, c.Staged.Stage, n)
+	default:
+		if why := c.Staged.waitsForNobody(f.now(), n); why != "" {
+			f.waits[c.ID] = why
+		}
 	}
 	return err
 }
@@ -202,7 +233,7 @@ func (f *Fleet) advance(ctx context.Context, id string, from int, n Counts) erro
 	}
 	return f.o.Registry.Audit(
 		ctx,
-		"rollout",
+		rolloutItself,
 		"campaign-stage",
 		id,
 		fmt.Sprintf(

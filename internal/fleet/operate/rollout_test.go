@@ -60,6 +60,34 @@ func TestARolloutThatIsOpenStillStopsItself(t *testing.T) {
 	}
 }
 
+// A stage in which nobody is stays for ever, and somebody has to be told.
+func TestAStageWithoutBoxesIsTold(t *testing.T) {
+	hour := catalog.Duration(time.Hour)
+	for name, c := range map[string]struct {
+		after time.Duration
+		n     Counts
+		want  string
+	}{
+		"held":                   {30 * time.Minute, Counts{Boxes: 40}, ""},
+		"nobody is in it":        {2 * time.Hour, Counts{Boxes: 40}, "none of the group's 40 boxes"},
+		"nobody is in it yet":    {2 * time.Hour, Counts{}, "none of the group's 0 boxes"},
+		"a short night":          {2 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4}, ""},
+		"all are switched off":   {7 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4}, "all 4 boxes in it are offline"},
+		"fewer than must settle": {7 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 1, Ready: 3}, "5 boxes must have settled, and only 3"},
+		"at work":                {7 * time.Hour, Counts{Boxes: 40, Included: 9, Working: 9}, ""},
+	} {
+		s, _ := staged(t, Stage{PerMille: 10, Hold: hour}, Stage{PerMille: 1000})
+		s.MinBoxes = 5
+		if got := s.waitsForNobody(now.Add(c.after), c.n); got != c.want && (c.want == "" || !strings.Contains(got, c.want)) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	open, _ := staged(t, Stage{PerMille: 1000})
+	if why := open.waitsForNobody(now.Add(9*time.Hour), Counts{}); why != "" {
+		t.Errorf("all stages are open: %s", why)
+	}
+}
+
 func TestStagesOnlyWiden(t *testing.T) {
 	for _, stages := range [][]Stage{
 		nil,

@@ -131,34 +131,37 @@ func (g *Registry) NewestEvent(ctx context.Context) (time.Time, error) {
 	return fromMS(at), nil
 }
 
-// SetAlerts makes found the alerts that are raised: new ones begin now, those that are gone go.
+// SetAlerts makes found the alerts that are raised: new ones begin now, those that are gone go, and the others get the text
+// that is true now.
 func (g *Registry) SetAlerts(ctx context.Context, found []Alert) error {
 	return g.update(ctx, false, func(tx *sql.Tx) error {
 		type key struct{ box, code string }
-		old := map[key]bool{}
-		rows, err := tx.QueryContext(ctx, "SELECT box, code FROM alerts")
+		old := map[key]string{}
+		rows, err := tx.QueryContext(ctx, "SELECT box, code, text FROM alerts")
 		if err != nil {
 			return fmt.Errorf("alerts: %w", err)
 		}
 		for rows.Next() {
 			var k key
-			if err := rows.Scan(&k.box, &k.code); err != nil {
+			var text string
+			if err := rows.Scan(&k.box, &k.code, &text); err != nil {
 				_ = rows.Close()
 				return fmt.Errorf("alerts: %w", err)
 			}
-			old[k] = true
+			old[k] = text
 		}
 		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 			return fmt.Errorf("alerts: %w", err)
 		}
 		for _, a := range found {
 			k := key{a.Box, a.Code}
-			if old[k] {
-				delete(old, k)
+			text, there := old[k]
+			delete(old, k)
+			if there && text == a.Text {
 				continue
 			}
 			_, err := tx.ExecContext(ctx, g.q("INSERT INTO alerts (box, code, severity, text, since) VALUES (?, ?, ?, ?, ?) "+
-				"ON CONFLICT (box, code) DO NOTHING"), a.Box, a.Code, a.Severity, a.Text, ms(g.now()))
+				"ON CONFLICT (box, code) DO UPDATE SET text = excluded.text"), a.Box, a.Code, a.Severity, a.Text, ms(g.now()))
 			if err != nil {
 				return fmt.Errorf("alerts: %w", err)
 			}

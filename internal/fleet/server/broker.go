@@ -16,7 +16,8 @@ import (
 )
 
 func (s *Server) openBroker() error {
-	at, store := s.clusterEndpoint(), int64(0)
+	at := s.clusterEndpoint()
+	var free func() int64
 	s.mqtt = s.o.MQTTURL
 	if s.o.NATS == "" {
 		if err := s.pickMQTT(); err != nil {
@@ -30,7 +31,7 @@ func (s *Server) openBroker() error {
 		if err != nil {
 			return err
 		}
-		at, store = s.nats.Connect(), broker.DefaultStore
+		at, free = s.nats.Connect(), s.nats.Free
 	}
 	s.bus = broker.NewBus(broker.BusOptions{
 		Fleet: s.ca.Fleet(), At: at, Creds: s.creds, MQTT: strings.Split(s.mqtt, ","), Log: s.log,
@@ -43,7 +44,7 @@ func (s *Server) openBroker() error {
 		},
 		Handle: func(ctx context.Context, b []broker.Msg) error { return s.fleet.Handle(ctx, b) },
 		Tele:   func(m broker.Msg) { s.fleet.Tele(m) },
-		Abuse:  s.shutOut, MaxStore: store,
+		Abuse:  s.shutOut, Alone: s.nats != nil, Free: free,
 	})
 	return nil
 }

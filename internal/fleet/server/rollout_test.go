@@ -10,6 +10,7 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/catalog"
 	"boxd/internal/fleet/operate"
+	"boxd/internal/fleet/registry"
 	"boxd/internal/mgmt"
 	"boxd/internal/mqttwire"
 )
@@ -101,6 +102,12 @@ func TestARolloutStopsItselfAndGoesOn(t *testing.T) {
 	if c := campaign(); !strings.Contains(c.Why, "2 of 3 boxes failed") || c.Counts.Failed != 2 || c.Staged.Stage != 0 {
 		t.Errorf("paused: %q, %+v, stage %d", c.Why, c.Counts, c.Staged.Stage)
 	}
+	alerted := func(code string) bool {
+		var alerts []registry.Alert
+		m.must(t, http.MethodGet, "/api/v1/alerts?code="+code, nil, &alerts)
+		return len(alerts) == 1
+	}
+	eventually(t, "somebody is told that it has stopped itself", func() bool { return alerted("rollout-stopped-" + id) })
 	late := startBox(t, m, token)
 	boxes = append(boxes, late)
 	eventually(t, "the boxes know that it is paused, the late one too", func() bool {
@@ -126,6 +133,7 @@ func TestARolloutStopsItselfAndGoesOn(t *testing.T) {
 		}
 		return campaign().Staged.Done
 	})
+	eventually(t, "the alert has gone", func() bool { return !alerted("rollout-stopped-" + id) })
 	for _, b := range boxes {
 		b.finish(film, id)
 	}
@@ -140,6 +148,14 @@ func TestARolloutStopsItselfAndGoesOn(t *testing.T) {
 		}
 		return true
 	})
+
+	// One whose first stage has nobody in it waits, and tells.
+	nobody := splitting(t, boxes, 0)
+	m.must(t, http.MethodPost, "/api/v1/campaigns", map[string]any{
+		"v": 1, "id": nobody, "name": "Nobody", "group": "default", "assets": nil, "asset_ids": []string{film.String()},
+		"staged": map[string]any{"stages": []any{map[string]any{"per_mille": 500}, map[string]any{"per_mille": 1000}}},
+	}, nil)
+	eventually(t, "somebody is told that its stage is empty", func() bool { return alerted("rollout-waits-" + nobody) })
 	again := map[string]string{"state": "running"}
 	if status := m.do(t, m.token, http.MethodPost, "/api/v1/campaigns/"+id+"/state", again, nil); status != http.StatusConflict {
 		t.Errorf("an aborted campaign was resumed: status %d", status)

@@ -17,6 +17,7 @@ import (
 
 	"boxd/internal/asset"
 	"boxd/internal/catalog"
+	"boxd/internal/fleet/fleettest"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/repo"
 	"boxd/internal/fleet/server"
@@ -54,7 +55,7 @@ func openManager(t *testing.T, dir string, change ...func(*server.Options)) *man
 		Dir:    dir,
 		Fleet:  "home",
 		Listen: "127.0.0.1:0",
-		MQTT:   "127.0.0.1:0",
+		MQTT:   fleettest.FreeAddr(t),
 		API:    "127.0.0.1:0",
 		Hosts:  []string{"127.0.0.1"},
 		Log:    logTo(),

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -23,7 +22,7 @@ func newSingle(t *testing.T, fleet string) *cluster {
 	if out, err := exec.Command("go", "build", "-o", c.bin, "boxd/cmd/fleetd").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	listen, mqtt, api := freeAddr(t), freeAddr(t), freeAddr(t)
+	listen, mqtt, api := fleettest.FreeAddr(t), fleettest.FreeAddr(t), fleettest.FreeAddr(t)
 	c.args["f1"] = []string{
 		"serve", "--dir", fleet, "--fleet", "home", "--listen", listen, "--mqtt", mqtt, "--api", api, "--host", "127.0.0.1",
 	}
@@ -231,9 +230,4 @@ func fill(t *testing.T, name string) {
 			}
 		}
 	}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	return "127.0.0.1:" + strconv.Itoa(fleettest.FreePort(t))
 }

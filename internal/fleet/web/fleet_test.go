@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/fleet/fleettest"
 	"boxd/internal/fleet/operate"
 	"boxd/internal/fleet/registry"
 	"boxd/internal/fleet/server"
@@ -34,7 +35,8 @@ func startFleet(t *testing.T) *fleet {
 	t.Helper()
 	dir := t.TempDir()
 	s, err := server.Open(t.Context(), server.Options{
-		Dir: dir, Fleet: "harbour", Listen: "127.0.0.1:0", MQTT: "127.0.0.1:0", API: "127.0.0.1:0", Hosts: []string{"127.0.0.1"},
+		Dir: dir, Fleet: "harbour", Listen: "127.0.0.1:0", MQTT: fleettest.FreeAddr(t), API: "127.0.0.1:0",
+		Hosts: []string{"127.0.0.1"},
 	})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
