@@ -20,6 +20,7 @@ const (
 	AlertCatalog  = "catalog-due"     // followed by the role that must be signed elsewhere
 	AlertOps      = "operations-key"  // boxes do not obey the operations key of this machine
 	AlertManager  = "manager-clock"   // most boxes disagree with the manager's clock: it is the one that is wrong
+	AlertOver     = "too-many-proofs" // a box proves more than a box may in a day
 	AlertStopped  = "rollout-stopped" // followed by the campaign that stopped itself
 	AlertWaits    = "rollout-waits"   // followed by the campaign whose stage has nobody in it
 )
@@ -87,7 +88,11 @@ func (f *Fleet) updateAlerts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	found = append(append(found, lifts...), rollouts...)
+	over, err := f.overAlerts(ctx)
+	if err != nil {
+		return err
+	}
+	found = slices.Concat(found, lifts, rollouts, over)
 	if f.o.Machine != nil {
 		found = append(found, f.o.Machine()...)
 	}
@@ -116,6 +121,64 @@ func (f *Fleet) rolloutAlerts(ctx context.Context) ([]registry.Alert, error) {
 				Text: fmt.Sprintf("the rollout of campaign %s waits at stage %d: %s", c.ID, c.Staged.Stage+1, why),
 			})
 		}
+	}
+	return alerts, nil
+}
+
+const (
+	tableOver = "over"
+	overShown = 24 * time.Hour
+	overPause = time.Hour // between two times that the same box is written down
+)
+
+// tellOver writes down that a box proves more than it may.
+func (f *Fleet) tellOver(ctx context.Context, box string) {
+	now := f.now()
+	f.mu.Lock()
+	recent := now.Sub(f.over[box]) < overPause
+	if !recent {
+		f.over[box] = now
+	}
+	for id, at := range f.over {
+		if now.Sub(at) > overShown {
+			delete(f.over, id)
+		}
+	}
+	f.mu.Unlock()
+	if recent {
+		return
+	}
+	f.log.Warn("a box proves more than a box may in a day: what is too much waits", "box", box)
+	if err := f.o.Registry.PutDoc(ctx, tableOver, box, tooMuch{box, now.UTC()}); err != nil {
+		f.log.Warn("not written down", "box", box, "err", err)
+	}
+}
+
+// tooMuch is a box that proved more than it may, and when it last did.
+type tooMuch struct {
+	Box string    `json:"box"`
+	At  time.Time `json:"at"`
+}
+
+// overAlerts tells of those of the last day.
+func (f *Fleet) overAlerts(ctx context.Context) ([]registry.Alert, error) {
+	list, err := registry.ListDocs[tooMuch](ctx, f.o.Registry, tableOver)
+	if err != nil {
+		return nil, err
+	}
+	var alerts []registry.Alert
+	for _, o := range list {
+		if f.now().Sub(o.At) > overShown {
+			if err := f.o.Registry.DeleteDoc(ctx, tableOver, o.Box); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		alerts = append(alerts, registry.Alert{
+			Box: o.Box, Code: AlertOver, Severity: "critical",
+			Text: "it proves more arrivals and erasures than a box may in a day. What is too much waits on the box; if that is not " +
+				"what you asked of it, it is broken or not yours any more: revoke it",
+		})
 	}
 	return alerts, nil
 }

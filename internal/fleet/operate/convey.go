@@ -35,6 +35,9 @@ func (f *Fleet) Handle(ctx context.Context, batch []mqttwire.Message) error {
 	for _, d := range res.Dropped {
 		f.log.Warn("message dropped: the database refuses it", "box", d.Topic.Box, "kind", d.Topic.Kind, "err", d.Err)
 	}
+	for _, box := range res.Over {
+		f.tellOver(ctx, box)
+	}
 	for _, a := range res.Acks {
 		data, err := mqttwire.Encode(mqttwire.MaxPayload, &mqttwire.EventAck{V: mqttwire.Version, Epoch: a.Epoch, Evt: a.Evt})
 		if err != nil {

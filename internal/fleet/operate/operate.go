@@ -79,6 +79,7 @@ type Fleet struct {
 	lastSeen  map[string]time.Time // from telemetry, to be written
 	aheads    map[string]ahead     // by target; to be lifted
 	lifted    map[string]time.Time // by target
+	over      map[string]time.Time // boxes that proved too much
 	fence     int64
 	leader    bool
 
@@ -105,6 +106,7 @@ func New(o Options) *Fleet {
 		newBoxes:  map[string]string{},
 		aheads:    map[string]ahead{},
 		lifted:    map[string]time.Time{},
+		over:      map[string]time.Time{},
 		differs:   map[string]string{},
 		receiving: map[string]int64{},
 		newGroup:  make(chan struct{}, 1),

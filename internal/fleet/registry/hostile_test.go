@@ -81,3 +81,51 @@ func testASlowReaderOfProofsStopsNobody(t *testing.T, open opener) {
 		}
 	}
 }
+
+// One box cannot fill the database: beyond a day's worth its proofs are neither stored nor acknowledged, and nothing of its
+// history is written. Other boxes, and what is known already, are taken as ever.
+func testABoxCannotFillTheDatabase(t *testing.T, open opener) {
+	now := at
+	g := open(func() time.Time { return now })
+	const perDay = 5000
+	seq := uint64(0)
+	flood := func(n int) []mqttwire.Message {
+		var batch []mqttwire.Message
+		for range n {
+			seq++
+			m := arrival(t, "evil", "epoch-one", seq, byte(seq%200)+1, "arrived")
+			m.Received = now
+			batch = append(batch, m)
+		}
+		return batch
+	}
+	var first []mqttwire.Message
+	stored := 0
+	for range 6 {
+		batch := flood(1000)
+		out := ingest(t, g, batch...)
+		if first == nil {
+			first = batch
+		}
+		if stored += out.New; out.New != len(out.Acks) || (stored == perDay) != (len(out.Over) == 1) && stored < perDay {
+			t.Fatalf("%d new, %d acknowledged, over: %v", out.New, len(out.Acks), out.Over)
+		}
+	}
+	if stored != perDay {
+		t.Errorf("%d proofs of one box were stored", stored)
+	}
+	if out := ingest(t, g, first...); len(out.Acks) != len(first) || out.New != 0 {
+		t.Errorf("known proofs: %d acknowledged, %d new", len(out.Acks), out.New)
+	}
+	if out := ingest(t, g, arrival(t, "good", "good-epoch", 1, 9, "arrived")); out.New != 1 || len(out.Over) != 0 {
+		t.Errorf("another box: %+v", out)
+	}
+	lines, err := g.History(ctx, "evil", 0, 5000)
+	if err != nil || len(lines) != 2000 || lines[0].Kind != "too-many-lines" {
+		t.Errorf("%d lines of history, %v", len(lines), err)
+	}
+	now = now.Add(12 * time.Hour)
+	if out := ingest(t, g, flood(4000)...); out.New != perDay/2 || len(out.Over) != 1 {
+		t.Errorf("half a day later: %d new, over: %v", out.New, out.Over)
+	}
+}

@@ -32,6 +32,9 @@ type Ingested struct {
 	Bad   int // payloads that were refused
 	Stale int // messages older than what is known
 	New   int // proofs that were not known
+	// Over are boxes that have proven more than a box may in a day. What is too much is neither stored nor acknowledged: the
+	// box keeps it and tries again.
+	Over []string
 	// Dropped are messages that the database takes under no circumstances; they count as bad.
 	Dropped []Dropped
 }
@@ -48,6 +51,7 @@ type batch struct {
 	rows    map[string]*row
 	history []historyRow
 	arrived map[arrivalKey]Arrivals
+	wrote   map[string]written // by box
 	out     Ingested
 }
 
@@ -80,13 +84,15 @@ func (g *Registry) Ingest(ctx context.Context, msgs []mqttwire.Message) (Ingeste
 
 func (n *Ingested) add(m Ingested) {
 	n.Acks, n.Seen, n.Dropped = append(n.Acks, m.Acks...), append(n.Seen, m.Seen...), append(n.Dropped, m.Dropped...)
+	n.Over = append(n.Over, m.Over...)
 	n.Bad, n.Stale, n.New = n.Bad+m.Bad, n.Stale+m.Stale, n.New+m.New
 }
 
 func (g *Registry) ingest(ctx context.Context, msgs []mqttwire.Message) (Ingested, error) {
 	var out Ingested
+	var wrote map[string]written
 	err := g.update(ctx, false, func(tx *sql.Tx) error {
-		b := &batch{g: g, rows: map[string]*row{}}
+		b := &batch{g: g, rows: map[string]*row{}, wrote: map[string]written{}}
 		var ids []string
 		for _, m := range msgs {
 			if m.Topic.Box != "" && b.rows[m.Topic.Box] == nil {
@@ -108,9 +114,12 @@ func (g *Registry) ingest(ctx context.Context, msgs []mqttwire.Message) (Ingeste
 		if err := b.store(ctx, tx, ids); err != nil {
 			return err
 		}
-		out = b.out
+		out, wrote = b.out, b.wrote
 		return nil
 	})
+	if err == nil {
+		g.spent.add(wrote)
+	}
 	return out, err
 }
 
@@ -135,6 +144,12 @@ func (b *batch) take(ctx context.Context, tx *sql.Tx, r *row, m mqttwire.Message
 			return nil
 		}
 		r.see(at)
+		if over, err := b.refuses(ctx, tx, r.ID, &e, at); over || err != nil {
+			if over && !slices.Contains(b.out.Over, r.ID) {
+				b.out.Over = append(b.out.Over, r.ID)
+			}
+			return err
+		}
 		b.out.Acks = append(b.out.Acks, Ack{r.ID, e.Epoch, e.Evt})
 		return b.proof(ctx, tx, r, &e, at)
 	case mqttwire.KindCmdAck:
@@ -286,6 +301,13 @@ func (b *batch) healthChanges(r *row, s *mqttwire.Reported, codes []string, at i
 }
 
 func (b *batch) note(r *row, at int64, kind, text string) {
+	yes, last := b.mayNote(r.ID, at)
+	if !yes {
+		return
+	}
+	if last {
+		kind, text = "too-many-lines", fmt.Sprintf("it makes more than %d lines a day: what follows is not written", maxLines)
+	}
 	b.history = append(b.history, historyRow{r.ID, kind, strings.ToValidUTF8(text[:min(len(text), 500)], ""), at})
 }
 
@@ -323,6 +345,7 @@ func (b *batch) proof(ctx context.Context, tx *sql.Tx, r *row, e *mqttwire.Event
 		}
 	}
 	b.out.New++
+	b.proved(r.ID, at)
 	b.countArrival(r, e, at)
 	b.note(r, at, e.Kind, e.Name+" "+e.Asset.Short())
 	if e.Kind == mqttwire.EventErased {

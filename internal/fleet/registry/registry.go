@@ -3,7 +3,8 @@
 //
 // Invariants: what Ingest returned acknowledgements for is committed durably; a proof is counted once per (box, epoch,
 // outbox number) and once per (box, asset, kind, time), however often it is delivered; an older message never
-// overwrites a newer one of the same epoch. All state of fleetd that matters is here, in NATS or in static files.
+// overwrites a newer one of the same epoch; one box writes a bounded number of proofs and lines of history in a day. All state of
+// fleetd that matters is here, in NATS or in static files.
 package registry
 
 import (
@@ -42,6 +43,8 @@ type Registry struct {
 	log *slog.Logger
 
 	dbClock bool
+
+	spent spent // by boxes
 
 	ledger group // concurrent changes of the certificate authority's ledger; SQLite only
 }

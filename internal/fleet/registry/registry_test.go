@@ -68,6 +68,7 @@ var common = map[string]func(*testing.T, opener){
 	"APrefixFindsAllThatBeginWithIt":         testAPrefixFindsAllThatBeginWithIt,
 	"OldRecordsAreForgotten":                 testOldRecordsAreForgotten,
 	"SumsDoNotOverflow":                      testSumsDoNotOverflow,
+	"ABoxCannotFillTheDatabase":              testABoxCannotFillTheDatabase,
 	"ASlowReaderOfProofsStopsNobody":         testASlowReaderOfProofsStopsNobody,
 	"StandingOfAGroup":                       testStandingOfAGroup,
 }
