@@ -29,7 +29,10 @@ func (c *command) addLook(root *cobra.Command) {
 	status.Flags().BoolVar(&watch, "watch", false, "stay and show changes as they happen")
 	assets := &cobra.Command{
 		Use: "assets", Short: "What is here and what is coming", GroupID: "look", Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.show(cmd, "/api/v1/status", printAssets) },
+		Long: "What is here and what is coming: how much of each asset is verified, how much of it came from the home's other boxes\n" +
+			"(LAN), from boxes elsewhere (PEERS) and from the operator's server (ORIGIN), and until when it is kept.",
+		Example: "  boxd assets\n  boxd assets --json | jq '.assets[] | select(.state != \"ready\") | .name'",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return c.show(cmd, "/api/v1/status", printAssets) },
 	}
 	why := &cobra.Command{
 		Use: "why ASSET", Short: "Why an asset is, or is not, being fetched", GroupID: "look", Args: cli.Args(1,
@@ -43,10 +46,15 @@ func (c *command) addLook(root *cobra.Command) {
 	}
 	peers := &cobra.Command{
 		Use: "peers", Short: "The boxes of this home, and those that bytes are exchanged with", GroupID: "look", Args: cli.NoArgs,
+		Long: "The boxes of this home, and those that bytes are exchanged with. CLASS is how good a courier a box would be (0 is best:\n" +
+			"a cable, long on, room), WAN whether it reaches the Internet, CARRIES how many assets it brings into the home now,\n" +
+			"FROM IT and TO IT what it gave this box and got from it. No boxes here though there are some: boxd doctor.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.show(cmd, "/api/v1/status", printPeers) },
 	}
 	schedule := &cobra.Command{
 		Use: "schedule", Short: "What the coming day will bring", GroupID: "look", Args: cli.NoArgs,
+		Long: "What the coming day will bring, as the box reckons now: which assets use the access line when, and what is complete at\n" +
+			"the end of each stretch. Where nothing does, the reason stands in its place: no window is open, say.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.schedule(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	root.AddCommand(status, assets, why, peers, schedule)
@@ -114,16 +122,23 @@ func statusHead(p *cli.Page, s *control.Snapshot, columns int) {
 	quota := cmp.Or(s.Cache.Effective, s.Cache.Quota)
 	p.Line("cache    %s  %s of %s", cli.Bar(s.Cache.Reserved, quota, 20), cli.Bytes(s.Cache.Reserved), cli.Bytes(quota))
 	r, b := s.Fetch.Rates, s.Fetch.Bytes
-	p.Line("in       home %s (%s), peers %s (%s), origin %s (%s)", cli.Rate(r.LAN), cli.Bytes(b.LAN),
-		cli.Rate(r.Peer), cli.Bytes(b.Peer), cli.Rate(r.Origin), cli.Bytes(b.Origin))
-	p.Line("out      home %s (%s), peers %s (%s)", cli.Rate(s.Fetch.SentRate.LAN), cli.Bytes(s.Fetch.Sent.LAN),
-		cli.Rate(s.Fetch.SentRate.Peer), cli.Bytes(s.Fetch.Sent.Peer))
+	p.Line("in       home %s, peers %s, origin %s", moved(b.LAN, r.LAN), moved(b.Peer, r.Peer), moved(b.Origin, r.Origin))
+	p.Line("out      home %s, peers %s", moved(s.Fetch.Sent.LAN, s.Fetch.SentRate.LAN),
+		moved(s.Fetch.Sent.Peer, s.Fetch.SentRate.Peer))
 	watching := ""
 	if s.Fetch.Playback {
 		watching = ", somebody is watching"
 	}
 	p.Line("home     %s%s, memory %s, up %s", cli.Count(len(s.Home), "other box", "other boxes"), watching,
 		cli.Bytes(s.Process.RSS), cli.Span(time.Duration(s.Uptime*float64(time.Second))))
+}
+
+// moved is what has gone some way since the daemon started, and how fast more does now.
+func moved(bytes, rate int64) string {
+	if now := cli.Rate(rate); now != cli.Rate(0) {
+		return cli.Bytes(bytes) + " (" + now + ")"
+	}
+	return cli.Bytes(bytes)
 }
 
 // assetTable is the table of the status: a narrow terminal gets only the columns that matter most.
@@ -264,9 +279,9 @@ func (c *command) why(ctx context.Context, w io.Writer, ref string) error {
 	if err != nil {
 		return err
 	}
-	a, ok := s.Asset(ref)
-	if !ok {
-		return fmt.Errorf("no asset of this box is called %q, or several are; boxd assets lists them", ref)
+	a, err := s.Choose(ref)
+	if err != nil {
+		return err
 	}
 	if c.json {
 		b, err := cl.read(ctx, "/api/v1/assets/"+a.ID.String())
@@ -282,7 +297,7 @@ func (c *command) why(ctx context.Context, w io.Writer, ref string) error {
 	p.Line("  why       %s", cli.Plain(a.Why))
 	p.Line("  verified  %s of %s  %s %.1f%%", cli.Bytes(a.Verified), cli.Bytes(a.Length), cli.Bar(a.Verified, a.Length,
 		20), cli.Percent(a.Verified, a.Length))
-	p.Line("  came from lan %s, peers %s, origin %s", cli.Bytes(a.Bytes.LAN), cli.Bytes(a.Bytes.Peer),
+	p.Line("  came from the home %s, peers %s, origin %s", cli.Bytes(a.Bytes.LAN), cli.Bytes(a.Bytes.Peer),
 		cli.Bytes(a.Bytes.Origin))
 	switch {
 	case a.Role == "follower" && a.Courier != "":

@@ -51,6 +51,22 @@ const namesJS = `(function () {
   return bad.join('\n');
 })()`
 
+// labelsJS draws a home of three boxes that gave each other something, as narrow as on a phone, and lists labels on labels.
+const labelsJS = `(function () {
+  var el = document.createElement('div'), got = function (id, n) { return { id: id, bytes: n * 1048576 }; };
+  el.style.width = '320px';
+  document.querySelector('main').appendChild(el);
+  boxd.home(el, { assets: [], fetch: { bytes: { peer: 0, origin: 268435456 }, rates: { peer: 0, origin: 0 }, courier_of: 1 }, home: [
+    { id: 'box-te4mrx75xo', holds: 2, wan_got_bytes: 2201744, courier_of: 0, received_bytes: 1876951, sent_bytes: 203423744, got: [got('box-tzjpkfva7a', 61.6)] },
+    { id: 'box-tzjpkfva7a', holds: 2, wan_got_bytes: 0, courier_of: 0, received_bytes: 327680, sent_bytes: 210763776, got: [got('box-te4mrx75xo', 57.2)] }] });
+  var list = [].map.call(el.querySelectorAll('text.halo'), function (e) { return { t: e.textContent, r: e.getBoundingClientRect() }; }), bad = [];
+  list.forEach(function (p, i) { list.slice(i + 1).forEach(function (q) {
+    if (p.r.left < q.r.right && q.r.left < p.r.right && p.r.top + 3 < q.r.bottom && q.r.top + 3 < p.r.bottom) { bad.push(p.t + ' on ' + q.t); }
+  }); });
+  el.parentNode.removeChild(el);
+  return list.length < 4 ? 'only ' + list.length + ' labels' : bad.join(', ');
+})()`
+
 func TestStatusPageInChromium(t *testing.T) {
 	b := browsertest.New(t, "../../out/screenshots/box-")
 	f := newFleet(t)
@@ -78,6 +94,9 @@ func TestStatusPageInChromium(t *testing.T) {
 	b.Until(`document.getElementById('state').textContent === 'All is well'`)
 	b.Until(`document.querySelectorAll('#home svg rect.node').length === 3 && document.querySelectorAll('#disk .tile.ready').length === 2`)
 	looks(t, b)
+	if bad := browsertest.Eval[string](b, labelsJS); bad != "" {
+		t.Errorf("the picture of a home on a phone: %s", bad)
+	}
 	playsInPage(t, b)
 	pairsAPhone(t, b)
 	b.Clean()

@@ -144,7 +144,7 @@ func testBugReport(t *testing.T, box *testBox) {
 	}
 	for _, want := range []string{
 		"status.json", "history.json", "doctor.json", "config.json", "log.txt",
-		"goroutines.txt", "build.txt", "cache.json",
+		"goroutines.txt", "build.txt", "cache.json", "metrics.txt", "schedule.json",
 	} {
 		if parts[want] == 0 {
 			t.Errorf("no %s in the report: %v", want, parts)

@@ -18,8 +18,11 @@ import (
 // maxStacks bounds the goroutine dump of a bug report, in bytes.
 const maxStacks = 1 << 20
 
+// ReportPart is a file of a bug report that a face of the box adds.
+type ReportPart struct{ Name, Text string }
+
 // BugReport writes a .tar.gz of what an engineer needs to see, without secrets.
-func (b *Box) BugReport(ctx context.Context, w io.Writer) error {
+func (b *Box) BugReport(ctx context.Context, w io.Writer, more ...ReportPart) error {
 	now, _ := b.o.Identity.Now()
 	var lines []string
 	if b.o.LogRing != nil {
@@ -28,10 +31,11 @@ func (b *Box) BugReport(ctx context.Context, w io.Writer) error {
 	b.mu.Lock()
 	cfg := b.cfg.Redacted()
 	b.mu.Unlock()
-	parts := []struct {
+	type part struct {
 		name string
 		data any
-	}{
+	}
+	parts := []part{
 		{"status.json", b.Snapshot()},
 		{"history.json", b.History()},
 		{"schedule.json", b.Day(24 * time.Hour)},
@@ -41,6 +45,9 @@ func (b *Box) BugReport(ctx context.Context, w io.Writer) error {
 		{"log.txt", strings.Join(lines, "\n") + "\n"},
 		{"goroutines.txt", stacks()},
 		{"build.txt", buildInfo()},
+	}
+	for _, p := range more {
+		parts = append(parts, part{p.Name, p.Text})
 	}
 	gz := gzip.NewWriter(w)
 	tw := tar.NewWriter(gz)

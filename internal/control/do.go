@@ -150,9 +150,9 @@ func (b *Box) onAsset(ctx context.Context, cmd Command) Result {
 	if err := decode(cmd.Args, &args); err != nil {
 		return failed(CodeBadArgs, "%v", err)
 	}
-	a, ok := b.Snapshot().Asset(args.Asset)
-	if !ok {
-		return failed(CodeNoAsset, "no asset of this box is called %.80q, or several are", args.Asset)
+	a, err := b.Snapshot().Choose(args.Asset)
+	if err != nil {
+		return failed(CodeNoAsset, "%v", err)
 	}
 	switch cmd.Name {
 	case "pin", "unpin":

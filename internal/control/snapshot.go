@@ -7,6 +7,7 @@
 package control
 
 import (
+	"fmt"
 	"time"
 
 	"boxd/internal/asset"
@@ -275,6 +276,9 @@ type Process struct {
 	Descriptors int     `json:"descriptors"`
 }
 
+// shortestRef is how much of an id or a name must be given at least, in bytes.
+const shortestRef = 3
+
 // Asset finds an asset by its id, by its name, or by the beginning of either when only one begins so.
 func (s *Snapshot) Asset(ref string) (Asset, bool) {
 	var found Asset
@@ -284,11 +288,32 @@ func (s *Snapshot) Asset(ref string) (Asset, bool) {
 		if id == ref || a.Name == ref {
 			return a, true
 		}
-		if len(ref) >= 3 && (hasPrefix(id, ref) || hasPrefix(a.Name, ref)) {
+		if len(ref) >= shortestRef && (hasPrefix(id, ref) || hasPrefix(a.Name, ref)) {
 			found, n = a, n+1
 		}
 	}
 	return found, n == 1
+}
+
+// Choose is Asset for people: the error says what else to type.
+func (s *Snapshot) Choose(ref string) (Asset, error) {
+	if a, ok := s.Asset(ref); ok {
+		return a, nil
+	}
+	n := 0
+	for _, a := range s.Assets {
+		if ref != "" && (hasPrefix(a.ID.String(), ref) || hasPrefix(a.Name, ref)) {
+			n++
+		}
+	}
+	switch {
+	case n == 0:
+		return Asset{}, fmt.Errorf("no asset of this box is called %.80q; boxd assets lists them", ref)
+	case n == 1:
+		return Asset{}, fmt.Errorf("%.80q is too short; at least %d characters of an asset's id or name are needed", ref, shortestRef)
+	default:
+		return Asset{}, fmt.Errorf("%d assets of this box begin with %.80q; boxd assets lists them", n, ref)
+	}
 }
 
 func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(prefix)] == prefix }

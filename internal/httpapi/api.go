@@ -174,8 +174,9 @@ func (s *Server) endLease(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) bugReport(w http.ResponseWriter, r *http.Request) {
-	var buf bytes.Buffer // bounded by what a report holds, so that a fault on the way is an error and no torn archive
-	if err := s.o.Box.BugReport(r.Context(), &buf); err != nil {
+	var buf, metrics bytes.Buffer // bounded by what a report holds, so that a fault on the way is an error and no torn archive
+	writeMetrics(&metrics, s.o.Box.Snapshot())
+	if err := s.o.Box.BugReport(r.Context(), &buf, control.ReportPart{Name: "metrics.txt", Text: metrics.String()}); err != nil {
 		s.log.Warn("bug report", "error", err)
 		fail(w, http.StatusInternalServerError, control.CodeFailed, "the report could not be made: "+err.Error())
 		return

@@ -78,7 +78,7 @@ func (b *fakeBox) arrive(have int64) {
 	b.changed = make(chan struct{})
 }
 
-func (b *fakeBox) BugReport(_ context.Context, w io.Writer) error {
+func (b *fakeBox) BugReport(_ context.Context, w io.Writer, _ ...control.ReportPart) error {
 	_, err := io.WriteString(w, "report")
 	return err
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -228,8 +229,11 @@ func warningsBySeverity(s *control.Snapshot) []sample {
 // metrics writes the Prometheus text format, version 0.0.4.
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	writeMetrics(w, s.o.Box.Snapshot())
+}
+
+func writeMetrics(w io.Writer, snap *control.Snapshot) {
 	out := bufio.NewWriter(w)
-	snap := s.o.Box.Snapshot()
 	for _, m := range families {
 		writeFamily(out, m, snap)
 	}

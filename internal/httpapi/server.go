@@ -37,7 +37,7 @@ type Box interface {
 	Playback() *control.Playback
 	Probe(ctx context.Context) error // fails when a service does not answer
 	Ready() (bool, string)
-	BugReport(ctx context.Context, w io.Writer) error
+	BugReport(ctx context.Context, w io.Writer, more ...control.ReportPart) error
 }
 
 // Options configures a Server. Box and Token are required; listeners that are nil are not served.

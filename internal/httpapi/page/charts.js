@@ -261,8 +261,13 @@
       c.svg.appendChild(s('path', { 'class': 'edge in', 'stroke-width': t, d: 'M' + x0 + ' ' + base + ' C' + x0 + ' ' + (base + d) + ' ' + x1 + ' ' + (base + d) + ' ' + x1 + ' ' + (base + h) }, [s('title', { text: what })]));
       c.svg.appendChild(s('path', { 'class': 'lan', d: 'M' + (x1 - h) + ' ' + (base + h + 2) + ' L' + (x1 + h) + ' ' + (base + h + 2) + ' L' + x1 + ' ' + base + ' Z' }));
     });
-    arcs.forEach(function (a) {
-      if (few) { c.svg.appendChild(s('text', { 'class': 'halo', x: (x(a.i) + x(a.j)) / 2, y: base + depth(a) * 0.75 - 5 * k, 'text-anchor': 'middle', text: (a.i < a.j ? '' : '← ') + b.bytes(a.v) + (a.i < a.j ? ' →' : '') })); }
+    var taken = []; // a label that would lie on another is left to the table below
+    arcs.slice().sort(function (p, q) { return q.v - p.v; }).forEach(function (a) {
+      var text = (a.i < a.j ? '' : '← ') + b.bytes(a.v) + (a.i < a.j ? ' →' : ''), half = text.length * 3.7 * k;
+      var tx = (x(a.i) + x(a.j)) / 2, ty = base + depth(a) * 0.75 - 5 * k;
+      if (!few || taken.some(function (l) { return Math.abs(l.x - tx) < l.half + half && Math.abs(l.y - ty) < 15 * k; })) { return; }
+      taken.push({ x: tx, y: ty, half: half });
+      c.svg.appendChild(s('text', { 'class': 'halo', x: tx, y: ty, 'text-anchor': 'middle', text: text }));
     });
     hh.boxes.forEach(function (box, i) {
       var note = box.carries ? 'carries ' + box.carries : 'holds ' + box.holds;
