@@ -4,7 +4,8 @@
 // Invariants: every request is answered for a role; a change needs a token, or the dashboard's session with its second half
 // that only a page of ours can know, and a JSON content type, so no foreign page can make one; on a loopback listener
 // only loopback Host names
-// are answered, so no foreign name can be bound to it. Secrets are shown once, when they are made. Bodies are bounded.
+// are answered, so no foreign name can be bound to it. Secrets are shown once, when they are made. Bodies are bounded, and
+// a reader that takes nothing for a minute is let go.
 package api
 
 import (
@@ -105,7 +106,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusMisdirectedRequest, "host", "this address answers only to loopback names")
 		return
 	}
-	s.mux.ServeHTTP(w, r)
+	s.mux.ServeHTTP(patient{w, http.NewResponseController(w), stallLimit}, r)
 }
 
 func loopbackHost(host string) bool {

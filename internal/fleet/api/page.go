@@ -1,12 +1,16 @@
 package api
 
 import (
+	"context"
 	"embed"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"boxd/internal/fleet/registry"
+	"boxd/internal/fleet/repo"
 )
 
 //go:embed openapi.yaml
@@ -51,6 +55,12 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request, _ who) (any, er
 	gauge("fleetd_received_peer_bytes", "bytes that boxes report from WAN peers", total.Peer)
 	gauge("fleetd_received_origin_bytes", "bytes that boxes report from the origin", total.Origin)
 	gauge("fleetd_catalog_version", "version of the published catalog", version)
+	if err := s.expiries(&b); err != nil {
+		return nil, err
+	}
+	if err := s.alertCounts(r.Context(), &b); err != nil {
+		return nil, err
+	}
 	committed, refused := s.o.Fleet.Messages()
 	fmt.Fprintf(&b, "# HELP fleetd_messages_total messages of boxes that were committed\n# TYPE fleetd_messages_total counter\n"+
 		"fleetd_messages_total %d\n# HELP fleetd_messages_refused_total of those, how many made no sense\n"+
@@ -60,4 +70,45 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request, _ who) (any, er
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_, _ = w.Write([]byte(b.String()))
 	return nil, nil
+}
+
+// expiries says when the signature of each role of the catalog ends; of all publishers' roles, which may be many, the first.
+func (s *server) expiries(b *strings.Builder) error {
+	roles, err := s.o.Fleet.CatalogRoles()
+	if err != nil {
+		return err
+	}
+	at := map[string]int64{}
+	for _, r := range roles {
+		name := r.Role
+		if strings.HasPrefix(name, repo.PublisherRole("")) {
+			name = "publishers"
+		}
+		if was, there := at[name]; r.Version > 0 && (!there || r.Expires.Unix() < was) {
+			at[name] = r.Expires.Unix()
+		}
+	}
+	b.WriteString("# HELP fleetd_catalog_expiry_timestamp_seconds when the signature of a role of the catalog ends\n" +
+		"# TYPE fleetd_catalog_expiry_timestamp_seconds gauge\n")
+	for _, name := range slices.Sorted(maps.Keys(at)) {
+		fmt.Fprintf(b, "fleetd_catalog_expiry_timestamp_seconds{role=%q} %d\n", name, at[name])
+	}
+	return nil
+}
+
+// alertCounts counts the alerts that are raised: those of boxes, and those of the fleet itself.
+func (s *server) alertCounts(ctx context.Context, b *strings.Builder) error {
+	n, err := s.o.Fleet.Registry().CountAlerts(ctx)
+	if err != nil {
+		return err
+	}
+	b.WriteString("# HELP fleetd_alerts alerts that are raised, by severity, about boxes or about the fleet itself\n# TYPE fleetd_alerts gauge\n")
+	for _, about := range []string{"box", "fleet"} {
+		for _, severity := range []string{"critical", "warning", "info"} {
+			fmt.Fprintf(b, "fleetd_alerts{about=%q,severity=%q} %d\n", about, severity, n[registry.AlertKind{
+				Fleet: about == "fleet", Severity: severity,
+			}])
+		}
+	}
+	return nil
 }

@@ -199,3 +199,27 @@ func (g *Registry) Alerts(ctx context.Context, code string, limit int) ([]Alert,
 	}
 	return list, rows.Err()
 }
+
+// AlertKind is what CountAlerts counts by.
+type AlertKind struct {
+	Fleet    bool // about the fleet itself, and not a box
+	Severity string
+}
+
+// CountAlerts counts the alerts that are raised.
+func (g *Registry) CountAlerts(ctx context.Context) (map[AlertKind]int, error) {
+	counts := map[AlertKind]int{}
+	err := g.each(ctx, "SELECT CASE WHEN box = '' THEN 1 ELSE 0 END AS fleet, severity, COUNT(*) FROM alerts GROUP BY fleet, severity", nil,
+		func(rows *sql.Rows) error {
+			var fleet, n int
+			var k AlertKind
+			err := rows.Scan(&fleet, &k.Severity, &n)
+			k.Fleet = fleet == 1
+			counts[k] += n
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("count alerts: %w", err)
+	}
+	return counts, nil
+}

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestGrafanaAsksForMetricsThatAreThere compares the dashboard in deploy/grafana with what fleetd says of itself at /metrics
-// and with the table of what a box says.
+// TestGrafanaAsksForMetricsThatAreThere compares the dashboard in deploy/grafana and the alert rules in deploy/prometheus with
+// what fleetd says of itself at /metrics and with the table of what a box says.
 func TestGrafanaAsksForMetricsThatAreThere(t *testing.T) {
 	f := startFleet(t)
 	status, text := f.call("GET", "/metrics", "", nil)
@@ -64,6 +64,24 @@ func TestGrafanaAsksForMetricsThatAreThere(t *testing.T) {
 					t.Errorf("%s: there is no metric %s", p.Title, name)
 				}
 			}
+		}
+	}
+	rules, err := os.ReadFile("../../../deploy/prometheus/boxd-fleet.rules.yaml")
+	must(t, err)
+	exprs := regexp.MustCompile(`(?m)^        expr: (.+)$`).FindAllSubmatch(rules, -1)
+	if len(exprs) < 5 {
+		t.Errorf("%d rules were found", len(exprs))
+	}
+	for _, m := range exprs {
+		for _, name := range regexp.MustCompile(`\b(?:boxd|fleetd)_\w+`).FindAllString(string(m[1]), -1) {
+			if !have[name] {
+				t.Errorf("%s: there is no metric %s", m[1], name)
+			}
+		}
+	}
+	for _, role := range []string{"root", "targets", "snapshot", "timestamp", "publishers"} {
+		if !regexp.MustCompile(`(?m)^fleetd_catalog_expiry_timestamp_seconds\{role="` + role + `"\} \d{10}$`).Match(text) {
+			t.Errorf("nothing says when the role %s expires", role)
 		}
 	}
 	if asked < 15 {
