@@ -41,6 +41,7 @@ type Fetcher struct {
 	playback bool
 
 	families families
+	servers  origin.Servers
 	holds    holds
 	status   atomic.Pointer[Status]
 	plan     atomic.Pointer[schedule.Input] // what the last decision was made from

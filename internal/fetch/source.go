@@ -120,7 +120,7 @@ func (f *Fetcher) openSource(it *item) bool {
 	it.inflight = make([]bool, it.info.NumPieces())
 	it.src = origin.New(it.store, urls, origin.Options{
 		Client: f.o.Origin, Taken: f.o.Taken, Buckets: []*pace.Bucket{it.originRate, it.bucket, f.swarm.Down()}, Log: f.log,
-		Sockets: f.yield.sockets,
+		Sockets: f.yield.sockets, Servers: &f.servers,
 		OnPiece: func(int) { f.wake() }, OnBytes: func(n int) { it.fromOrigin.Add(int64(n)) },
 	})
 	return true
@@ -307,6 +307,10 @@ func (f *Fetcher) blameOrigin(it *item, err error) {
 		text = "The origin sends other bytes than were published; they are thrown away."
 	case errors.Is(err, origin.ErrRangeIgnored), errors.Is(err, origin.ErrWrongRange):
 		text = "The origin does not answer range requests as it should."
+	case errors.Is(err, origin.ErrEncoded):
+		text = "The origin compresses what it sends, so that it is not what was published."
+	case errors.Is(err, origin.ErrRedirect):
+		text = "The origin redirects in a circle, or away from HTTPS."
 	case errors.Is(err, origin.ErrStatus):
 		text = "The origin refuses to send an asset."
 	default:

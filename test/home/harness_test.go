@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,8 +54,12 @@ var line = netlab.LineConfig{Down: 50e6, Up: 10e6, Delay: 10 * time.Millisecond}
 type fleet struct {
 	t   *testing.T
 	lab *netlab.Lab
+	ip  netip.Addr
 	dir string
 }
+
+// at is where boxes reach a port of fleetd.
+func (f *fleet) at(port uint16) string { return netip.AddrPortFrom(f.ip, port).String() }
 
 // setup is one home with its fleet.
 type setup struct {
@@ -80,11 +85,19 @@ type box struct {
 func newSetup(t *testing.T, cfg netlab.HomeConfig) *setup {
 	t.Helper()
 	lab := netlab.Start(t, netlab.Config{Homes: []netlab.HomeConfig{cfg}})
+	return newSetupIn(t, lab, lab.FleetIP)
+}
+
+// newSetupIn is newSetup with several homes, and the address of the fleet manager.
+func newSetupIn(t *testing.T, lab *netlab.Lab, fleet netip.Addr) *setup {
+	t.Helper()
 	build(t)
 	s := &setup{t: t, lab: lab, home: lab.Homes[0], dir: t.TempDir()}
-	s.fleet = startFleet(t, lab, filepath.Join(s.dir, "fleet"))
-	for i, b := range s.home.Boxes {
-		s.boxes = append(s.boxes, s.newBox(b, i))
+	s.fleet = startFleet(t, lab, fleet, filepath.Join(s.dir, "fleet"))
+	for _, h := range lab.Homes {
+		for _, b := range h.Boxes {
+			s.boxes = append(s.boxes, s.newBox(b, len(s.boxes)))
+		}
 	}
 	return s
 }
@@ -121,12 +134,11 @@ func logged(t *testing.T, cmd *netlab.Cmd, name, path string) {
 	})
 }
 
-func startFleet(t *testing.T, lab *netlab.Lab, dir string) *fleet {
+func startFleet(t *testing.T, lab *netlab.Lab, ip netip.Addr, dir string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, lab: lab, dir: dir}
-	at := func(port int) string { return fmt.Sprintf("%s:%d", lab.FleetIP, port) }
+	f := &fleet{t: t, lab: lab, ip: ip, dir: dir}
 	cmd := lab.WAN.Command(context.Background(), filepath.Join(programs, "fleetd"), "serve", "--dir", dir,
-		"--listen", at(8443), "--mqtt", at(8883), "--api", "127.0.0.1:8088", "--host", lab.FleetIP.String())
+		"--listen", f.at(8443), "--mqtt", f.at(8883), "--api", "127.0.0.1:8088", "--host", ip.String())
 	logged(t, cmd, "fleetd", dir+".log")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -139,7 +151,7 @@ func startFleet(t *testing.T, lab *netlab.Lab, dir string) *fleet {
 		_ = cmd.Wait()
 	})
 	client := http.Client{Transport: &http.Transport{DialContext: lab.WAN.Dial, DisableKeepAlives: true}}
-	eventually(t, "fleetd is ready", time.Minute, func() error {
+	eventually(t, "fleetd is ready", 2*time.Minute, func() error {
 		resp, err := client.Get("http://127.0.0.1:8088/readyz")
 		if err != nil {
 			return err
@@ -221,11 +233,11 @@ state = %q
 socket = %q
 timesync = %q
 [fleet]
-url = "https://%[5]s:8443"
+url = "https://%[5]s"
 ca = "%[6]s/ca.pem"
 root = "%[6]s/root.json"
 token_file = "%[6]s/token"
-brokers = ["tls://%[5]s:8883"]
+brokers = ["tls://%[7]s"]
 [cache]
 quota = "8GiB"
 reserve = "64MiB"
@@ -235,7 +247,7 @@ listen = ":6880"
 listen = "127.0.0.1:8480"
 [log]
 level = "debug"
-`, x.dir+"/cache", x.dir+"/state", x.socket(), synced, s.lab.FleetIP, fw)
+`, x.dir+"/cache", x.dir+"/state", x.socket(), synced, s.fleet.at(8443), fw, s.fleet.at(8883))
 	err := errors.Join(os.WriteFile(synced, nil, 0o644), os.WriteFile(x.dir+"/boxd.toml", []byte(text), 0o644))
 	if err != nil {
 		s.t.Fatal(err)
@@ -310,7 +322,7 @@ func (b *box) signal(s syscall.Signal) {
 // status asks the box over its socket.
 func (b *box) status() (control.Snapshot, error) {
 	var st control.Snapshot
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", b.socket())
@@ -337,7 +349,7 @@ func (b *box) asset(id string) control.Asset {
 // atHome waits until these boxes are enrolled and see each other.
 func atHome(t *testing.T, boxes []*box) {
 	t.Helper()
-	eventually(t, "all boxes see each other", time.Minute, func() error {
+	eventually(t, "all boxes see each other", 2*time.Minute, func() error {
 		for _, b := range boxes {
 			st, err := b.status()
 			if err != nil {

@@ -83,7 +83,7 @@ func backoff(err error, fails, bad int) time.Duration {
 		limit = time.Hour
 	case errors.Is(err, ErrWrongBytes):
 		limit = max(limit, badWait)
-	case errors.As(err, &gone), errors.Is(err, ErrRangeIgnored), errors.Is(err, ErrWrongRange):
+	case errors.As(err, &gone), errors.Is(err, ErrRangeIgnored), errors.Is(err, ErrWrongRange), errors.Is(err, ErrEncoded):
 		limit = max(limit, goneWait)
 	default:
 		return rand.N(limit) //nolint:gosec // spreads the fleet
@@ -98,7 +98,7 @@ func Client(conf *tls.Config) *http.Client {
 		Transport: &http.Transport{
 			TLSClientConfig: conf, DisableCompression: true,
 			MaxConnsPerHost: 4, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
-			TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
+			TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second, MaxResponseHeaderBytes: 64 << 10,
 			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 		},
 		CheckRedirect: checkRedirect,
@@ -107,10 +107,10 @@ func Client(conf *tls.Config) *http.Client {
 
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > 5 {
-		return errors.New("more than 5 redirects")
+		return fmt.Errorf("%w: more than 5 times", ErrRedirect)
 	}
 	if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
-		return errors.New("a redirect away from https")
+		return fmt.Errorf("%w: away from https", ErrRedirect)
 	}
 	return nil
 }

@@ -37,6 +37,7 @@ type Options struct {
 	OnBytes func(n int)   // told of every byte read, as it comes
 	OnPiece func(i int)   // told of every piece that became verified
 	Sockets *pace.Sockets // watches the connections; nil: nobody does
+	Servers *Servers      // shared by the sources of all assets; nil: this one's own
 	Idle    time.Duration // a body that brings nothing for so long is given up; default 15 s
 	MinRate int64         // bytes per second over Patience below which a server is given up; default 2 KiB/s
 	// Patience is how long a server may be slower than MinRate; default 30 s.
@@ -49,6 +50,8 @@ var (
 	ErrRangeIgnored = errors.New("the server ignores Range")
 	ErrWrongRange   = errors.New("the server answered with another range than was asked")
 	ErrWrongBytes   = errors.New("the server sent other bytes than were published")
+	ErrEncoded      = errors.New("the server compresses what it sends")
+	ErrRedirect     = errors.New("the server redirects to nowhere")
 	ErrTooSlow      = errors.New("the server is too slow")
 	ErrStatus       = errors.New("unexpected status")
 	ErrNotNow       = errors.New("the server asked to be left alone for a while")
@@ -81,6 +84,7 @@ type hostState struct {
 	until time.Time // no request before
 	fails int
 	bad   int // pieces with a wrong hash in a row
+	odd   int // of them, those that came in two parts, of which the first may have been lost
 	err   error
 }
 
@@ -97,6 +101,9 @@ func New(store Store, urls []string, opts Options) *Source {
 	}
 	if opts.Taken == nil {
 		opts.Taken = func(error) bool { return false }
+	}
+	if opts.Servers == nil {
+		opts.Servers = &Servers{}
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -123,9 +130,9 @@ func (s *Source) Fetch(ctx context.Context, first, end int) Result {
 	if err != nil {
 		return Result{Err: err, RetryAt: at}
 	}
-	run := run{s: s, url: s.urls[h], next: first, end: end, res: &res}
+	run := run{s: s, host: h, url: s.urls[h], next: first, end: end, res: &res}
 	err = run.do(ctx)
-	if err == nil || (res.Verified > 0 && !errors.Is(err, ErrWrongBytes)) {
+	if (err == nil && !run.odd) || (res.Verified > 0 && !errors.Is(err, ErrWrongBytes)) {
 		s.cheer(h)
 	}
 	if err == nil || ctx.Err() != nil || errors.Is(err, ErrStore) {
@@ -147,6 +154,9 @@ func (s *Source) pick(now time.Time) (int, time.Time, error) {
 	var at time.Time
 	var cause error
 	for i, h := range s.hosts {
+		if until := s.opts.Servers.until(s.urls[i]); until.After(h.until) {
+			h.until, h.err = until, errLeave
+		}
 		if !now.Before(h.until) {
 			return i, time.Time{}, nil
 		}
@@ -174,7 +184,22 @@ func (s *Source) blame(h int, err error, now time.Time) time.Time {
 	}
 	st.until = now.Add(backoff(err, st.fails, st.bad))
 	st.fails++
+	if asked := (*askedError)(nil); errors.As(err, &asked) {
+		s.opts.Servers.leave(s.urls[h], st.until)
+	}
 	return st.until
+}
+
+// oddPieces is how many pieces in a row may come out wrong when they were fetched in two parts, before the server is blamed:
+// one that always breaks off would else never be found out.
+const oddPieces = 2
+
+// odd notes a piece that came in two parts and is wrong, and reports whether the server is to blame.
+func (s *Source) odd(h int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hosts[h].odd++
+	return s.hosts[h].odd >= oddPieces
 }
 
 // RetryAt is when the first server may be asked again; zero when one may be asked now.

@@ -20,6 +20,7 @@ import (
 // run is one Fetch: consecutive pieces from one server, a request for each file that they touch.
 type run struct {
 	s    *Source
+	host int // place of url among the source's
 	url  string
 	next int // the piece that is being filled
 	end  int
@@ -27,6 +28,8 @@ type run struct {
 
 	pos  int64 // where in the asset the next byte goes
 	kept int64 // bytes of the present piece that this run wrote
+	part int64 // bytes of the piece that an earlier run of this asset wrote
+	odd  bool  // a piece was wrong of which not all came with this run
 	sock *pace.Socket
 }
 
@@ -35,7 +38,8 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }
 func (r *run) do(ctx context.Context) error {
 	info := r.s.store.Info()
 	off, _ := info.PieceSpan(r.next)
-	r.pos = off + r.s.resumeAt(r.next)
+	r.part = r.s.resumeAt(r.next)
+	r.pos = off + r.part
 	last, n := info.PieceSpan(r.end - 1)
 	err := r.files(ctx, info, last+n)
 	if err != nil && r.next < r.end {
@@ -176,7 +180,7 @@ func (r *run) take(ctx context.Context, p []byte) error {
 	}
 	err := r.verify(ctx)
 	r.next++
-	r.kept = 0
+	r.kept, r.part = 0, 0
 	return err
 }
 
@@ -197,7 +201,8 @@ func (r *run) verify(context.Context) error {
 		if err := st.MarkMissing(i); err != nil {
 			return fmt.Errorf("%w: piece %d: %w", ErrStore, i, err)
 		}
-		if _, n := st.Info().PieceSpan(i); r.kept < n {
+		if _, n := st.Info().PieceSpan(i); r.kept < n && (r.kept+r.part < n || !r.s.odd(r.host)) {
+			r.odd = true
 			return nil // not all of it is this request's: written earlier, and perhaps lost since. Whole the next time
 		}
 		return fmt.Errorf("piece %d: %w", i, ErrWrongBytes)
@@ -249,6 +254,9 @@ func fileURL(base string, info *asset.Info, f asset.File) string {
 
 // checkAnswer accepts exactly what was asked: bytes [from, to) of a file of this length.
 func checkAnswer(resp *http.Response, from, to, length int64) error {
+	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") && resp.StatusCode/100 == 2 {
+		return fmt.Errorf("%w: %.40q", ErrEncoded, enc)
+	}
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
 		a, b, total, err := parseContentRange(resp.Header.Get("Content-Range"))

@@ -97,6 +97,7 @@ func (m *Mapper) Run(ctx context.Context) error {
 	t := time.NewTimer(0)
 	defer t.Stop()
 	var again time.Time
+	idle := time.Second
 	for {
 		select {
 		case <-ctx.Done():
@@ -104,11 +105,13 @@ func (m *Mapper) Run(ctx context.Context) error {
 		case <-t.C:
 		}
 		t.Reset(look)
+		idle = min(2*idle, look)
 		gw, err := m.gateway()
 		if was := m.Mapping(); err == nil && gw == was.gateway && time.Now().Before(again) && (!m.IPv6 || public6() == was.from) {
 			continue
 		}
 		if err == nil && m.Needed != nil && !m.Needed(ctx) {
+			t.Reset(idle) // it may be soon, as in a box that is just being enrolled
 			continue
 		}
 		again = time.Now().Add(m.renew(ctx, gw, err))

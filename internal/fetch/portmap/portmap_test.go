@@ -221,10 +221,11 @@ func TestRoutersThatMapNothing(t *testing.T) {
 
 func TestNothingIsAskedWhenNothingIsNeeded(t *testing.T) {
 	asked := make(chan struct{})
+	var once sync.Once
 	ctx, cancel := context.WithCancel(t.Context())
 	m := &Mapper{
 		Port: 6880, Gateway: func() (netip.Addr, error) { return netip.MustParseAddr("127.0.0.80"), nil },
-		Needed:  func(context.Context) bool { close(asked); return false },
+		Needed:  func(context.Context) bool { once.Do(func() { close(asked) }); return false },
 		Changed: func(m Mapping) { t.Errorf("told of %+v", m) },
 	}
 	done := make(chan error)
