@@ -30,7 +30,7 @@ NEEDS := git:git gcc:gcc curl:curl mosquitto:mosquitto chromium:chromium nft:nft
 TEST_STAGES :=
 # Packages whose tests need the whole machine: `make test` runs each alone, after the unit stage.
 E2E_PKGS := ./internal/demo
-E2E_TIMEOUT_internal_demo := 420
+E2E_TIMEOUT_internal_demo := 600
 
 include $(sort $(wildcard build/make/*.mk))
 

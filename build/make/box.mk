@@ -2,7 +2,7 @@
 
 NEEDS += chromium:chromium
 E2E_PKGS += ./cmd/boxd
-E2E_TIMEOUT_cmd_boxd := 300
+E2E_TIMEOUT_cmd_boxd := 600
 
 .PHONY: man completions screenshots
 man: ## manual pages of boxd and fleetd, in out/man

@@ -3,7 +3,7 @@
 E2E_PKGS += ./internal/netlab ./internal/lan ./test/home
 E2E_TIMEOUT_internal_netlab := 180
 E2E_TIMEOUT_internal_lan := 420
-E2E_TIMEOUT_test_home := 360
+E2E_TIMEOUT_test_home := 720
 NEEDS += avahi-daemon:avahi-daemon dbus-daemon:dbus unshare:util-linux
 
 # What bench-home runs: all, or one of Copies, Courier, Joiner, ...

@@ -7,10 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +21,7 @@ import (
 	"boxd/internal/control"
 	"boxd/internal/durable"
 	"boxd/internal/fleet/ca"
+	"boxd/internal/fleet/fleettest"
 	"boxd/internal/fleet/origin"
 	"boxd/internal/fleet/publish"
 	"boxd/internal/fleet/repo"
@@ -133,15 +134,7 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	must(t, err)
-	return port
-}
+func freePort(t *testing.T) string { return strconv.Itoa(fleettest.FreePort(t)) }
 
 // box writes a configuration; extra is appended to it.
 func (f *testFleet) box(name, extra string, static ...string) *testBox {
@@ -202,7 +195,7 @@ func (b *testBox) end() {
 		if err != nil {
 			b.t.Errorf("boxd run: %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		b.t.Errorf("boxd run did not end\n%s", b.log)
 	}
 	if b.t.Failed() {
@@ -210,10 +203,13 @@ func (b *testBox) end() {
 	}
 }
 
+// patience is the least that a test waits: the machine may be busy, and a bound costs nothing while all is well.
+const patience = 2 * time.Minute
+
 // until waits until the box's status is as wanted.
 func (b *testBox) until(what string, limit time.Duration, good func(*control.Snapshot) bool) *control.Snapshot {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(b.t.Context(), max(limit, patience))
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -232,7 +228,7 @@ func (b *testBox) until(what string, limit time.Duration, good func(*control.Sna
 			b.t.Fatalf("%s: boxd ended with %v\n%s", what, err, b.log)
 		case <-ctx.Done():
 			js, _ := json.MarshalIndent(last, "", " ")
-			b.t.Fatalf("not within %v: %s\n%s\n%s", limit, what, js, b.log)
+			b.t.Fatalf("not within %v: %s\n%s\n%s", max(limit, patience), what, js, b.log)
 		case <-tick.C:
 		}
 	}

@@ -103,7 +103,7 @@ func play(t *testing.T, urls []string, size, n int) {
 // middle. Now and then it looks at another place, as after a seek.
 func onePlayer(ctx context.Context, client *http.Client, url string, size int, waits bool) error {
 	for range 1 + rand.IntN(2) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		if waits {
 			ctx, cancel = context.WithTimeout(ctx, time.Duration(1+rand.IntN(20))*time.Millisecond)
@@ -144,7 +144,7 @@ func TestStateIsToldToSystemd(t *testing.T) {
 	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
 	next := func() string {
 		t.Helper()
-		must(t, l.SetReadDeadline(time.Now().Add(20*time.Second)))
+		must(t, l.SetReadDeadline(time.Now().Add(patience)))
 		buf := make([]byte, 4096)
 		n, err := l.Read(buf)
 		must(t, err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -154,10 +155,11 @@ func (p *process) until(ctx context.Context, what string, limit time.Duration, a
 	}
 }
 
-// freePorts fills in TCP ports that nobody listens on. They are all held until the last is found, so they differ.
+// freePorts fills in TCP ports that nobody listens on. They are all held until the last is found, so they differ; and they
+// are below those that the system gives out by itself, so that they are free still when their program starts.
 func freePorts(ports []int) error {
 	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := listenSomewhere()
 		if err != nil {
 			return fmt.Errorf("find a free port: %w", err)
 		}
@@ -165,6 +167,16 @@ func freePorts(ports []int) error {
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}
 	return nil
+}
+
+func listenSomewhere() (l net.Listener, err error) {
+	const first, count = 20_000, 10_000
+	for range 200 {
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(count))); err == nil {
+			break
+		}
+	}
+	return l, err
 }
 
 // multicast reports whether an interface other than loopback can carry mDNS.

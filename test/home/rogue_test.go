@@ -36,7 +36,7 @@ func TestRogue(t *testing.T) {
 	late.configure("[limits]\nlan = \"50kB/s\"\n") // it would take minutes
 	got := s.measure(func() {
 		late.start()
-		eventually(t, "the first bytes", time.Minute, func() error {
+		eventually(t, "the first bytes", 2*time.Minute, func() error {
 			if late.asset(film.id).Bytes.LAN == 0 {
 				return errors.New("nothing yet")
 			}
@@ -53,7 +53,7 @@ func TestRogue(t *testing.T) {
 	honest.played(film)
 	st, err := late.status()
 	must(t, err)
-	eventually(t, "the rogue is banned", 10*time.Second, func() error {
+	eventually(t, "the rogue is banned", 2*time.Minute, func() error {
 		if !late.logged("a peer is banned\" part=swarm box=" + s.boxID(t, rogue)) {
 			return fmt.Errorf("nothing in the log")
 		}
@@ -87,11 +87,14 @@ func TestRogue(t *testing.T) {
 	must(t, err)
 	cert, err := tls.X509KeyPair(pem, pem)
 	must(t, err)
-	if got := s.knock(t, honest, film, cert); !got {
-		t.Error("a valid certificate was refused: the test shows nothing")
-	}
+	eventually(t, "a valid certificate is let in", 2*time.Minute, func() error {
+		if !s.knock(t, honest, film, cert) {
+			return errors.New("it was refused, or the box was slow: the test shows nothing")
+		}
+		return nil
+	})
 	s.fleet.run(nil, "boxes", "revoke", s.boxID(t, rogue), "--why", "sends wrong bytes")
-	eventually(t, "the revoked box is no neighbour any more", 30*time.Second, func() error {
+	eventually(t, "the revoked box is no neighbour any more", 2*time.Minute, func() error {
 		st, err := honest.status()
 		if err != nil {
 			return err

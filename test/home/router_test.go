@@ -21,7 +21,7 @@ func TestRouterFails(t *testing.T) {
 	film := s.publish("film.bin", 12*mib)
 	router := s.home.Router
 	arrived := func(part int64) {
-		eventually(t, "a part of the film", time.Minute, func() error {
+		eventually(t, "a part of the film", 2*time.Minute, func() error {
 			if s.boxes[0].asset(film.id).Verified < film.size*part/4 {
 				return errors.New("not yet")
 			}
