@@ -15,6 +15,7 @@ import (
 type Span struct {
 	Begin, End int
 	Soon       bool // a reader waits for them, or will within seconds at the speed at which it reads
+	Now        bool // the first of them is the first that a reader lacks, and soon
 }
 
 // How far ahead of the readers of an asset Demand asks: what they read in aheadTime, within the bounds of the options.
@@ -26,6 +27,7 @@ const (
 	// of a package opens the next segment when it has room for it.
 	afterTime = 15 * time.Second
 	mostAfter = 64 // files
+	mostKinds = 8  // of files in one package that are played side by side: pictures, sounds, texts
 )
 
 // readPace is how fast an asset is read, by all its readers together.
@@ -63,8 +65,32 @@ func (p *readPace) at(now time.Time) float64 {
 
 // following is what comes after a file that was read to its end.
 type following struct {
+	kind  string
 	files []asset.File
 	until time.Time
+}
+
+// ended notes what comes after a file that was read to its end. entry.mu is held.
+func (e *entry) ended(r *Reader, now time.Time) {
+	e.begun(r.path, now)
+	if len(e.after) < mostKinds {
+		e.after = append(e.after, following{kindOf(r.path), r.followers(true), now.Add(afterTime)})
+	}
+}
+
+// begun forgets what comes after the file before this one, which may be another than before a seek: who reads this one asks
+// for what comes after it. entry.mu is held.
+func (e *entry) begun(path string, now time.Time) {
+	kind := kindOf(path)
+	e.after = slices.DeleteFunc(e.after, func(f following) bool { return f.kind == kind || !now.Before(f.until) })
+}
+
+// kindOf is what the names of segments that follow each other have in common: all but their last number.
+func kindOf(name string) string {
+	ext := path.Ext(name)
+	base := strings.TrimSuffix(name, ext)
+	end := strings.LastIndexAny(base, "0123456789") + 1
+	return strings.TrimRight(base[:end], "0123456789") + "/" + base[end:] + ext
 }
 
 // Demand is the missing pieces that open readers need next, nearest first, without those that are only to be hashed
@@ -82,7 +108,7 @@ func (a *Asset) Demand() []Span {
 	slices.SortFunc(list, func(a, b *Reader) int { return b.active.Compare(a.active) })
 	speed := e.pace.at(now)
 	w := wants{
-		e: e, seen: map[int]bool{}, soon: int64(speed * soonTime.Seconds()),
+		e: e, seen: map[int]bool{}, now: map[int]bool{}, soon: int64(speed * soonTime.Seconds()),
 		ahead: min(max(int64(speed*aheadTime.Seconds()), e.c.o.ReadAhead), e.c.o.ReadAheadMost),
 	}
 	for _, r := range list {
@@ -99,10 +125,14 @@ func (a *Asset) Demand() []Span {
 		if r.full {
 			continue // the line rests until half of it is read
 		}
+		w.first = true
 		w.all(spans, 0)
 	}
-	if now.Before(e.after.until) {
-		w.all(e.after.files, w.soon+1) // nobody waits for them yet
+	w.first = false
+	for _, a := range e.after {
+		if now.Before(a.until) {
+			w.all(a.files, w.soon+1) // nobody waits for them yet
+		}
 	}
 	return w.spans()
 }
@@ -113,6 +143,8 @@ type wants struct {
 	soon, ahead int64 // bytes from a reader
 	seen        map[int]bool
 	near, far   []int
+	now         map[int]bool // those that readers lack first
+	first       bool         // the reader at hand lacks none before
 }
 
 // lead is how many bytes from the first on are here, in spans one after the other.
@@ -141,11 +173,15 @@ func (w *wants) add(from, to, dist int64) int64 {
 	end := min(to, from+max(0, w.ahead-dist))
 	if end > from {
 		for i := e.have.next(int(from/e.pieceLen), false); i < pieces(end, e.pieceLen); i = e.have.next(i+1, false) {
+			soon := dist+int64(i)*e.pieceLen-from <= w.soon
+			if w.first && !e.unknown.get(i) {
+				w.first, w.now[i] = false, soon || w.now[i]
+			}
 			if w.seen[i] || e.unknown.get(i) {
 				continue
 			}
 			w.seen[i] = true
-			if dist+int64(i)*e.pieceLen-from <= w.soon {
+			if soon {
 				w.near = append(w.near, i)
 			} else {
 				w.far = append(w.far, i)
@@ -157,11 +193,11 @@ func (w *wants) add(from, to, dist int64) int64 {
 
 func (w *wants) spans() (list []Span) {
 	put := func(i int, soon bool) {
-		if k := len(list) - 1; k >= 0 && list[k].End == i && list[k].Soon == soon {
+		if k := len(list) - 1; k >= 0 && list[k].End == i && list[k].Soon == soon && !w.now[i] {
 			list[k].End++
 			return
 		}
-		list = append(list, Span{i, i + 1, soon})
+		list = append(list, Span{i, i + 1, soon, w.now[i]})
 	}
 	for _, i := range w.near {
 		put(i, true)

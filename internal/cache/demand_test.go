@@ -134,12 +134,37 @@ func TestReadAheadGoesOnInTheNextSegment(t *testing.T) {
 		if got := list(); len(got) != 0 {
 			t.Errorf("long after segment 8: %v", got)
 		}
+		r = open("part-0")
+		must(t, put(a, m, piece("part-0")))
+		_, err = r.Read(make([]byte, testPiece))
+		must(t, err)
+		must(t, r.Close())
+		r = open("part-4") // a seek
+		if got := list(); !slices.Equal(got, []string{"part-4", "part-5", "part-6"}) {
+			t.Errorf("in segment 4 after a seek: %v", got)
+		}
+		must(t, r.Close())
 		r = open("part-11")
 		must(t, r.Close()) // without reading it
 		if got := list(); len(got) != 0 {
 			t.Errorf("after a segment that was not read: %v", got)
 		}
 	})
+}
+
+func TestKindsOfSegments(t *testing.T) {
+	same := [][2]string{{"v/s9.ts", "v/s10.ts"}, {"v/stream0-1.m4s", "v/stream0-02.m4s"}, {"9.ts", "10.ts"}, {"a.ts", "a.ts"}}
+	other := [][2]string{{"v/s9.ts", "w/s9.ts"}, {"v/stream0-1.m4s", "v/stream1-1.m4s"}, {"s9.ts", "s9.vtt"}, {"a.mp4", "b.mp4"}}
+	for _, p := range same {
+		if kindOf(p[0]) != kindOf(p[1]) {
+			t.Errorf("%s and %s: %q and %q", p[0], p[1], kindOf(p[0]), kindOf(p[1]))
+		}
+	}
+	for _, p := range other {
+		if kindOf(p[0]) == kindOf(p[1]) {
+			t.Errorf("%s and %s: %q", p[0], p[1], kindOf(p[0]))
+		}
+	}
 }
 
 func TestNaturalOrder(t *testing.T) {

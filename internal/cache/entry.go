@@ -41,7 +41,7 @@ type entry struct {
 	leases   map[*lease]bool // spans that the kernel is sending
 	readers  map[*Reader]bool
 	pace     readPace
-	after    following
+	after    []following
 	holds    int
 	attr     Attr
 	created  time.Time

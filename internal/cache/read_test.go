@@ -42,12 +42,12 @@ func TestReaderWaitsForWhatIsMissingAndSaysSo(t *testing.T) {
 			got <- b
 		}()
 		synctest.Wait() // piece 0 is read, the reader waits for piece 1
-		if d := a.Demand(); !slices.Equal(d, []Span{{1, 2, true}, {2, 3, false}}) {
+		if d := a.Demand(); !slices.Equal(d, []Span{{1, 2, true, true}, {2, 3, false, false}}) {
 			t.Fatalf("demand %v", d)
 		}
 		must(t, put(a, m, 2)) // not what it waits for
 		synctest.Wait()
-		if d := a.Demand(); !slices.Equal(d, []Span{{1, 2, true}}) {
+		if d := a.Demand(); !slices.Equal(d, []Span{{1, 2, true, true}}) {
 			t.Fatalf("demand %v", d)
 		}
 		for _, i := range []int{7, 6, 5, 4, 3, 1} {
@@ -123,7 +123,7 @@ func TestReadErrorBecomesAMissAndIsRepaired(t *testing.T) {
 		if a.Have(2) || !o.Health.Has(CodeRead) {
 			t.Fatalf("have %v, warnings %v", a.Have(2), o.Health.List())
 		}
-		if d := a.Demand(); !slices.Equal(d, []Span{{2, 3, true}}) {
+		if d := a.Demand(); !slices.Equal(d, []Span{{2, 3, true, true}}) {
 			t.Fatalf("demand %v", d)
 		}
 		mem.SetFault(nil)

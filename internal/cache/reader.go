@@ -57,6 +57,7 @@ func (a *Asset) OpenFile(ctx context.Context, path string) (*Reader, error) {
 		a.e.readers = map[*Reader]bool{}
 	}
 	a.e.readers[r] = true
+	a.e.begun(path, r.active)
 	a.e.lastUse = now
 	c.stats.readers.Add(1)
 	return r, nil
@@ -193,7 +194,7 @@ func (r *Reader) Close() error {
 		r.closed = true
 		delete(e.readers, r)
 		if r.pos >= r.size && len(r.a.info.Files) > 1 {
-			e.after = following{files: r.followers(true), until: time.Now().Add(afterTime)}
+			e.ended(r, time.Now())
 		}
 		e.lastUse = now
 		e.notify()

@@ -64,7 +64,7 @@ func (a assetAdapter) Demand() []Span {
 	spans := a.Asset.Demand()
 	list := make([]Span, len(spans))
 	for i, s := range spans {
-		list[i] = Span{s.Begin, s.End, s.Soon}
+		list[i] = Span{s.Begin, s.End, s.Soon, s.Now}
 	}
 	return list
 }

@@ -89,6 +89,7 @@ type listed struct {
 type originRun struct {
 	first, end int
 	cancel     context.CancelFunc
+	demanded   bool // it is for players
 	opens      bool // it brings the first piece of a place to which a player came
 	gaveWay    bool // it was ended for what a player needs, and has not noticed yet
 }

@@ -270,19 +270,25 @@ func (a *memAsset) Demand() []fetch.Span {
 	for _, s := range a.demand {
 		for i := s.First; i < s.End; i++ {
 			if !a.have[i] {
-				list = append(list, fetch.Span{First: i, End: i + 1, Soon: s.Soon})
+				list = append(list, fetch.Span{First: i, End: i + 1, Soon: s.Soon, Now: s.Now})
+				s.Now = false
 			}
 		}
 	}
 	return list
 }
 
-// play makes a player wait for pieces, which need not be reserved.
-func (a *memAsset) play(first, end int) {
+// need makes players need pieces.
+func (a *memAsset) need(spans ...fetch.Span) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.demand = []fetch.Span{{First: first, End: end, Soon: true}}
+	a.demand = spans
 	a.wakeLocked()
+}
+
+// play makes a player wait for pieces, which need not be reserved.
+func (a *memAsset) play(first, end int) {
+	a.need(fetch.Span{First: first, End: end, Soon: true, Now: true})
 }
 
 func (a *memAsset) Changed() <-chan struct{} { a.mu.Lock(); defer a.mu.Unlock(); return a.changed }

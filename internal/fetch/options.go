@@ -35,7 +35,7 @@ type Asset interface {
 type Span struct {
 	First, End int
 	Soon       bool // it waits for them, or will within seconds
-	Now        bool // it stands before the first of them
+	Now        bool // the first of them is the first that it lacks, and soon
 }
 
 // Attr is what the cache must know about an asset to decide what to evict.

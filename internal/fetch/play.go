@@ -54,9 +54,11 @@ func (f *Fetcher) neighbourDemand(it *item) []Span {
 	}
 	var list []Span
 	for _, n := range f.o.LAN.Neighbours() {
+		stands := false
 		for _, d := range n.Demand {
 			if d.ID == it.id {
-				list = append(list, Span{d.First, d.Last + 1, d.Soon})
+				list = append(list, Span{d.First, d.Last + 1, d.Soon, d.Soon && !stands})
+				stands = stands || d.Soon
 			}
 		}
 	}
@@ -162,50 +164,87 @@ func (r *originRun) left(it *item) (n int) {
 	return n
 }
 
-// giveWay ends the requests that bring something else now than what players need, such as those before a seek.
-func (it *item) giveWay(needed map[int]bool) {
+// giveWay ends the requests that bring something else now than what players need soon, such as what was ahead of them
+// before a seek, but for those that are about to end.
+func (it *item) giveWay(soon map[int]bool) {
 	for r := range it.runs {
-		if !needed[r.next(it)] && !r.gaveWay {
+		if !r.gaveWay && !soon[r.next(it)] && r.left(it) > 1 {
 			r.gaveWay = true
 			r.cancel()
 		}
 	}
 }
 
-// playRuns says how many more requests may be made for what players need soon, and the piece to begin with, if that is
-// not just the next one. What somebody waits for comes in order, over one request at a time: two at once would share the
-// line, and both be late. The next one begins when the last piece of the one before comes, so that the line does not rest.
-func (it *item) playRuns(needs []Span, waiting []int, mono time.Time) (n, first int) {
-	if waiting[0] == it.player.place && mono.Before(it.player.wait) {
-		return 0, -1
+// stands lists the pieces that players lack first, of those that they need soon and the access line has to bring.
+func (it *item) stands(needs []Span, soon map[int]bool) (list []int) {
+	for _, s := range needs {
+		if s.Now && soon[s.First] {
+			list = append(list, s.First)
+		}
 	}
-	needed := map[int]bool{}
+	return list
+}
+
+// ending says that all requests for players are about to end, so that another may follow them: the line does not rest, and
+// two do not share it, which would make both late.
+func (it *item) ending() bool {
+	for r := range it.runs {
+		if r.demanded && !r.gaveWay && (r.opens || r.left(it) > 1) {
+			return false
+		}
+	}
+	return true
+}
+
+// long says that a piece is of a file of which players read the index first; shorter ones, as of a package, they read whole.
+func (it *item) long(piece int) bool {
+	off, n := it.info.PieceSpan(piece)
+	for _, f := range it.info.Files {
+		if f.Length > maxRun && f.Offset < off+n && off < f.Offset+f.Length {
+			return true
+		}
+	}
+	return false
+}
+
+// playRuns says how many more requests may be made for what players need, and the piece to begin with, if that is not just
+// the next one. It comes in order, over one request at a time for each player that stands before something else.
+func (it *item) playRuns(needs []Span, waiting []int, mono time.Time) (n, first int) {
+	live := 0
+	needed, soon := map[int]bool{}, map[int]bool{}
 	for _, i := range it.missingOfSpans(needs, false, func(int) bool { return true }) {
 		needed[i] = true
 	}
-	first = -1
 	for _, i := range waiting {
+		soon[i] = true
+	}
+	first = -1
+	stands := it.stands(needs, soon)
+	for _, i := range stands {
 		if !it.begun(i, needed) {
-			it.giveWay(needed)
 			first = i
-			if it.player.opening = i + 1; i == it.player.place {
-				it.player.opening = 0
-			}
 			break
 		}
 	}
-	live, last := 0, true
+	if first >= 0 || len(stands) > 0 && !it.ending() {
+		it.giveWay(soon)
+	}
 	for r := range it.runs {
 		if !r.gaveWay {
 			live++
-			last = last && r.left(it) <= 1 && !r.opens
 		}
 	}
 	switch {
-	case first >= 0 && !it.inflight[first] && live <= runsPerAsset:
-		return 1, first
-	case first < 0 && last && live < runsPerAsset:
+	case first < 0:
+		if it.ending() && live < runsPerAsset {
+			return 1, -1
+		}
+	case first == it.player.place && mono.Before(it.player.wait):
+	case !it.inflight[first] && live <= runsPerAsset:
+		if it.player.opening = 0; first != it.player.place && it.long(first) {
+			it.player.opening = first + 1
+		}
 		return 1, first
 	}
-	return 0, first
+	return 0, -1
 }

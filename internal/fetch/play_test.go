@@ -90,6 +90,43 @@ func TestAPlayerGetsTheLineAndSeeks(t *testing.T) {
 	})
 }
 
+// What a player lacks comes in its order, over one request at a time, also where it is scattered as the segments of a package
+// are; what is only wanted later, such as what followed before a seek, gives way.
+func TestWhatAPlayerWaitsForDoesNotShareTheLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		a := d.shut("film", 400)
+		d.start(fetch.Limits{})
+		k := d.kept(a)
+		segment := func(first int, soon, now bool) fetch.Span { return fetch.Span{First: first, End: first + 10, Soon: soon, Now: now} }
+		k.need(segment(0, true, true), segment(100, true, false), segment(20, false, false))
+		d.wait(12 * time.Second)
+		if got := d.here(a); len(got) < 8 || slices.Max(got) > 9 && len(got) < 10 {
+			t.Errorf("in 12 s of the first segment came %v", got)
+		}
+		d.wait(12 * time.Second)
+		if got := d.here(a); len(got) < 18 || got[len(got)-1] > 109 {
+			t.Errorf("in 24 s of the first two segments came %v", got)
+		}
+		k.need(segment(200, true, true), segment(20, false, false), segment(120, false, false))
+		d.wait(13 * time.Second)
+		for i := range 10 {
+			if !k.Have(200 + i) {
+				t.Errorf("in 13 s after a seek came %v", d.here(a))
+				break
+			}
+		}
+		// Two players that lack something each both get some.
+		k.need(segment(300, true, true), segment(310, true, false), segment(350, true, true), segment(360, true, false))
+		d.wait(12 * time.Second)
+		if !k.Have(302) || !k.Have(352) || k.Have(309) && k.Have(359) {
+			t.Errorf("in 12 s for two players came %v", d.here(a))
+		}
+		d.stop()
+	})
+}
+
 // While somebody waits for one asset, another, in its window, gets a small part of the line; afterwards all of it.
 func TestOthersYieldToAPlayer(t *testing.T) {
 	t.Parallel()

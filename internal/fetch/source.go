@@ -139,15 +139,15 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode, needs []Span)
 	}
 	most = min(runsPerAsset-len(it.runs), runsInAll-f.allRuns())
 	pieces = it.missingOfSpans(needs, false, missing)
-	if waiting := f.waiting(it, needs); len(waiting) > 0 {
+	if waiting := f.waiting(it, needs); len(waiting) > 0 || len(pieces) > 0 {
 		n, first := it.playRuns(needs, waiting, time.Now())
 		if first >= 0 {
 			pieces = append([]int{first}, pieces...)
 		}
 		return pieces, true, n
 	}
-	if len(pieces) > 0 || it.want.PlayOnly || f.urgent != nil {
-		return pieces, true, most
+	if it.want.PlayOnly || f.urgent != nil {
+		return nil, true, 0
 	}
 	if it.originRate.Rate() != pace.Unlimited {
 		most = min(most, 1-len(it.runs)) // what it holds cannot come from peers meanwhile
@@ -250,7 +250,7 @@ func (f *Fetcher) offset(it *item) uint64 {
 
 func (f *Fetcher) startRun(it *item, first, end int, demanded bool) {
 	ctx, cancel := context.WithCancel(f.jobs)
-	r := &originRun{first: first, end: end, cancel: cancel, opens: demanded && first+1 == it.player.opening}
+	r := &originRun{first: first, end: end, cancel: cancel, demanded: demanded, opens: demanded && first+1 == it.player.opening}
 	if r.opens {
 		it.player.opening = 0
 	}
