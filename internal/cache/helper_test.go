@@ -241,7 +241,7 @@ func run(t testing.TB, c *Cache) (stop func()) {
 // until waits for a condition that a change of the cache brings about.
 func until(t testing.TB, c *Cache, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		ch := c.Changed()
 		if ok() {

@@ -99,11 +99,11 @@ func newOperator(t *testing.T, broker string) *operator {
 	opts := mqtt.NewClientOptions().AddBroker(broker).SetClientID("operator").SetOrderMatters(false).
 		SetConnectRetry(true).SetConnectRetryInterval(100 * time.Millisecond)
 	o.client = mqtt.NewClient(opts)
-	if tok := o.client.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+	if tok := o.client.Connect(); !tok.WaitTimeout(time.Minute) || tok.Error() != nil {
 		t.Fatalf("operator: %v", tok.Error())
 	}
 	t.Cleanup(func() { o.client.Disconnect(100) })
-	if tok := o.client.Subscribe("boxd/v1/#", 1, o.receive); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+	if tok := o.client.Subscribe("boxd/v1/#", 1, o.receive); !tok.WaitTimeout(time.Minute) || tok.Error() != nil {
 		t.Fatalf("operator: %v", tok.Error())
 	}
 	return o

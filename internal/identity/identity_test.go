@@ -65,7 +65,7 @@ func (s *served) echo(t *testing.T, from *identity.Identity, cfg *tls.Config) (t
 }
 
 func ping(c net.Conn) error {
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
 	if _, err := c.Write([]byte("ping")); err != nil {

@@ -20,7 +20,7 @@ import (
 // rawDial opens a TCP connection from an address of the loopback network, so that one machine can be many.
 func rawDial(t testing.TB, from, to string) net.Conn {
 	t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: time.Minute}
 	c, err := d.DialContext(t.Context(), "tcp", to)
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestGarbageIsCutOff(t *testing.T) {
 			if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 				t.Logf("close: %v", err)
 			}
-			c.SetReadDeadline(time.Now().Add(5 * time.Second))
+			c.SetReadDeadline(time.Now().Add(time.Minute))
 			if n, err := io.Copy(io.Discard, c); err != nil && isTimeout(err) {
 				t.Errorf("still open after %d bytes: %v", n, err)
 			}
@@ -168,7 +168,7 @@ func TestRefusalsAreCounted(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
 		cfg := shows(certs...)
 		cfg.NextProtos = []string{identity.ALPNSwarm}
 		if got, err := io.ReadAll(tls.Client(conn, cfg)); len(got) > 0 || err == nil {
@@ -183,7 +183,7 @@ func TestRefusalsAreCounted(t *testing.T) {
 		t.Errorf("a friend: %v", err)
 	}
 	want := identity.Refusals{NoCertificate: 1, OtherFleet: 1, Expired: 1, Revoked: 1}
-	for end := time.Now().Add(10 * time.Second); srv.mux.Refusals() != want; {
+	for end := time.Now().Add(time.Minute); srv.mux.Refusals() != want; {
 		if time.Now().After(end) {
 			t.Fatalf("counted %+v, want %+v", srv.mux.Refusals(), want)
 		}

@@ -112,7 +112,7 @@ func (m *mosquitto) kill() {
 
 func waitUntil(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
@@ -233,7 +233,7 @@ func startFleet(t *testing.T, m *mosquitto) *plainFleet {
 		)
 	})
 	f.client = mqtt.NewClient(o)
-	if tok := f.client.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+	if tok := f.client.Connect(); !tok.WaitTimeout(time.Minute) || tok.Error() != nil {
 		t.Fatal(tok.Error())
 	}
 	t.Cleanup(func() { f.client.Disconnect(0) })
@@ -421,7 +421,7 @@ func TestTheWillOfAMosquittoSession(t *testing.T) {
 		SetTLSConfig(m.pki.client(t, "box-a")).
 		SetAutoReconnect(false)
 	c := mqtt.NewClient(o)
-	if tok := c.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+	if tok := c.Connect(); !tok.WaitTimeout(time.Minute) || tok.Error() != nil {
 		t.Fatal(tok.Error())
 	}
 	defer c.Disconnect(0)

@@ -224,7 +224,7 @@ func TestSilentPlainDiallersAreBounded(t *testing.T) {
 			closed <- struct{}{}
 		}()
 	}
-	late := time.After(5 * time.Second) // they may say nothing for 10
+	late := time.After(8 * time.Second) // they may say nothing for 10
 	for i := range more {
 		select {
 		case <-closed:

@@ -109,7 +109,7 @@ func newRig(tb testing.TB, callout ...bool) *rig {
 	})
 	select {
 	case <-flows:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		tb.Fatal("the broker did not come up")
 	}
 	return r
@@ -164,7 +164,7 @@ func (r *rig) handle(_ context.Context, batch []broker.Msg) error {
 // wait returns the first message, now or later, that want accepts.
 func (r *rig) wait(tb testing.TB, what string, want func(broker.Msg) bool) broker.Msg {
 	tb.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for seen := 0; ; {
 		r.mu.Lock()
 		list, changed := r.got[seen:], r.changed
@@ -360,7 +360,7 @@ func TestABoxReportsProvesAndObeys(t *testing.T) {
 
 func waitFor(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

@@ -18,7 +18,7 @@ import (
 // attacker connects with whatever it has.
 func attacker(r *rig, clientID string, cfg *tls.Config, will string, more ...func(*mqtt.ClientOptions)) (mqtt.Client, error) {
 	o := mqtt.NewClientOptions().AddBroker("tls://" + r.addr).SetClientID(clientID).SetTLSConfig(cfg).SetAutoReconnect(false).
-		SetConnectTimeout(5 * time.Second).SetProtocolVersion(4)
+		SetConnectTimeout(time.Minute).SetProtocolVersion(4)
 	if will != "" {
 		o.SetWill(will, "forged", 1, true)
 	}
@@ -27,7 +27,7 @@ func attacker(r *rig, clientID string, cfg *tls.Config, will string, more ...fun
 	}
 	c := mqtt.NewClient(o)
 	t := c.Connect()
-	if !t.WaitTimeout(20 * time.Second) {
+	if !t.WaitTimeout(time.Minute) {
 		return nil, fmt.Errorf("no answer")
 	}
 	return c, t.Error()
@@ -110,7 +110,7 @@ func aSessionEndsWithItsCertificate(t *testing.T, r *rig) {
 	}
 	select {
 	case <-gone:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it is still connected")
 	}
 }
@@ -174,7 +174,7 @@ func aWillUnderAnotherNameGoesNowhere(t *testing.T, r *rig) {
 			SetWill(will, "forged", 1, true).
 			SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return conn, nil })
 		c := mqtt.NewClient(o)
-		if tok := c.Connect(); !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+		if tok := c.Connect(); !tok.WaitTimeout(time.Minute) || tok.Error() != nil {
 			continue // refused at once is as good
 		}
 		if err := conn.Close(); err != nil { // dies without DISCONNECT: the broker publishes the will
@@ -248,7 +248,7 @@ func aBoxCannotListenToOthers(t *testing.T, r *rig) {
 	}
 	select {
 	case <-own:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the box does not hear its own command")
 	}
 	select {

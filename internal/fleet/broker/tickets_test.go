@@ -48,7 +48,7 @@ func (r *resumer) start(t *testing.T, secret string, at time.Time) string {
 }
 
 func resumes(addr string, cfg *tls.Config) (bool, error) {
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", addr, cfg)
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute}, "tcp", addr, cfg)
 	if err != nil {
 		return false, err
 	}

@@ -33,7 +33,7 @@ func post(t *testing.T, f *identitytest.Fleet, url, token, contentType string, b
 	}
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.CA.Pool(), Certificates: certs}}
 	defer tr.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(req)
+	resp, err := (&http.Client{Transport: tr, Timeout: time.Minute}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestOpensslAgrees(t *testing.T) {
 	file := func(name string) string { return filepath.Join(dir, name) }
 	openssl := func(args ...string) string {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		out, err := exec.CommandContext(ctx, "openssl", args...).CombinedOutput()
 		if err != nil {
@@ -221,7 +221,7 @@ func TestOpensslAgrees(t *testing.T) {
 	}
 	openssl("verify", "-purpose", "sslserver", "-verify_hostname", "fleet.example", "-CAfile", f.CAFile,
 		"-untrusted", file("server.pem"), file("server.pem"))
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for _, bad := range [][]string{
 		{"-purpose", "sslclient", "-untrusted", file("server.pem"), file("server.pem")},   // a server is no client
