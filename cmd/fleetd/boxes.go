@@ -27,12 +27,14 @@ type boxDoc struct {
 	Peer       int64     `json:"peer"`
 	Origin     int64     `json:"origin"`
 	Codes      string    `json:"codes"`
+	Revoked    time.Time `json:"revoked,omitzero"`
 }
 
 func boxesCmd(c *client) *cobra.Command {
 	q := url.Values{}
 	var group, code, asset, lacking string
 	var limit int
+	var revoked bool
 	cmd := &cobra.Command{
 		Use: "boxes [BOX]", Short: "List boxes, or show one", Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
@@ -45,6 +47,9 @@ func boxesCmd(c *client) *cobra.Command {
 				}
 			}
 			q.Set("limit", strconv.Itoa(limit))
+			if revoked {
+				q.Set("revoked", "true")
+			}
 			if c.json {
 				return c.print(cmd, "/api/v1/boxes?"+q.Encode())
 			}
@@ -62,6 +67,7 @@ func boxesCmd(c *client) *cobra.Command {
 	f.StringVar(&asset, "asset", "", "only boxes that hold this asset")
 	f.StringVar(&lacking, "lacking", "", "only boxes that do not hold this asset")
 	f.IntVar(&limit, "limit", 1000, "at most so many")
+	f.BoolVar(&revoked, "revoked", false, "boxes that were revoked, instead of the members")
 	history := &cobra.Command{
 		Use: "history BOX", Short: "What happened with a box", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
@@ -98,6 +104,9 @@ func boxTable(w *tabWriter, list []boxDoc) {
 		state := "offline"
 		if b.Online {
 			state = "online"
+		}
+		if !b.Revoked.IsZero() {
+			state = "revoked"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", b.ID, b.Group, state, b.Holdings, b.Unfinished,
 			cli.Bytes(b.LAN), cli.Bytes(b.Peer), cli.Bytes(b.Origin), cli.OrDash(cli.Plain(b.Codes)))

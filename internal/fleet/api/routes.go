@@ -118,7 +118,7 @@ func (s *server) getBoxes(_ http.ResponseWriter, r *http.Request, _ who) (any, e
 	}
 	f := registry.BoxFilter{
 		Group: q.Get("group"), Code: q.Get("code"), After: q.Get("after"), Asset: q.Get("asset"), Lacking: q.Get("lacking"),
-		Limit: limit, Brief: q.Get("brief") == "true",
+		Limit: limit, Brief: q.Get("brief") == "true", Revoked: q.Get("revoked") == "true",
 	}
 	if v := q.Get("online"); v != "" {
 		online := v == "true"

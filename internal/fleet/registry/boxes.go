@@ -43,6 +43,7 @@ type Box struct {
 	ReportedAt     time.Time       `json:"reported_at,omitzero"`
 	Reported       json.RawMessage `json:"reported,omitempty"`
 	Ready          []Held          `json:"ready,omitempty"`
+	Revoked        time.Time       `json:"revoked,omitzero"` // when it was put out of the fleet
 }
 
 // Held is an asset that a box proved to hold.
@@ -70,6 +71,7 @@ type BoxFilter struct {
 	Lacking            string // boxes that do not hold it
 	Limit              int    // 0 means 1000
 	Brief              bool   // without Reported and Ready
+	Revoked            bool   // boxes that were revoked, and not the members
 }
 
 // Boxes lists boxes in the order of their ids.
@@ -78,7 +80,7 @@ func (g *Registry) Boxes(ctx context.Context, f BoxFilter) ([]Box, error) {
 	if f.Brief {
 		columns = loadColumns
 	}
-	query, args := "SELECT "+columns+" FROM boxes WHERE id > ?", []any{f.After}
+	query, args := "SELECT "+columns+" FROM boxes WHERE id > ? AND "+members(f.Revoked), []any{f.After}
 	add := func(cond string, v any) { query += " AND " + cond; args = append(args, v) }
 	if f.Group != "" {
 		add("grp = ?", f.Group)
@@ -112,8 +114,16 @@ func (g *Registry) Boxes(ctx context.Context, f BoxFilter) ([]Box, error) {
 		}
 		list = append(list, r.box())
 	}
-	if err := rows.Err(); err != nil || f.Brief {
+	if err := rows.Err(); err != nil {
 		return list, err
+	}
+	if f.Revoked {
+		if err := g.fillRevoked(ctx, list); err != nil {
+			return list, err
+		}
+	}
+	if f.Brief {
+		return list, nil
 	}
 	return list, g.fillHoldings(ctx, list)
 }
@@ -164,7 +174,7 @@ func (g *Registry) Box(ctx context.Context, id string) (Box, error) {
 		return Box{}, fmt.Errorf("box %s: %w", id, err)
 	}
 	list := []Box{r.box()}
-	err = g.fillHoldings(ctx, list)
+	err = errors.Join(g.fillHoldings(ctx, list), g.fillRevoked(ctx, list))
 	return list[0], err
 }
 

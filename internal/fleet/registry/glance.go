@@ -214,7 +214,7 @@ func (g *Registry) alertCounts(ctx context.Context, out *Glance) error {
 // BoxQuery selects boxes for a page of a list. After is the last id of the page before.
 type BoxQuery struct {
 	Group, Software, Code string
-	State                 string // "online", "offline", "at-risk"; empty: all
+	State                 string // "online", "offline", "at-risk"; empty: all members; "revoked": the others
 	Prefix                string // of the id
 	Lacking               string // boxes that do not hold this asset
 	After                 string
@@ -235,7 +235,7 @@ const maxTotal = 1000
 // where makes the condition. PostgreSQL may sort as a language does: there what begins with a prefix has no end in the order
 // of ids.
 func (q BoxQuery) where(pg bool) (string, []any) {
-	cond, args := "1 = 1", []any{}
+	cond, args := members(q.State == "revoked"), []any{}
 	add := func(c string, v ...any) { cond += " AND " + c; args = append(args, v...) }
 	switch q.State {
 	case "online":
@@ -334,5 +334,8 @@ func (g *Registry) fillPage(ctx context.Context, out *BoxPage, ids []any) error 
 		}
 		out.Boxes = append(out.Boxes, r.box())
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("page of boxes: %w", err)
+	}
+	return g.fillRevoked(ctx, out.Boxes)
 }

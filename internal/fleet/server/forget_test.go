@@ -38,6 +38,21 @@ func TestARevokedBoxIsForgotten(t *testing.T) {
 	}
 	eventually(t, "its connections are closed", func() bool { return !b.mg.Status().Connected })
 	eventually(t, "its end is known", func() bool { return !m.box(t, id).Online })
+	listed := func(query string) (list []registry.Box) {
+		m.must(t, http.MethodGet, "/api/v1/boxes?"+query, nil, &list)
+		return list
+	}
+	page := func(state string) (p registry.BoxPage) {
+		m.must(t, http.MethodGet, "/data/boxes?state="+state, nil, &p)
+		return p
+	}
+	if list := listed("brief=true"); len(list) != 0 || page("").Total != 0 {
+		t.Errorf("it is listed among the members: %v", list)
+	}
+	list, out := listed("revoked=true&brief=true"), page("revoked")
+	if len(list) != 1 || len(out.Boxes) != 1 || list[0].Revoked.IsZero() || out.Boxes[0].Revoked.IsZero() || m.box(t, id).Revoked.IsZero() {
+		t.Errorf("nothing says that it was revoked: %+v, %+v", list, out)
+	}
 	m.must(t, http.MethodDelete, "/api/v1/boxes/"+id, nil, nil)
 	if got := m.do(t, m.token, http.MethodGet, "/api/v1/boxes/"+id, nil, nil); got != http.StatusNotFound {
 		t.Errorf("it is still there: %d", got)

@@ -20,7 +20,7 @@ export const list = {
     return [section('boxes', 'Boxes', [
       h('form', { class: 'filter', 'data-form': 'filter', 'data-keep': '', role: 'search', 'aria-label': 'Filter boxes' }, [
         field('q', 'Id begins with', h('input', { id: 'q', name: 'q', value: p.q || '', autocomplete: 'off', spellcheck: 'false' })),
-        pick('state', 'State', [['online', 'online'], ['offline', 'offline'], ['at-risk', 'deadline in danger']], p.state),
+        pick('state', 'State', [['online', 'online'], ['offline', 'offline'], ['at-risk', 'deadline in danger'], ['revoked', 'revoked']], p.state),
         pick('group', 'Group', o.groups.filter(g => g.name).map(g => [g.name, g.name]), p.group),
         pick('version', 'Software', o.versions.filter(v => v.name).map(v => [v.name, v.name]), p.version),
         pick('code', 'Alert', o.alerts.map(a => [a.code, a.code]), p.code),
@@ -41,7 +41,7 @@ function table(list) {
     h('thead', {}, [h('tr', {}, [th('Box'), th('State'), th('Group'), th('Assets', 1), th('On the way', 1), th('Disk', 1), th('Spared the origin', 1), th('Software'), th('Warnings')])]),
     h('tbody', {}, list.map(x => h('tr', { 'data-key': x.id }, [
       h('th', { scope: 'row' }, [link('#/boxes/' + encodeURIComponent(x.id), x.id)]),
-      h('td', {}, [h('span', { class: 'dot ' + (x.online ? 'on' : 'off') }), x.online ? 'online' : x.last_seen ? 'silent ' + ago(x.last_seen, now).replace(' ago', '') : 'never seen']),
+      h('td', {}, [h('span', { class: 'dot ' + (x.online ? 'on' : 'off') }), x.revoked ? 'revoked' : x.online ? 'online' : x.last_seen ? 'silent ' + ago(x.last_seen, now).replace(' ago', '') : 'never seen']),
       h('td', {}, [x.group]), h('td', { class: 'n' }, [count(x.holdings)]),
       h('td', { class: 'n' + (x.at_risk ? ' late' : '') }, [count(x.unfinished) + (x.at_risk ? ' !' : '')]),
       h('td', { class: 'n' }, [percent(x.disk_used, x.disk_quota)]), h('td', { class: 'n' }, [percent(x.lan + x.peer, x.lan + x.peer + x.origin)]),
@@ -82,6 +82,7 @@ function asset(a, now) {
 }
 
 function sentence(x, snap) {
+  if (x.revoked) { return `It was revoked ${when(time(x.revoked), time(x.now))}: it is in no count, and nobody talks to it.`; }
   const coming = snap.assets.filter(a => a.state !== 'ready');
   if (!x.online) { return x.last_seen ? `Nothing was heard of it since ${when(time(x.last_seen), time(x.now))}.` : 'It enrolled and never reported.'; }
   if (x.report?.paused) { return 'It is paused.'; }
@@ -99,7 +100,7 @@ export const one = {
     return [
       h('div', { class: 'hero wide' }, [
         h('p', { class: 'crumb' }, [link('#/boxes', 'Boxes'), ' · ', link('#/boxes' + query({ group: x.group }), x.group || 'no group')]),
-        h('div', { class: 'headline' }, [h('h1', {}, [x.id]), pill(x.online ? 'online' : 'offline', x.online ? 'idle' : 'attention')]),
+        h('div', { class: 'headline' }, [h('h1', {}, [x.id]), pill(x.revoked ? 'revoked' : x.online ? 'online' : 'offline', x.online ? 'idle' : 'attention')]),
         h('p', { class: 'lead' }, [sentence(x, snap)]),
         facts([
           [x.online ? 'Online since' : 'Last heard of', x.online ? ago(x.since, now).replace(' ago', '') : ago(x.last_seen, now), x.report ? 'reported ' + ago(x.reported_at, now) : 'no report yet'],
