@@ -26,6 +26,7 @@ type delayFilter struct {
 	recent [second]time.Duration
 	n      int
 	ours   bool    // a queue now may well be our own: it says nothing about late answers
+	theirs bool    // or somebody else's
 	late   float64 // share of answers that are late while there is no queue
 	noise  float64 // seconds that the best of the last samples is above the way itself when there is no queue
 
@@ -60,14 +61,16 @@ func (d *delayFilter) add(now time.Time, rtt time.Duration) {
 	d.n++
 	d.heard = now
 	best, base := d.best(d.lately()), d.base()
-	if !d.ours && d.best(second)-base <= leastTarget {
-		one := 0.0
-		if rtt-base > leastTarget {
-			one = 1
+	if d.best(second)-base <= leastTarget {
+		switch late := rtt-base > leastTarget; {
+		case !late:
+			d.late -= d.late / 64
+		case !d.ours && !d.theirs:
+			d.late += (1 - d.late) / 64
 		}
-		d.late += (one - d.late) / float64(min(d.n, 64))
 	}
-	if q := best - base; q <= d.target() || d.best(second)-base <= leastTarget { // it comes and goes: no queue does
+	q := best - base
+	if (q <= d.target() || d.best(second)-base <= leastTarget) && (!d.theirs || q.Seconds() < d.noise) { // it comes and goes: no queue of ours does
 		d.noise += (min(q, mostTarget).Seconds() - d.noise) / float64(min(d.n, 64))
 	}
 	if d.watch.IsZero() || now.Sub(d.seen) > time.Second {

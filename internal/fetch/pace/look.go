@@ -82,7 +82,8 @@ func (y *Yield) learn(now time.Time, other *Yield) {
 		return
 	case y.near && y.seen >= 0.9*y.line:
 		y.line += (y.seen - y.line) * 0.5
-		y.pause = min(2*y.pause, lastPause)
+		// A line that fell may rise as suddenly.
+		y.pause = min(2*y.pause, max(firstPause, min(lastPause, now.Sub(y.fell)/fellFor)))
 		return
 	}
 	// Far less than it was: a slower line, or somebody else's short burst beside us, or a busy processor. The third time it
@@ -93,7 +94,7 @@ func (y *Yield) learn(now time.Time, other *Yield) {
 	y.doubt, y.doubted = y.seen, now
 	if y.doubts++; y.doubts == 3 {
 		y.line, y.doubt, y.pause, y.doubts = max(y.seen, y.min), 0, firstPause, 0
-		y.sure = false
+		y.sure, y.fell = false, now
 	}
 }
 

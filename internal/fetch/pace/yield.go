@@ -38,13 +38,16 @@ type Yield struct {
 	look time.Time // when to look for more
 	pause  time.Duration // between looks
 	doubts int           // in a row that said the same
+	fell   time.Time     // when the line was found to give far less
 	extra  time.Duration // of Slack: for senders and processors that are late, not for the line
 	short  int           // ticks in a row with less than was asked for
 	found  arrival       // in this step of a look
 	peak   float64       // the most in a few ticks of it, in bytes per second: after a gap between two requests
 	step   float64       // of a look, as a share of the line
 
-	spared bool // this queue stood on after we had slowed down: it is not ours
+	met    time.Time // when others were last on the line
+	again  int       // how often in a row they were back soon after
+	spared bool      // this queue stood on after we had slowed down: it is not ours
 }
 
 type phase byte
@@ -74,14 +77,16 @@ const (
 	drainLong   = 0.40                  // and a long one
 	drainFor    = 80 * time.Millisecond // or less, if the queue is ours
 	longQueue   = 25 * time.Millisecond
-	floor       = 0.04  // of the line, while yielding
-	ownFloor    = 0.25  // the same without a probe
-	calmTicks   = 5     // without a queue before rising again
-	firstStep   = 0.012 // of a look beyond the line
+	floor       = 0.04            // of the line, while yielding
+	ownFloor    = 0.25            // the same without a probe
+	metFor      = 3 * time.Second // after others were there: their queue may come and go
+	calmTicks   = 5               // without a queue before rising again
+	firstStep   = 0.012           // of a look beyond the line
 	lastStep    = 0.3
 	lookFor     = 350 * time.Millisecond // before the next step
 	firstPause  = 4 * time.Second
 	lastPause   = 20 * time.Second
+	fellFor     = 8 // parts of the time since a line fell that a pause may be
 )
 
 // NewYield returns a controller; line is the rate that the link gave before, in bytes per second, 0 if it is not known.
@@ -183,11 +188,11 @@ func (y *Yield) Tick(now time.Time, moved int64, other *Yield) {
 		y.rate = min(y.rate*growth, max(y.line, initialRate)) // blind: no faster than the line ever was
 		return
 	}
-	late := y.delay.queue()
+	late, most := y.delay.queue(), y.delay.target()
 	if y.phase == yielding {
-		late = y.delay.standing() // one quick answer shows that there is none
+		late, most = y.delay.standing(), most/2 // one quick answer shows that there is none, and it must be gone for good
 	}
-	queue := late > y.delay.target() && (late > longQueue || !y.delay.begins())
+	queue := late > most && (late > longQueue || !y.delay.begins())
 	switch {
 	case !queue:
 		y.calm++
@@ -201,6 +206,7 @@ func (y *Yield) Tick(now time.Time, moved int64, other *Yield) {
 		y.queued(now, other)
 	}
 	y.rate = min(max(y.rate, y.lowest()), math.MaxInt64/4)
+	y.delay.theirs = y.phase == draining || y.phase == yielding || now.Sub(y.met) < metFor
 	y.delay.ours = !y.settled(now) && y.rate > 2*initialRate && y.rate > 0.7*y.line
 }
 
@@ -238,6 +244,7 @@ func (y *Yield) queued(now time.Time, other *Yield) {
 	got := y.arrives()
 	switch y.phase {
 	case yielding:
+		y.met = now
 		y.rate *= 0.8
 		if y.delay.steady(now) || y.delay == &y.own && now.Sub(y.alone) > ownPatience && now.Sub(y.since) > ownPatience {
 			y.delay.rebase(now)
@@ -250,8 +257,7 @@ func (y *Yield) queued(now time.Time, other *Yield) {
 			if y.spared = true; other.onTrial() {
 				return
 			}
-			y.enter(yielding, now)
-			y.rate *= 0.5
+			y.makeWay(now)
 		}
 	default:
 		if y.used < 0.5*y.rate && y.rate <= max(initialRate, y.line/8) {
@@ -265,6 +271,18 @@ func (y *Yield) queued(now time.Time, other *Yield) {
 		y.due = now.Add(time.Duration(float64(q)/(1-factor)) + y.delay.base() + 8*Interval)
 		y.enter(draining, now)
 	}
+}
+
+// makeWay gets out of the way of others. Where they have been back soon again and again, a short silence is not their end.
+func (y *Yield) makeWay(now time.Time) {
+	if now.Sub(y.met) < metFor {
+		y.again++
+	} else {
+		y.again = 0
+	}
+	y.met = now
+	y.rate *= 0.5
+	y.enter(yielding, now)
 }
 
 // free acts on there being no queue.
@@ -282,7 +300,7 @@ func (y *Yield) free(now time.Time, other *Yield) {
 		y.enter(rising, now)
 		y.rate = min(max(y.rate, 0.9*keep*min(y.seen, y.line)), keep*y.line)
 	case yielding:
-		if y.calm >= calmTicks {
+		if y.calm >= calmTicks<<min(y.again, 3) {
 			y.spared = false
 			y.enter(rising, now)
 			y.look = now.Add(y.pause)

@@ -15,6 +15,7 @@ type line struct {
 	limit  float64 // bytes
 	other  bool    // a TCP download competes
 	window float64 // of it, as a rate
+	rival  *bbr    // instead, if it is set
 	rnd    *rand.Rand
 	base   time.Duration
 	noise  time.Duration
@@ -32,7 +33,9 @@ func (l *line) step(pace float64) float64 {
 	l.paces = append(l.paces, pace)
 	ours := l.paces[max(0, len(l.paces)-1-int(l.base/simStep))] * (1 + l.jitter*(l.rnd.Float64()-0.5))
 	var others float64
-	if l.other {
+	if l.other && l.rival != nil {
+		others = l.rival.sends(l)
+	} else if l.other {
 		l.window = min(l.window*1.01+10_000, l.rate*1.05)
 		others = l.window
 	} else {
@@ -49,7 +52,11 @@ func (l *line) step(pace float64) float64 {
 		l.queue = l.limit
 		l.window *= 0.7
 	}
-	return min(had+in, l.rate*s) * share
+	out := min(had+in, l.rate*s)
+	if l.rival != nil {
+		l.rival.gets(l, out*(1-share))
+	}
+	return out * share
 }
 
 func (l *line) rtt() time.Duration {
@@ -145,7 +152,7 @@ func TestYieldFillsTheLineKeepsItsQueueEmptyAndGetsOutOfTheWay(t *testing.T) {
 			s.expect(t, "half the rate", 20*time.Second, 0.90, 1, 5*time.Millisecond)
 			s.rate *= 2
 			s.limit *= 2
-			s.run(40 * time.Second)
+			s.run(8 * time.Second)
 			s.expect(t, "the whole rate again", 20*time.Second, 0.90, 1, 5*time.Millisecond)
 		})
 	}
