@@ -8,12 +8,14 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 )
@@ -140,6 +142,26 @@ func (b *Browser) Until(js string) {
 			b.Shot("failed")
 			b.t.Fatalf("%s: %v", js, err)
 		case <-tick.C:
+		}
+	}
+}
+
+// Drop drags a file from outside of the browser over an element and lets it go there.
+func (b *Browser) Drop(selector, file string) {
+	b.t.Helper()
+	middle := Eval[[]float64](b, `(r => [r.left + r.width / 2, r.top + r.height / 2])(document.querySelector(`+
+		strconv.Quote(selector)+`).getBoundingClientRect())`)
+	ctx, cancel := context.WithTimeout(b.ctx, stepTime)
+	defer cancel()
+	for _, step := range []input.DispatchDragEventType{
+		input.DispatchDragEventTypeDragEnter, input.DispatchDragEventTypeDragOver, input.DispatchDragEventTypeDrop,
+	} {
+		_, err := chromedp.Call(ctx, input.DispatchDragEvent, input.DispatchDragEventParams{
+			Type: step, X: middle[0], Y: middle[1],
+			Data: &input.DragData{Items: []*input.DragDataItem{}, Files: []string{file}, DragOperationsMask: 1},
+		})
+		if err != nil {
+			b.t.Fatalf("%s %s: %v", step, file, err)
 		}
 	}
 }

@@ -43,11 +43,11 @@ func signIn(b *browsertest.Browser, token string) {
 	b.Until(`!document.getElementById('dialog').open && /sign out/.test(document.getElementById('sign').textContent)`)
 }
 
-// publishFromThePage publishes the film for the group "default" and waits until every box has it.
+// publishFromThePage drags the film onto the page, publishes it for the group "default" and waits until every box has it.
 func publishFromThePage(b *browsertest.Browser, h *Home) {
 	b.Do(chromedp.Click(`#nav a[href="#/publish"]`))
 	b.Until(`!!document.querySelector('#preview svg')`)
-	b.Do(chromedp.SetUploadFiles("#file", []string{h.Media}))
+	b.Drop("#drop", h.Media)
 	b.Until(`document.getElementById('title').value === 'demo' && document.getElementById('campaign').value === 'demo'`)
 	b.Until(`document.getElementById('group').value = 'default', document.getElementById('group').value === 'default'`)
 	b.Do(chromedp.Click("form.publish button[type=submit]"))
