@@ -53,17 +53,21 @@ func spans(t time.Time, ws []Window, loc *time.Location) []span {
 // clock is the moment at which wall clocks show the given minutes after midnight. A time that the change to summer
 // time skips is the moment of the change; of a time that comes twice in autumn it is the first.
 func clock(y int, m time.Month, d, minutes int, loc *time.Location) time.Time {
-	t := time.Date(y, m, d, 0, minutes, 0, 0, loc)
-	if l := t.In(loc); l.Hour()*60+l.Minute() != minutes%(24*60) {
-		// time.Date moved a skipped time by the size of the gap, to one side of it or the other: the change itself is
-		// where the zone of the hour before ends.
-		_, end := t.Add(-3 * time.Hour).ZoneBounds()
-		if !end.IsZero() {
-			return end
+	wall := time.Date(y, m, d, 0, minutes, 0, 0, time.UTC)
+	// time.Date in loc would take the second of two moments east of Greenwich: the zones that were in force are gone through.
+	for t := wall.Add(-farthest).In(loc); ; {
+		_, offset := t.Zone()
+		start, end := t.ZoneBounds()
+		at := wall.Add(-time.Duration(offset) * time.Second)
+		if end.IsZero() || at.Before(end) {
+			return later(at, start).In(loc)
 		}
+		t = end
 	}
-	return t
 }
+
+// farthest is more than clocks differ from UTC anywhere.
+const farthest = 26 * time.Hour
 
 // openAt says whether one of the windows is open at t, at what rate and until when at least, and when one opens next.
 func openAt(t time.Time, ws []Window, loc *time.Location) (open bool, rate Limit, until, next time.Time) {
