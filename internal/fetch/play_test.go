@@ -99,7 +99,9 @@ func TestWhatAPlayerWaitsForDoesNotShareTheLine(t *testing.T) {
 		a := d.shut("film", 400)
 		d.start(fetch.Limits{})
 		k := d.kept(a)
-		segment := func(first int, soon, now bool) fetch.Span { return fetch.Span{First: first, End: first + 10, Soon: soon, Now: now} }
+		segment := func(first int, soon, now bool) fetch.Span {
+			return fetch.Span{First: first, End: first + 10, Soon: soon, Now: now}
+		}
 		k.need(segment(0, true, true), segment(100, true, false), segment(20, false, false))
 		d.wait(12 * time.Second)
 		if got := d.here(a); len(got) < 8 || slices.Max(got) > 9 && len(got) < 10 {
