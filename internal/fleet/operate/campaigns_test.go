@@ -288,3 +288,20 @@ func (d *desk) hear(box string, assets ...mqttwire.AssetProgress) {
 		d.t.Fatal(err)
 	}
 }
+
+// leave takes a box's word that it goes.
+func (d *desk) leave(box string) {
+	d.t.Helper()
+	d.heard++
+	now := d.now()
+	data, err := mqttwire.Encode(mqttwire.MaxPayload, &mqttwire.State{
+		Envelope: mqttwire.Envelope{V: mqttwire.Version, Epoch: "epoch-one", SID: 1, Seq: d.heard, TS: now}, Reason: "bye",
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	topic := mqttwire.Topic{Fleet: "f", Box: box, Kind: mqttwire.KindState}
+	if _, err := d.o.Registry.Ingest(ctx, []mqttwire.Message{{Topic: topic, Payload: data, Received: now}}); err != nil {
+		d.t.Fatal(err)
+	}
+}

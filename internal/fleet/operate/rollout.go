@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"boxd/internal/catalog"
-	"boxd/internal/fleet/registry"
 )
 
 // Stage is one step of a staged rollout.
@@ -22,10 +21,10 @@ type Staged struct {
 	Cohorts []string `json:"cohorts,omitempty"` // boxes (by id), or groups, that are in from the first stage
 	// Success is the share of the stage's boxes (0 to 1) that must hold all assets before the next stage; 0 means 0.95.
 	Success float64 `json:"success,omitempty"`
-	// MaxErrors is the share of the stage's boxes that may have failed or rejected an asset; above it the campaign is
-	// paused. 0 means 0.05.
+	// MaxErrors is the share of the stage's boxes that may have failed or rejected an asset, or have vanished; above it the
+	// campaign is paused. 0 means 0.05.
 	MaxErrors float64 `json:"max_errors,omitempty"`
-	// MinBoxes is how many boxes must have finished or failed before shares are judged; 0 means 1.
+	// MinBoxes is how many boxes must have finished, failed or vanished before shares are judged; 0 means 1.
 	MinBoxes int `json:"min_boxes,omitempty"`
 
 	Stage int       `json:"stage"` // index into Stages
@@ -35,17 +34,6 @@ type Staged struct {
 	Forgiven int `json:"forgiven,omitempty"`
 	// Stopped is true when the rollout paused the campaign itself.
 	Stopped bool `json:"stopped,omitempty"`
-}
-
-// Counts is how a campaign stands.
-type Counts struct {
-	Boxes    int `json:"boxes"`    // of the group
-	Included int `json:"included"` // in the rollout's present stage
-	Ready    int `json:"ready"`    // of those: hold every asset
-	Failed   int `json:"failed"`   // of those: failed or rejected an asset
-	AtRisk   int `json:"at_risk"`  // of those: a deadline is in danger
-	Offline  int `json:"offline"`  // of those that are not ready
-	Working  int `json:"working"`  // the rest
 }
 
 func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
@@ -85,94 +73,6 @@ func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
 
 // rolloutItself is who changes a campaign when no user does.
 const rolloutItself = "rollout"
-
-// The verdicts of judge.
-const (
-	verdictWait    = "wait"
-	verdictAdvance = "advance"
-	verdictStop    = "stop"
-)
-
-// judge decides the next step of a rollout from its counts. It is pure.
-func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
-	failed := max(0, n.Failed-s.Forgiven)
-	failedShare := share(failed, n.Included)
-	settled := n.Ready + n.Failed
-	if failed > 0 && settled >= s.MinBoxes && failedShare > s.MaxErrors {
-		return verdictStop, fmt.Sprintf("%d of %d boxes failed (%.1f %%, at most %.1f %% may)", failed, n.Included,
-			100*failedShare, 100*s.MaxErrors)
-	}
-	if s.Done || s.Stage+1 >= len(s.Stages) {
-		return verdictWait, "all stages are open"
-	}
-	if hold := time.Duration(s.Stages[s.Stage].Hold); now.Sub(s.Since) < hold {
-		return verdictWait, fmt.Sprintf("held for %s", hold)
-	}
-	// Boxes that are switched off say nothing about the campaign: they may not block it, nor push it.
-	reachable := n.Included - n.Offline
-	if settled < s.MinBoxes || reachable <= 0 || share(n.Ready, reachable) < s.Success {
-		return verdictWait, fmt.Sprintf("%d of %d reachable boxes are ready, %.1f %% are needed", n.Ready, reachable, 100*s.Success)
-	}
-	return verdictAdvance, ""
-}
-
-// emptyFor is how long a stage may be without a box that could be reached before somebody is told: a night without power in a
-// small stage is no reason.
-const emptyFor = 6 * time.Hour
-
-// waitsForNobody says why a stage will stay as it is if nothing changes; empty when it need not.
-func (s *Staged) waitsForNobody(now time.Time, n Counts) string {
-	since := now.Sub(s.Since)
-	switch {
-	case s.Done || since < time.Duration(s.Stages[s.Stage].Hold):
-		return ""
-	case n.Included == 0:
-		return fmt.Sprintf("none of the group's %d boxes is in it, so none can show that it is safe to go on. "+
-			"Create the campaign anew with a larger first stage, or with cohorts", n.Boxes)
-	case n.Included == n.Offline && since > emptyFor:
-		return fmt.Sprintf("all %d boxes in it are offline", n.Included)
-	case n.Ready+n.Failed+n.Working < s.MinBoxes && since > emptyFor:
-		return fmt.Sprintf("%d boxes must have settled, and only %d can be reached", s.MinBoxes, n.Ready+n.Failed+n.Working)
-	}
-	return ""
-}
-
-func share(n, of int) float64 {
-	if of <= 0 {
-		return 0
-	}
-	return float64(n) / float64(of)
-}
-
-// count goes through the group's boxes: who is included is the same sum that each box does for itself.
-func (f *Fleet) count(ctx context.Context, c *Campaign) (Counts, error) {
-	var ids []string
-	for _, a := range c.Assets {
-		ids = append(ids, a.ID.String())
-	}
-	var n Counts
-	err := f.o.Registry.EachStanding(ctx, c.Group, ids, func(s registry.Standing) {
-		n.Boxes++
-		if !c.Includes(s.Box, []string{c.Group}) {
-			return
-		}
-		n.Included++
-		switch {
-		case s.Held >= len(ids):
-			n.Ready++
-		case s.Failed > 0:
-			n.Failed++
-		case !s.Online:
-			n.Offline++
-		default:
-			n.Working++
-		}
-		if s.AtRisk > 0 && s.Held < len(ids) {
-			n.AtRisk++
-		}
-	})
-	return n, err
-}
 
 // stepRollouts lets each staged campaign take its next step. One that fails keeps no other from taking its own.
 func (f *Fleet) stepRollouts(ctx context.Context) error {

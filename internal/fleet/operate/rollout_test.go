@@ -2,6 +2,7 @@ package operate
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -32,11 +33,27 @@ func TestARolloutJudgesItsStage(t *testing.T) {
 		"held":                         {30 * time.Minute, Counts{Boxes: 100, Included: 10, Ready: 10}, verdictWait},
 		"ready":                        {2 * time.Hour, Counts{Boxes: 100, Included: 10, Ready: 10}, verdictAdvance},
 		"not enough":                   {2 * time.Hour, Counts{Boxes: 100, Included: 10, Ready: 9, Working: 1}, verdictWait},
-		"those switched off count out": {2 * time.Hour, Counts{Boxes: 100, Included: 10, Ready: 5, Offline: 5}, verdictAdvance},
-		"all are switched off":         {2 * time.Hour, Counts{Boxes: 100, Included: 10, Offline: 10}, verdictWait},
+		"those switched off count out": {2 * time.Hour, Counts{Boxes: 100, Included: 10, Ready: 5, Offline: 5, away: 5}, verdictAdvance},
+		"all are switched off":         {2 * time.Hour, Counts{Boxes: 100, Included: 10, Offline: 10, away: 10}, verdictWait},
 		"nobody is in it":              {2 * time.Hour, Counts{Boxes: 100}, verdictWait},
 		"too many failed":              {time.Minute, Counts{Boxes: 100, Included: 10, Ready: 9, Failed: 1}, verdictStop},
 		"few failed":                   {2 * time.Hour, Counts{Boxes: 1000, Included: 100, Ready: 96, Failed: 4}, verdictAdvance},
+		"all who can fail have failed": {
+			2 * time.Hour, Counts{Boxes: 10000, Included: 1000, Failed: 40, Offline: 960, away: 960}, verdictStop,
+		},
+		"all but one have vanished": {
+			2 * time.Hour, Counts{Boxes: 10000, Included: 100, Ready: 1, Offline: 99, Gone: 99, Others: 9000, OthersGone: 300}, verdictStop,
+		},
+		"those that were ready have vanished": {
+			2 * time.Hour, Counts{Boxes: 10000, Included: 100, Ready: 100, Gone: 60, goneReady: 60, Others: 9000}, verdictStop,
+		},
+		"it is night": {
+			2 * time.Hour,
+			Counts{Boxes: 10000, Included: 100, Ready: 80, Offline: 20, Gone: 40, goneReady: 20, Others: 9000, OthersGone: 3600}, verdictAdvance,
+		},
+		"those gone for a moment": {2 * time.Hour, Counts{Boxes: 10000, Included: 100, Ready: 90, Offline: 10}, verdictWait},
+		"two of ten are missed":   {2 * time.Hour, Counts{Boxes: 10000, Included: 10, Ready: 8, Offline: 2, Gone: 2, Others: 90}, verdictWait},
+		"few are missed":          {2 * time.Hour, Counts{Boxes: 1000, Included: 100, Ready: 97, Offline: 3, Gone: 3, Others: 90}, verdictAdvance},
 	} {
 		s, _ := staged(t, Stage{PerMille: 100, Hold: hour}, Stage{PerMille: 1000})
 		got, why := s.judge(now.Add(c.after), c.n)
@@ -53,6 +70,9 @@ func TestARolloutThatIsOpenStillStopsItself(t *testing.T) {
 	}
 	if got, _ := s.judge(now, Counts{Boxes: 10, Included: 10, Failed: 2, Ready: 1}); got != verdictStop {
 		t.Errorf("%s with a fifth of the boxes failed", got)
+	}
+	if got, _ := s.judge(now, Counts{Boxes: 10, Included: 10, Ready: 1, Offline: 9, Gone: 9}); got != verdictWait {
+		t.Errorf("%s in the evening, when all boxes are in it and most are switched off", got)
 	}
 	s.MinBoxes = 5
 	if got, _ := s.judge(now, Counts{Boxes: 10, Included: 10, Failed: 2, Ready: 1}); got != verdictWait {
@@ -74,6 +94,7 @@ func TestAStageWithoutBoxesIsTold(t *testing.T) {
 		"a short night":          {2 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4}, ""},
 		"all are switched off":   {7 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4}, "all 4 boxes in it are offline"},
 		"fewer than must settle": {7 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 1, Ready: 3}, "5 boxes must have settled, and only 3"},
+		"some went silent":       {7 * time.Hour, Counts{Boxes: 40, Included: 20, Ready: 18, Offline: 2, Gone: 2}, "2 of 20 boxes in it went silent"},
 		"at work":                {7 * time.Hour, Counts{Boxes: 40, Included: 9, Working: 9}, ""},
 	} {
 		s, _ := staged(t, Stage{PerMille: 10, Hold: hour}, Stage{PerMille: 1000})
@@ -86,6 +107,64 @@ func TestAStageWithoutBoxesIsTold(t *testing.T) {
 	if why := open.waitsForNobody(now.Add(9*time.Hour), Counts{}); why != "" {
 		t.Errorf("all stages are open: %s", why)
 	}
+}
+
+// Firmware that takes boxes off the network fails nowhere: who was there when the stage began and is gone is missed.
+func TestBoxesThatVanishAreMissed(t *testing.T) {
+	d := newDesk(t)
+	clock := now
+	d.Fleet.now = func() time.Time { return clock }
+	film := d.film("film", asset.ID{})
+	groups, cohort := map[string]string{}, []string{}
+	for i := range 8 {
+		groups[fmt.Sprintf("box-%d", i)] = DefaultGroup
+	}
+	if err := d.o.Registry.PutBoxes(ctx, groups); err != nil {
+		t.Fatal(err)
+	}
+	for box := range groups {
+		d.hear(box)
+		if box < "box-5" {
+			cohort = append(cohort, box)
+		}
+	}
+	d.leave("box-0") // long before
+	clock = clock.Add(time.Hour)
+	_, err := d.CreateCampaign(ctx, "test", CampaignRequest{
+		Campaign: catalog.Campaign{ID: "firmware", Name: "firmware"}, AssetIDs: []asset.ID{film},
+		Staged: &Staged{Stages: []Stage{{PerMille: 0}, {PerMille: 1000}}, Cohorts: cohort},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.o.Registry.SetHoldings(ctx, "box-1", &mqttwire.HoldingsList{Assets: []mqttwire.HeldAsset{{ID: film, At: clock}}}); err != nil {
+		t.Fatal(err)
+	}
+	clock = clock.Add(time.Minute)
+	for _, box := range []string{"box-2", "box-3", "box-4", "box-7"} {
+		d.leave(box)
+	}
+	step := func(want string) {
+		t.Helper()
+		if err := d.stepRollouts(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if c := d.record("firmware"); c.State != want || c.Staged.Stage != 0 {
+			t.Errorf("it is %s (%s) at stage %d", c.State, c.Why, c.Staged.Stage)
+		}
+	}
+	step(CampaignRunning) // they may start anew
+	clock = clock.Add(time.Hour)
+	c, err := d.Campaign(ctx, "firmware")
+	want := Counts{
+		Boxes: 8, Included: 5, Ready: 1, Offline: 4, Gone: 3, Others: 3, OthersGone: 1, away: 1,
+	}
+	if err != nil || *c.Counts != want {
+		t.Errorf("%+v, %v; want %+v", *c.Counts, err, want)
+	}
+	step(CampaignRunning) // a third of the others has gone too: two are missed
+	d.hear("box-7")
+	step(CampaignPaused)
 }
 
 func TestStagesOnlyWiden(t *testing.T) {

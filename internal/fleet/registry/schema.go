@@ -73,6 +73,10 @@ var migrations = [][]string{{
 }, {
 	// Exports of all proofs, page by page.
 	`CREATE INDEX proofs_received ON proofs (received, box, evt, epoch)`,
+}, {
+	// How a campaign stands, and since when boxes are on or off, without a look at any row.
+	`DROP INDEX boxes_glance`,
+	`CREATE INDEX boxes_glance ON boxes (online, grp, software, at_risk, id, online_since)`,
 }}
 
 func (g *Registry) migrate(ctx context.Context) error {

@@ -5,14 +5,16 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Standing is how one box stands with a set of assets.
 type Standing struct {
 	Box    string
 	Online bool
-	Held   int // of the assets
-	Failed int // failed or rejected
+	Since  time.Time // of being online or offline
+	Held   int       // of the assets
+	Failed int       // failed or rejected
 	AtRisk int
 }
 
@@ -52,16 +54,17 @@ func (g *Registry) EachStanding(ctx context.Context, group string, assets []stri
 	if err != nil {
 		return fmt.Errorf("standing of %s: %w", group, err)
 	}
-	// The index boxes_glance begins with these two and has the id: no wide row is read.
-	const known = "SELECT id, online FROM boxes WHERE online IN (0, 1) AND grp = ? AND " + isMember
+	// The index boxes_glance begins with these two and has the rest: no wide row is read.
+	const known = "SELECT id, online, online_since FROM boxes WHERE online IN (0, 1) AND grp = ? AND " + isMember
 	err = g.each(ctx, known, []any{group}, func(rows *sql.Rows) error {
 		var id string
 		var online int
-		if err := rows.Scan(&id, &online); err != nil {
+		var since int64
+		if err := rows.Scan(&id, &online, &since); err != nil {
 			return err
 		}
 		s := troubled[id]
-		s.Box, s.Online, s.Held = id, online == 1, held[id]
+		s.Box, s.Online, s.Since, s.Held = id, online == 1, fromMS(since), held[id]
 		fn(s)
 		return nil
 	})

@@ -116,8 +116,8 @@ func testStandingOfAGroup(t *testing.T, open opener) {
 	}
 	for _, want := range []registry.Standing{
 		{Box: "box-a", Held: 2},
-		{Box: "box-b", Online: true, Held: 1, Failed: 1},
-		{Box: "box-c", Online: true, AtRisk: 1},
+		{Box: "box-b", Online: true, Since: at, Held: 1, Failed: 1},
+		{Box: "box-c", Online: true, Since: at, AtRisk: 1},
 		{Box: "box-d"},
 	} {
 		if got[want.Box] != want {

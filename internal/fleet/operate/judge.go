@@ -1,0 +1,164 @@
+package operate
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"boxd/internal/fleet/registry"
+)
+
+// Counts is how a campaign stands.
+type Counts struct {
+	Boxes    int `json:"boxes"`    // of the group
+	Included int `json:"included"` // in the rollout's present stage
+	Ready    int `json:"ready"`    // of those: hold every asset
+	Failed   int `json:"failed"`   // of those: failed or rejected an asset
+	AtRisk   int `json:"at_risk"`  // of those: a deadline is in danger
+	Offline  int `json:"offline"`  // of those that are not ready
+	Working  int `json:"working"`  // the rest
+
+	// Of a staged rollout: what went silent since its stage began and has not come back for goneAfter. New firmware that takes
+	// boxes off the network fails on none of them: they are just gone.
+	Gone       int `json:"gone,omitempty"`        // of Included, and not failed
+	Others     int `json:"others,omitempty"`      // of the group, not included, and there when the stage began
+	OthersGone int `json:"others_gone,omitempty"` // of those
+
+	goneReady int // of Gone: hold every asset
+	away      int // of Offline: they were offline before the stage began
+}
+
+const (
+	// goneAfter is how long a box may be silent before it is missed: it may start anew.
+	goneAfter = 15 * time.Minute
+	// goneLeast is how many boxes must be missed before a rollout is stopped for them: fewer only keep it from going on.
+	goneLeast = 3
+)
+
+// The verdicts of judge.
+const (
+	verdictWait    = "wait"
+	verdictAdvance = "advance"
+	verdictStop    = "stop"
+)
+
+// reachable is how many boxes of the stage say something about the campaign: not those that were off before it began, and not
+// those of the missed ones that would have gone anyway, as so many of the group's other boxes have: it is night.
+func (n Counts) reachable() (boxes, missed int) {
+	there := n.Included - n.away
+	missed = max(0, n.Gone-int(math.Round(share(n.OthersGone, n.Others)*float64(there))))
+	return there - (n.Gone - missed), missed
+}
+
+// judge decides the next step of a rollout from its counts. It is pure.
+func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
+	reachable, missed := n.reachable()
+	ready := n.Ready - n.goneReady
+	judged := ready + n.Failed + missed
+	failed := max(0, n.Failed-s.Forgiven)
+	lost := missed
+	if lost < goneLeast || n.Others == 0 && n.Included == n.Boxes { // there is nobody left to be spared, nor to compare with
+		lost = 0
+	}
+	if bad := failed + lost; bad > 0 && judged >= s.MinBoxes && share(bad, reachable) > s.MaxErrors {
+		what := fmt.Sprintf("%d of %d boxes failed", failed, reachable)
+		if lost > 0 {
+			what = fmt.Sprintf("%d of %d boxes failed, %d went silent", failed, reachable, lost)
+		}
+		return verdictStop, fmt.Sprintf("%s (%.1f %%, at most %.1f %% may)", what, 100*share(bad, reachable), 100*s.MaxErrors)
+	}
+	if s.Done || s.Stage+1 >= len(s.Stages) {
+		return verdictWait, "all stages are open"
+	}
+	if hold := time.Duration(s.Stages[s.Stage].Hold); now.Sub(s.Since) < hold {
+		return verdictWait, fmt.Sprintf("held for %s", hold)
+	}
+	if judged < s.MinBoxes || reachable <= 0 || share(ready, reachable) < s.Success {
+		why = fmt.Sprintf("%d of %d reachable boxes are ready, %.1f %% are needed", ready, reachable, 100*s.Success)
+		if missed > 0 {
+			why += fmt.Sprintf("; %d went silent since the stage began", missed)
+		}
+		return verdictWait, why
+	}
+	return verdictAdvance, ""
+}
+
+// emptyFor is how long a stage may be without a box that could be reached before somebody is told: a night without power in a
+// small stage is no reason.
+const emptyFor = 6 * time.Hour
+
+// waitsForNobody says why a stage will stay as it is if nothing changes; empty when it need not.
+func (s *Staged) waitsForNobody(now time.Time, n Counts) string {
+	since := now.Sub(s.Since)
+	reachable, missed := n.reachable()
+	switch {
+	case s.Done || since < time.Duration(s.Stages[s.Stage].Hold):
+		return ""
+	case n.Included == 0:
+		return fmt.Sprintf("none of the group's %d boxes is in it, so none can show that it is safe to go on. "+
+			"Create the campaign anew with a larger first stage, or with cohorts", n.Boxes)
+	case n.Included == n.Offline && since > emptyFor:
+		return fmt.Sprintf("all %d boxes in it are offline", n.Included)
+	case n.Ready+n.Failed+n.Working < s.MinBoxes && since > emptyFor:
+		return fmt.Sprintf("%d boxes must have settled, and only %d can be reached", s.MinBoxes, n.Ready+n.Failed+n.Working)
+	case missed > 0 && share(missed, reachable) > 1-s.Success && since > emptyFor:
+		return fmt.Sprintf("%d of %d boxes in it went silent since it began, and more of them than of the others", missed, reachable)
+	}
+	return ""
+}
+
+func share(n, of int) float64 {
+	if of <= 0 {
+		return 0
+	}
+	return float64(n) / float64(of)
+}
+
+// count goes through the group's boxes: who is included is the same sum that each box does for itself.
+func (f *Fleet) count(ctx context.Context, c *Campaign) (Counts, error) {
+	var ids []string
+	for _, a := range c.Assets {
+		ids = append(ids, a.ID.String())
+	}
+	now := f.now()
+	var n Counts
+	err := f.o.Registry.EachStanding(ctx, c.Group, ids, func(s registry.Standing) {
+		n.Boxes++
+		in := c.Includes(s.Box, []string{c.Group})
+		gone := c.Staged != nil && !s.Online && s.Since.After(c.Staged.Since) && now.Sub(s.Since) > goneAfter
+		if !in {
+			if c.Staged != nil && (s.Online || s.Since.After(c.Staged.Since)) {
+				n.Others++
+				n.OthersGone += one(gone)
+			}
+			return
+		}
+		n.Included++
+		switch {
+		case s.Held >= len(ids):
+			n.Ready++
+			n.Gone += one(gone)
+			n.goneReady += one(gone)
+		case s.Failed > 0:
+			n.Failed++
+		case !s.Online:
+			n.Offline++
+			n.Gone += one(gone)
+			n.away += one(c.Staged == nil || !s.Since.After(c.Staged.Since))
+		default:
+			n.Working++
+		}
+		if s.AtRisk > 0 && s.Held < len(ids) {
+			n.AtRisk++
+		}
+	})
+	return n, err
+}
+
+func one(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
+}
