@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"boxd/internal/durable"
 	"boxd/internal/identity/pki"
 )
 
@@ -80,7 +83,7 @@ func (i *Identity) Enroll(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("enrol: %w", err)
 	}
-	if err := i.install(key, certs, date, false); err != nil {
+	if err := i.install(key, certs, date, false, digest(i.opts.Token)); err != nil {
 		return fmt.Errorf("enrol: %w", err)
 	}
 	i.log.Info("enrolled", "box", i.BoxID(), "fleet", i.fleet, "group", i.Group(), "expires", i.Expires())
@@ -106,15 +109,62 @@ func (i *Identity) Renew(ctx context.Context) error {
 	certs, date, err := i.request(ctx, "simplereenroll", key, old)
 	if err != nil {
 		i.mu.Lock()
-		i.refused = i.refused && !errors.Is(err, ErrRefused) // an answer is an answer
+		i.denied = errors.Is(err, ErrRefused)
+		i.refused = i.refused && !i.denied // an answer is an answer
 		i.mu.Unlock()
 		return fmt.Errorf("renew: %w", err)
 	}
-	if err := i.install(key, certs, date, true); err != nil {
+	if err := i.install(key, certs, date, true, old.token); err != nil {
 		return fmt.Errorf("renew: %w", err)
 	}
 	i.log.Info("certificate renewed", "box", i.BoxID(), "serial", i.Serial(), "expires", i.Expires())
 	return nil
+}
+
+// admittedAnew says that the certificate was taken from the box, and that it has been given another token since: the operator
+// lets it in again. The token that once admitted it does not count: many boxes may have the same.
+func (i *Identity) admittedAnew() bool {
+	i.mu.Lock()
+	c, denied := i.cred, i.denied
+	i.mu.Unlock()
+	return c != nil && i.opts.Token != "" && digest(i.opts.Token) != c.token && (denied || i.Revoked(c.peer.Serial))
+}
+
+// EnrollAgain asks with a new token and a new key in place of a certificate that was revoked or superseded. The old one stays
+// until the new one is on disk.
+func (i *Identity) EnrollAgain(ctx context.Context) error {
+	i.issue.Lock()
+	defer i.issue.Unlock()
+	key, err := i.keyAgain()
+	if err != nil {
+		return fmt.Errorf("enrol again: %w", err)
+	}
+	certs, date, err := i.request(ctx, "simpleenroll", key, nil)
+	if errors.Is(err, ErrRefused) {
+		i.mu.Lock()
+		i.denied = false // next it asks for a renewal: the operator may have mended that
+		i.mu.Unlock()
+		if err := durable.RemoveFile(i.opts.FS, i.path(againFile)); err != nil {
+			i.log.Warn("key not removed", "error", err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("enrol again: %w", err)
+	}
+	if err := i.install(key, certs, date, false, digest(i.opts.Token)); err != nil {
+		return fmt.Errorf("enrol again: %w", err)
+	}
+	i.log.Info("enrolled again", "box", i.BoxID(), "fleet", i.fleet, "group", i.Group(), "expires", i.Expires())
+	return nil
+}
+
+// digest names a token without telling it.
+func digest(token string) string {
+	if token == "" {
+		return "none"
+	}
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
 }
 
 // request posts a certificate request and returns the certificates and the server's own time, if it told.
@@ -197,11 +247,12 @@ func refusal(resp *http.Response, body []byte) *Refusal {
 // install takes an issued certificate into use, once it is on disk. A fresh key proves that the certificate was made
 // just now, which makes its begin the fleet's own word on what time it is. date is what the server said; it is taken for
 // the present when the certificate bears it out.
-func (i *Identity) install(key *ecdsa.PrivateKey, certs []*x509.Certificate, date time.Time, fresh bool) error {
+func (i *Identity) install(key *ecdsa.PrivateKey, certs []*x509.Certificate, date time.Time, fresh bool, token string) error {
 	cred, err := newCredential(i.root, key, certs)
 	if err != nil {
 		return fmt.Errorf("the certificate that came: %w", err)
 	}
+	cred.token = token
 	if now, ok := i.clock.own(); ok {
 		// Two clocks disagree. The box keeps what it has until one of them is mended.
 		if err := pki.CheckTime([]*x509.Certificate{cred.leaf}, now, true); err != nil {
@@ -212,7 +263,7 @@ func (i *Identity) install(key *ecdsa.PrivateKey, certs []*x509.Certificate, dat
 		return err
 	}
 	i.mu.Lock()
-	i.cred, i.key, i.refused = cred, nil, false
+	i.cred, i.key, i.refused, i.denied = cred, nil, false, false
 	i.mu.Unlock()
 	i.resume.forget()
 	d := date.Sub(cred.leaf.NotBefore)

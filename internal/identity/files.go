@@ -29,6 +29,9 @@ func (i *Identity) load() error {
 	case err == nil:
 		cred, err := i.parseIdentity(data)
 		if err == nil {
+			if cred.token == "" { // of an older program, or made elsewhere
+				cred.token = digest(i.opts.Token)
+			}
 			i.cred = cred
 			return nil
 		}
@@ -50,7 +53,7 @@ func (i *Identity) load() error {
 	if err != nil {
 		return err
 	}
-	if err := i.saveKey(key); err != nil {
+	if err := i.saveKey(keyFile, key); err != nil {
 		return err
 	}
 	i.key = key
@@ -66,7 +69,14 @@ func (i *Identity) parseIdentity(data []byte) (*credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newCredential(i.root, key, certs)
+	cred, err := newCredential(i.root, key, certs)
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(data); block != nil {
+		cred.token = block.Headers[tokenHeader]
+	}
+	return cred, nil
 }
 
 func (i *Identity) setAside(why error) {
@@ -95,20 +105,38 @@ func newKey() (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-func (i *Identity) saveKey(key *ecdsa.PrivateKey) error {
-	block, err := keyPEM(key)
+func (i *Identity) saveKey(name string, key *ecdsa.PrivateKey) error {
+	block, err := keyPEM(key, "")
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(i.opts.FS, i.path(keyFile), block, 0o600); err != nil {
+	if err := durable.WriteFile(i.opts.FS, i.path(name), block, 0o600); err != nil {
 		return fmt.Errorf("save key: %w", err)
 	}
 	return nil
 }
 
+// keyAgain is the key for enrolling once more: it is on disk before it is shown to anybody, so that a power cut does not
+// waste the token.
+func (i *Identity) keyAgain() (*ecdsa.PrivateKey, error) {
+	data, err := durable.ReadFile(i.opts.FS, i.path(againFile), maxFile)
+	if err == nil {
+		if key, _, err := parseKey(data); err == nil {
+			return key, nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	return key, i.saveKey(againFile, key)
+}
+
 // saveIdentity replaces key and certificate as one, then forgets the key of enrolment.
 func (i *Identity) saveIdentity(c *credential) error {
-	data, err := keyPEM(c.key)
+	data, err := keyPEM(c.key, c.token)
 	if err != nil {
 		return err
 	}
@@ -118,18 +146,27 @@ func (i *Identity) saveIdentity(c *credential) error {
 	if err := durable.WriteFile(i.opts.FS, i.path(identityFile), data, 0o600); err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
-	if err := durable.RemoveFile(i.opts.FS, i.path(keyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		i.log.Warn("spent key file not removed", "error", err)
+	for _, name := range []string{keyFile, againFile} {
+		if err := durable.RemoveFile(i.opts.FS, i.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			i.log.Warn("spent key file not removed", "file", name, "error", err)
+		}
 	}
 	return nil
 }
 
-func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
+// tokenHeader is the PEM header of the key in identity.pem that names the token which admitted the box, by its digest.
+const tokenHeader = "Token-SHA-256"
+
+func keyPEM(key *ecdsa.PrivateKey, token string) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("encode key: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+	block := &pem.Block{Type: "PRIVATE KEY", Bytes: der}
+	if token != "" {
+		block.Headers = map[string]string{tokenHeader: token}
+	}
+	return pem.EncodeToMemory(block), nil
 }
 
 // parseKey reads the first PEM block, which is a P-256 key, and returns what follows.

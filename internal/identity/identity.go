@@ -56,8 +56,9 @@ var (
 
 // The files in Options.Dir.
 const (
-	keyFile      = "key.pem"      // the key of a box that is not enrolled yet
-	identityFile = "identity.pem" // key, certificate, intermediate
+	keyFile      = "key.pem"       // the key of a box that is not enrolled yet
+	againFile    = "key-again.pem" // the key of a box that is let in again after its certificate was taken from it
+	identityFile = "identity.pem"  // key, certificate, intermediate
 	maxFile      = 64 << 10
 )
 
@@ -127,6 +128,7 @@ type Identity struct {
 	// refused says that a server did not accept the certificate; refusedAt is when, by Uptime, zero for never.
 	refused   bool
 	refusedAt time.Duration
+	denied    bool // the last renewal was refused
 }
 
 // credential is one key with its certificate.
@@ -137,6 +139,8 @@ type credential struct {
 	// issuer is the serial number of the intermediate.
 	issuer string
 	tls    tls.Certificate
+	// token is the digest of the token that admitted the box; empty in files from before it was kept.
+	token string
 }
 
 // Open reads the identity in Options.Dir, or makes a key when there is none. It starts nothing and asks nobody.

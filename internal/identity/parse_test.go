@@ -23,7 +23,7 @@ func FuzzIdentityFile(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	data, err := keyPEM(key)
+	data, err := keyPEM(key, "")
 	if err != nil {
 		f.Fatal(err)
 	}

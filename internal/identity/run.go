@@ -34,8 +34,8 @@ func (i *Identity) Run(ctx context.Context) error {
 			switch {
 			case ctx.Err() != nil:
 				return nil
-			case err == nil && i.clock.contradicted():
-				i.attempted(nil) // the new certificate did not tell what time it is, and the next may not
+			case err == nil && i.Enrolled() && i.RenewalDue():
+				i.attempted(nil) // nor may the next be better: it does not tell what time it is, or the intermediate is revoked
 				wait = min(max(2*wait, tickEvery), refusedWait)
 				next = i.opts.Uptime() + wait/2 + rand.N(wait/2)
 			case err == nil:
@@ -63,6 +63,8 @@ func (i *Identity) due() func(context.Context) error {
 			return nil
 		}
 		return i.Enroll
+	case i.admittedAnew():
+		return i.EnrollAgain
 	case i.RenewalDue():
 		return i.Renew
 	default:
