@@ -101,7 +101,7 @@ func campaignTable(w *tabWriter, list []campaignDoc) {
 }
 
 func campaignCreateCmd(c *client) *cobra.Command {
-	var id, name, group, deadline, notBefore, keepUntil, originDelay, spread, prefix, bitrate, draft string
+	var id, name, group, publisher, deadline, notBefore, keepUntil, originDelay, spread, prefix, bitrate, draft string
 	var assets, windows, stages, cohorts []string
 	var priority int
 	var originNever, missedStops, late bool
@@ -166,6 +166,9 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				return err
 			}
 			in["origin"] = origin
+			if publisher != "" {
+				in["publisher"] = publisher
+			}
 			if len(stages) > 0 {
 				staged, err := parseStages(stages)
 				if err != nil {
@@ -189,6 +192,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.StringVar(&name, "name", "", "name")
 	f.StringVar(&group, "group", "default", "group of boxes")
 	f.StringArrayVar(&assets, "asset", nil, "asset id (repeatable)")
+	f.StringVar(&publisher, "publisher", "", "whose the assets are, where several publishers have the same bytes")
 	f.StringVar(&deadline, "deadline", "", "RFC 3339 time, or a duration from now such as 8h")
 	f.BoolVar(&late, "late", false, "the deadline may be over already")
 	f.StringVar(&notBefore, "not-before", "", "when it begins; a time or a duration from now")

@@ -223,7 +223,7 @@ func publisherCmd(c *client) *cobra.Command {
 	remove := &cobra.Command{
 		Use: "remove NAME", Short: "Boxes no longer believe anything that this publisher signed", Args: args(cobra.ExactArgs(1)),
 		Long: "Takes the publisher's delegation out of the catalog; its assets leave the campaigns. What boxes shall erase has to be\n" +
-			"withdrawn first (fleetd withdraw).",
+			"withdrawn first (fleetd withdraw). Its files at the origin go 30 days later, unless another publisher has the same bytes.",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			path := "/api/v1/publishers/" + url.PathEscape(a[0])
 			return c.publisherChange(cmd, http.MethodDelete, path, nil, draftRemoval)

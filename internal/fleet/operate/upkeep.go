@@ -35,13 +35,14 @@ func (p *paced) do(ctx context.Context, work func(context.Context) error) error 
 	return err
 }
 
-// collect removes catalog files that nothing has named for a week, and drafts that nobody signed.
+// collect removes catalog files that nothing has named for a week, drafts that nobody signed, and copies at the origin that nothing
+// has named for a month.
 func (f *Fleet) collect(ctx context.Context) error {
 	n, err := f.o.Repo.Collect(7 * 24 * time.Hour)
 	if n > 0 {
 		f.log.Info("old catalog files removed", "files", n)
 	}
-	return errors.Join(err, f.settleDrafts(ctx))
+	return errors.Join(err, f.settleDrafts(ctx), f.sweepOrigin(ctx))
 }
 
 // prune forgets records that are older than is of use. Any fleetd may do it, at the same time as another too.
