@@ -118,6 +118,14 @@ func TestEnvironmentWins(t *testing.T) {
 	}
 }
 
+// A value of the environment that is out of bounds is the variable's fault, not the file's.
+func TestTheEnvironmentIsBlamedForItsValues(t *testing.T) {
+	_, err := Parse("boxd.toml", []byte(minimal+"[cache]\nquota = \"1GiB\"\n"), []string{"BOXD_CACHE_QUOTA=1"})
+	if err == nil || !strings.HasPrefix(err.Error(), "BOXD_CACHE_QUOTA: ") || strings.Contains(err.Error(), "boxd.toml") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestMissingFileIsAnOrdinaryError(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none.toml"), nil)
 	if !errors.Is(err, os.ErrNotExist) {

@@ -80,7 +80,11 @@ func Parse(file string, text []byte, environ []string) (*Config, error) {
 	d.environ(environ, reflect.ValueOf(&c).Elem())
 	for _, f := range c.Validate() {
 		if !d.at[f.Key] { // a value that could not be read is told once
-			f.File, f.Line = file, d.lines[f.Key]
+			if name, set := d.env[f.Key]; set { // the file is not to blame
+				f.Key = name
+			} else {
+				f.File, f.Line = file, d.lines[f.Key]
+			}
 			d.faults = append(d.faults, f)
 		}
 	}
@@ -106,7 +110,8 @@ func syntaxFault(file string, err error) Fault {
 type decoder struct {
 	file   string
 	lines  map[string]int
-	at     map[string]bool // keys with a fault
+	at     map[string]bool   // keys with a fault
+	env    map[string]string // keys that the environment has set, and by which variable
 	faults Faults
 }
 
@@ -149,10 +154,12 @@ func (d *decoder) table(tree map[string]any, v reflect.Value, prefix string) {
 // environ reads BOXD_<SECTION>_<KEY>; lists are separated by commas. Other programs and tests have BOXD_ variables of their
 // own, so an unknown one is a fault only when it looks like a known one misspelt.
 func (d *decoder) environ(environ []string, root reflect.Value) {
-	known := map[string]reflect.Value{}
+	known, keys := map[string]reflect.Value{}, map[string]string{}
+	d.env = map[string]string{}
 	for section, v := range fieldsOf(root) {
 		for key, field := range fieldsOf(v) {
-			known["BOXD_"+strings.ToUpper(section+"_"+key)] = field
+			name := "BOXD_" + strings.ToUpper(section+"_"+key)
+			known[name], keys[name] = field, section+"."+key
 		}
 	}
 	for _, kv := range environ {
@@ -169,7 +176,9 @@ func (d *decoder) environ(environ []string, root reflect.Value) {
 		}
 		if err := set(field, fromEnv(field, val)); err != nil {
 			d.fault("", name, "%v", err)
+			continue
 		}
+		d.env[keys[name]] = name
 	}
 }
 
