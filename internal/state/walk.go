@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"syscall"
 )
 
 // The file format of bbolt (version 2), read without mapping the file and without trusting a byte of it. bbolt itself
@@ -164,10 +165,20 @@ func (w *walker) readErr(id uint64, err error) error {
 	if errors.Is(err, io.EOF) {
 		return w.bad("page %d is beyond the end", id)
 	}
-	if w.salvage {
+	if w.salvage || unreadable(err) {
 		return w.bad("page %d: %v", id, err)
 	}
 	return fmt.Errorf("read page %d: %w", id, err)
+}
+
+// unreadable says that the storage does not give the bytes back: asking again will not help.
+func unreadable(err error) bool {
+	for _, e := range []error{syscall.EIO, syscall.EUCLEAN, syscall.EBADMSG, syscall.ENODATA, syscall.EILSEQ} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 type leafFunc func(flags uint32, key, val []byte, depth int) error
