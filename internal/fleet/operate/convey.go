@@ -28,6 +28,7 @@ func (f *Fleet) Handle(ctx context.Context, batch []mqttwire.Message) error {
 	}
 	res, err := f.o.Registry.Ingest(ctx, batch)
 	if err != nil {
+		f.storeFailed()
 		return err
 	}
 	f.messages.Add(int64(len(batch)))
@@ -105,6 +106,7 @@ func (f *Fleet) admitBoxes(ctx context.Context) error {
 	}
 	err := f.o.Registry.PutBoxes(ctx, fresh)
 	if err != nil {
+		f.storeFailed()
 		f.mu.Lock()
 		for box, group := range fresh {
 			if _, newer := f.newBoxes[box]; !newer {
@@ -232,7 +234,15 @@ func (f *Fleet) retainAll() {
 	}
 }
 
+// flushMost bounds how long a write may hang before it is tried again.
+const flushMost = time.Minute
+
+// flushSeen writes who was heard of. When it returns without a fault, all is written that was heard before.
 func (f *Fleet) flushSeen(ctx context.Context) error {
+	f.flushing.Lock()
+	defer f.flushing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, flushMost)
+	defer cancel()
 	f.mu.Lock()
 	seen := f.lastSeen
 	f.lastSeen = map[string]time.Time{}
@@ -242,10 +252,46 @@ func (f *Fleet) flushSeen(ctx context.Context) error {
 		}
 	}
 	f.mu.Unlock()
-	if err := f.admitBoxes(ctx); err != nil {
+	err := f.admitBoxes(ctx)
+	if err == nil {
+		err = f.o.Registry.Touch(ctx, seen)
+	}
+	if err == nil {
+		return nil
+	}
+	f.storeFailed()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for box, at := range seen {
+		if f.lastSeen[box].Before(at) {
+			f.lastSeen[box] = at
+		}
+	}
+	return err
+}
+
+// storeFailed notes that what boxes say may not have got to the database: for a while their silence there proves nothing.
+func (f *Fleet) storeFailed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.listening = f.now()
+}
+
+// markSilent takes boxes to be offline of which nothing was heard, once this fleetd has listened for long enough and could write
+// down what it heard all the while.
+func (f *Fleet) markSilent(ctx context.Context) error {
+	f.mu.Lock()
+	listened := f.now().Sub(f.listening)
+	f.mu.Unlock()
+	if listened <= silentAfter {
+		return nil
+	}
+	before := f.now().Add(-silentAfter)
+	if err := f.flushSeen(ctx); err != nil { // what is in memory counts
 		return err
 	}
-	return f.o.Registry.Touch(ctx, seen)
+	_, err := f.o.Registry.MarkSilent(ctx, before)
+	return err
 }
 
 // resend sends wishes to boxes that are behind and commands that were not answered.
@@ -280,6 +326,9 @@ func (f *Fleet) lead(ctx context.Context) error {
 	f.mu.Lock()
 	f.leader, f.fence = ok && err == nil, fence
 	f.mu.Unlock()
+	if err != nil {
+		f.storeFailed()
+	}
 	if err != nil || !ok {
 		return err
 	}
@@ -287,11 +336,7 @@ func (f *Fleet) lead(ctx context.Context) error {
 		f.syncRevocations(ctx), f.reloadWishes(ctx), f.syncing.do(ctx, f.syncCampaigns),
 		f.judging.do(ctx, f.stepRollouts),
 	}
-	if f.now().Sub(f.started) > silentAfter { // a fleetd that has just started has not listened long enough
-		_, err := f.o.Registry.MarkSilent(ctx, f.now().Add(-silentAfter))
-		errs = append(errs, err)
-	}
-	errs = append(errs, f.alerting.do(ctx, f.updateAlerts))
+	errs = append(errs, f.markSilent(ctx), f.alerting.do(ctx, f.updateAlerts))
 	return errors.Join(errs...)
 }
 

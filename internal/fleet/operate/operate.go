@@ -56,6 +56,7 @@ type Fleet struct {
 	now func() time.Time
 	log *slog.Logger
 
+	flushing   sync.Mutex        // who was heard of is written by one at a time
 	publishing sync.Mutex        // one asset at a time is hashed
 	judging    paced             // rollouts; lead's
 	alerting   paced             // lead's
@@ -75,7 +76,7 @@ type Fleet struct {
 	receiving map[string]int64  // bytes of each publisher's quota that are on their way
 	newBoxes  map[string]string // of those, what the registry does not know yet
 	sentTo    map[string]time.Time
-	started   time.Time
+	listening time.Time            // since when all that was heard got to the database, or from the start
 	lastSeen  map[string]time.Time // from telemetry, to be written
 	aheads    map[string]ahead     // by target; to be lifted
 	lifted    map[string]time.Time // by target
@@ -117,7 +118,7 @@ func New(o Options) *Fleet {
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
-	f.started = f.now()
+	f.listening = f.now()
 	return f
 }
 

@@ -231,15 +231,29 @@ func (g *Registry) GroupsOfBoxes(ctx context.Context) (map[string]string, error)
 	return groups, rows.Err()
 }
 
-// Touch raises the last-seen times of boxes: telemetry is not stored, but proves that its sender lives.
+// Touch raises the last-seen times of boxes: telemetry is not stored, but proves that its sender lives. So one that was taken to
+// be offline before is online again.
 func (g *Registry) Touch(ctx context.Context, seen map[string]time.Time) error {
 	if len(seen) == 0 {
 		return nil
 	}
+	ids := slices.Sorted(maps.Keys(seen)) // one order for all fleetd: no deadlocks
 	return g.update(ctx, false, func(tx *sql.Tx) error {
-		for id, at := range seen {
-			_, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET last_seen = ? WHERE id = ? AND (last_seen < ? OR last_seen > ?)"),
-				ms(at), id, ms(at), ms(at)+farAhead)
+		for _, id := range ids {
+			at := ms(seen[id])
+			var online, since int64
+			err := tx.QueryRowContext(ctx, g.q("UPDATE boxes SET last_seen = ? WHERE id = ? AND (last_seen < ? OR last_seen > ?) "+
+				"RETURNING online, online_since"), at, id, at, at+farAhead).Scan(&online, &since)
+			switch {
+			case errors.Is(err, sql.ErrNoRows) || err == nil && (online == 1 || since >= at && since <= at+farAhead):
+				continue
+			case err != nil:
+				return fmt.Errorf("touch %s: %w", id, err)
+			}
+			if _, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET online = 1, online_since = ? WHERE id = ?"), at, id); err != nil {
+				return fmt.Errorf("touch %s: %w", id, err)
+			}
+			_, err = tx.ExecContext(ctx, g.q("INSERT INTO history (box, at, kind, text) VALUES (?, ?, 'online', 'heard of again')"), id, at)
 			if err != nil {
 				return fmt.Errorf("touch %s: %w", id, err)
 			}

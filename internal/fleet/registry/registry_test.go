@@ -71,6 +71,7 @@ var common = map[string]func(*testing.T, opener){
 	"ABoxCannotFillTheDatabase":              testABoxCannotFillTheDatabase,
 	"ASlowReaderOfProofsStopsNobody":         testASlowReaderOfProofsStopsNobody,
 	"StandingOfAGroup":                       testStandingOfAGroup,
+	"SilentBoxesAreOffline":                  testSilentBoxesAreOffline,
 }
 
 type opener func(now func() time.Time) *registry.Registry
@@ -414,19 +415,36 @@ func testALeaseHasOneHolderAndAFence(t *testing.T, open opener) {
 	}
 }
 
-func TestSilentBoxesAreOffline(t *testing.T) {
-	g := open(t, registry.Options{Path: filepath.Join(t.TempDir(), "x.db"), Now: clock})
+func testSilentBoxesAreOffline(t *testing.T, open opener) {
+	now := at
+	g := open(func() time.Time { return now })
 	ingest(t, g, state(t, "box-a", env("epoch-one", 1, 1), true), state(t, "box-b", env("epoch-one", 1, 1), true))
-	if err := g.Touch(ctx, map[string]time.Time{"box-b": at.Add(time.Minute)}); err != nil {
-		t.Fatal(err)
+	touch := func(box string, when time.Time) {
+		t.Helper()
+		if err := g.Touch(ctx, map[string]time.Time{box: when}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	touch("box-b", at.Add(time.Minute))
+	now = at.Add(2 * time.Minute)
 	if n, err := g.MarkSilent(ctx, at.Add(time.Second)); err != nil || n != 1 {
 		t.Errorf("%d, %v", n, err)
 	}
-	a, err := g.Box(ctx, "box-a")
-	b, err2 := g.Box(ctx, "box-b")
-	if err != nil || err2 != nil || a.Online || !b.Online {
-		t.Errorf("%t %t", a.Online, b.Online)
+	online := func(box string, want bool) {
+		t.Helper()
+		if b, err := g.Box(ctx, box); err != nil || b.Online != want {
+			t.Errorf("%s is online: %t, %v", box, b.Online, err)
+		}
+	}
+	online("box-a", false)
+	online("box-b", true)
+	touch("box-a", now.Add(-time.Second)) // heard before it was taken to be offline
+	online("box-a", false)
+	touch("box-a", now.Add(time.Second))
+	online("box-a", true)
+	lines, err := g.History(ctx, "box-a", 0, 10)
+	if err != nil || len(lines) != 3 || lines[0].Kind != "online" || !lines[0].At.Equal(now.Add(time.Second)) {
+		t.Errorf("%+v, %v", lines, err)
 	}
 }
 
