@@ -174,7 +174,14 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				if err != nil {
 					return usageError{Err: err}
 				}
-				in["staged"] = map[string]any{"stages": staged, "cohorts": cohorts, "success": success, "max_errors": maxErrors}
+				rollout := map[string]any{"stages": staged, "cohorts": cohorts}
+				if cmd.Flag("success").Changed {
+					rollout["success"] = success
+				}
+				if cmd.Flag("max-errors").Changed {
+					rollout["max_errors"] = maxErrors
+				}
+				in["staged"] = rollout
 			}
 			if len(stages) == 0 && (len(cohorts) > 0 || cmd.Flag("success").Changed || cmd.Flag("max-errors").Changed) {
 				return usageError{Err: errors.New("--cohort, --success and --max-errors need --stage: without one all boxes begin at once")}
@@ -198,7 +205,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.StringVar(&notBefore, "not-before", "", "when it begins; a time or a duration from now")
 	f.StringVar(&keepUntil, "keep-until", "", "until when boxes keep it; a time or a duration from now")
 	f.IntVar(&priority, "priority", 0, "-1000 to 1000, higher is more important")
-	f.StringArrayVar(&windows, "window", nil, `when the access line may be used: "mon-fri 22:00-06:00 rate=2MB/s" (repeatable)`)
+	f.StringArrayVar(&windows, "window", nil, `when the access line may be used: "mon-fri 22:00-06:00 rate=2MB/s" (repeatable; until the same time is 24 hours)`)
 	f.StringVar(&prefix, "prefix", "", "beginning of each asset that comes before the rest of any: 16MB, or 30s with --bitrate")
 	f.StringVar(&bitrate, "bitrate", "", `of the media, for --prefix in seconds: "8Mbit/s"`)
 	f.StringVar(&spread, "spread", "", "starts are spread over this time")
@@ -208,13 +215,8 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.BoolVar(&missedStops, "missed-stops", false, "what is not complete at the deadline is not fetched any more")
 	f.StringArrayVar(&stages, "stage", nil, `staged rollout: "1%", "10% hold=1h", "100%" (repeatable, in order)`)
 	f.StringArrayVar(&cohorts, "cohort", nil, "box that is in from the first stage, by its id (repeatable)")
-	f.Float64Var(&success, "success", 0, "share of a stage's boxes that must be ready before the next (default 0.95)")
-	f.Float64Var(
-		&maxErrors,
-		"max-errors",
-		0,
-		"share of a stage's boxes that may fail before the campaign is paused (default 0.05)",
-	)
+	f.Float64Var(&success, "success", 0.95, "share of a stage's boxes that must be ready before the next")
+	f.Float64Var(&maxErrors, "max-errors", 0.05, "share of a stage's boxes that may fail or vanish before the campaign is paused")
 	return cmd
 }
 

@@ -55,6 +55,31 @@ func TestFlagsAreCheckedBeforeAnythingIsSent(t *testing.T) {
 	}
 }
 
+// A share that is not set is the manager's to say; one that is nought is sent as nought.
+func TestSharesAreSentAsTheyAreSet(t *testing.T) {
+	var got struct{ Staged map[string]any }
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got.Staged = nil
+		if err := json.NewDecoder(r.Body).Decode(&got); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.WriteString(w, `{"id":"n"}`)
+	}))
+	t.Cleanup(api.Close)
+	create := []string{"campaign", "create", "--name", "n", "--asset", strings.Repeat("a", 40), "--stage", "1%", "--api", api.URL}
+	for _, c := range []struct {
+		args []string
+		want any
+	}{{nil, nil}, {[]string{"--success", "0", "--max-errors", "0"}, 0.0}, {[]string{"--success", "0.5", "--max-errors", "0.5"}, 0.5}} {
+		if _, err := fleetd("", append(create, c.args...)...); err != nil {
+			t.Fatal(err)
+		}
+		if got.Staged["success"] != c.want || got.Staged["max_errors"] != c.want {
+			t.Errorf("%v: %v", c.args, got.Staged)
+		}
+	}
+}
+
 // Days are days.
 func TestDurationsMayBeDays(t *testing.T) {
 	var got struct{ Life string }

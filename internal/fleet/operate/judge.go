@@ -61,12 +61,12 @@ func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
 	if lost < goneLeast || n.Others == 0 && n.Included == n.Boxes { // there is nobody left to be spared, nor to compare with
 		lost = 0
 	}
-	if bad := failed + lost; bad > 0 && judged >= s.MinBoxes && share(bad, reachable) > s.MaxErrors {
+	if bad := failed + lost; bad > 0 && judged >= s.MinBoxes && share(bad, reachable) > *s.MaxErrors {
 		what := fmt.Sprintf("%d of %d boxes failed", failed, reachable)
 		if lost > 0 {
 			what = fmt.Sprintf("%d of %d boxes failed, %d went silent", failed, reachable, lost)
 		}
-		return verdictStop, fmt.Sprintf("%s (%.1f %%, at most %.1f %% may)", what, 100*share(bad, reachable), 100*s.MaxErrors)
+		return verdictStop, fmt.Sprintf("%s (%.1f %%, at most %.1f %% may)", what, 100*share(bad, reachable), 100**s.MaxErrors)
 	}
 	if s.Done || s.Stage+1 >= len(s.Stages) {
 		return verdictWait, "all stages are open"
@@ -74,8 +74,8 @@ func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
 	if hold := time.Duration(s.Stages[s.Stage].Hold); now.Sub(s.Since) < hold {
 		return verdictWait, fmt.Sprintf("held for %s", hold)
 	}
-	if judged < s.MinBoxes || reachable <= 0 || share(ready, reachable) < s.Success {
-		why = fmt.Sprintf("%d of %d reachable boxes are ready, %.1f %% are needed", ready, reachable, 100*s.Success)
+	if judged < s.MinBoxes || reachable <= 0 || share(ready, reachable) < *s.Success {
+		why = fmt.Sprintf("%d of %d reachable boxes are ready, %.1f %% are needed", ready, reachable, 100**s.Success)
 		if missed > 0 {
 			why += fmt.Sprintf("; %d went silent since the stage began", missed)
 		}
@@ -102,7 +102,7 @@ func (s *Staged) waitsForNobody(now time.Time, n Counts) string {
 		return fmt.Sprintf("all %d boxes in it are offline", n.Included)
 	case n.Ready+n.Failed+n.Working < s.MinBoxes && since > emptyFor:
 		return fmt.Sprintf("%d boxes must have settled, and only %d can be reached", s.MinBoxes, n.Ready+n.Failed+n.Working)
-	case missed > 0 && share(missed, reachable) > 1-s.Success && since > emptyFor:
+	case missed > 0 && share(missed, reachable) > 1-*s.Success && since > emptyFor:
 		return fmt.Sprintf("%d of %d boxes in it went silent since it began, and more of them than of the others", missed, reachable)
 	}
 	return ""

@@ -19,11 +19,11 @@ type Stage struct {
 type Staged struct {
 	Stages  []Stage  `json:"stages"`
 	Cohorts []string `json:"cohorts,omitempty"` // boxes (by id), or groups, that are in from the first stage
-	// Success is the share of the stage's boxes (0 to 1) that must hold all assets before the next stage; 0 means 0.95.
-	Success float64 `json:"success,omitempty"`
+	// Success is the share of the stage's boxes (0 to 1) that must hold all assets before the next stage; 0.95 when it is left out.
+	Success *float64 `json:"success,omitempty"`
 	// MaxErrors is the share of the stage's boxes that may have failed or rejected an asset, or have vanished; above it the
-	// campaign is paused. 0 means 0.05.
-	MaxErrors float64 `json:"max_errors,omitempty"`
+	// campaign is paused. 0.05 when it is left out; at 0 the first one stops it.
+	MaxErrors *float64 `json:"max_errors,omitempty"`
 	// MinBoxes is how many boxes must have finished, failed or vanished before shares are judged; 0 means 1.
 	MinBoxes int `json:"min_boxes,omitempty"`
 
@@ -51,17 +51,12 @@ func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
 	if len(s.Stages) == 0 || len(s.Stages) > 32 {
 		errs = append(errs, fmt.Errorf("%d stages, want 1 to 32", len(s.Stages)))
 	}
-	if s.Success < 0 || s.Success > 1 || s.MaxErrors < 0 || s.MaxErrors > 1 || s.MinBoxes < 0 {
+	s.Success, s.MaxErrors = orElse(s.Success, 0.95), orElse(s.MaxErrors, 0.05)
+	if !isShare(*s.Success) || !isShare(*s.MaxErrors) || s.MinBoxes < 0 {
 		errs = append(errs, errors.New("success and max_errors are shares from 0 to 1, min_boxes is not negative"))
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
-	}
-	if s.Success == 0 {
-		s.Success = 0.95
-	}
-	if s.MaxErrors == 0 {
-		s.MaxErrors = 0.05
 	}
 	if s.MinBoxes == 0 {
 		s.MinBoxes = 1
@@ -69,6 +64,15 @@ func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
 	s.Stage, s.Since, s.Done, s.Forgiven, s.Stopped = 0, now.UTC(), len(s.Stages) == 1, 0, false
 	c.Rollout = &catalog.Rollout{PerMille: s.Stages[0].PerMille, Cohorts: s.Cohorts}
 	return nil
+}
+
+func isShare(v float64) bool { return v >= 0 && v <= 1 }
+
+func orElse(v *float64, other float64) *float64 {
+	if v == nil {
+		return &other
+	}
+	return v
 }
 
 // rolloutItself is who changes a campaign when no user does.

@@ -1,8 +1,10 @@
 package operate
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -186,10 +188,44 @@ func TestStagesOnlyWiden(t *testing.T) {
 	if err := s.start(c, now); err != nil || c.Rollout.Cohorts[0] != "lab" {
 		t.Errorf("a rollout that begins with a cohort alone: %v", err)
 	}
-	for _, bad := range []Staged{{Success: 2}, {MaxErrors: -1}, {MinBoxes: -1}} {
+	for _, bad := range []Staged{{Success: new(2.0)}, {Success: new(math.NaN())}, {MaxErrors: new(-1.0)}, {MinBoxes: -1}} {
 		bad.Stages = []Stage{{PerMille: 1000}}
 		if err := bad.start(&catalog.Campaign{}, now); err == nil {
 			t.Errorf("%+v was taken", bad)
+		}
+	}
+}
+
+// What is left out has a default; nought is nought, after a rest in the store too.
+func TestNoughtIsAShare(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"stages":[{"per_mille":10},{"per_mille":1000}]}`:                              "0.95 0.05",
+		`{"stages":[{"per_mille":10},{"per_mille":1000}],"success":0,"max_errors":0}`:   "0 0",
+		`{"stages":[{"per_mille":10},{"per_mille":1000}],"success":1,"max_errors":"x"}`: "",
+		`{"stages":[{"per_mille":10},{"per_mille":1000}],"success":1,"max_errors":1}`:   "1 1",
+	} {
+		var s Staged
+		err := json.Unmarshal([]byte(text), &s)
+		if want == "" {
+			if err == nil {
+				t.Error(text)
+			}
+			continue
+		}
+		if err := errors.Join(err, s.start(&catalog.Campaign{}, now)); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := json.Marshal(s)
+		var again Staged
+		if err := errors.Join(err, json.Unmarshal(kept, &again)); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(*again.Success, *again.MaxErrors); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+		verdict, _ := again.judge(now, Counts{Boxes: 1000, Included: 1000, Ready: 999, Failed: 1})
+		if (verdict == verdictStop) != (want == "0 0") {
+			t.Errorf("%s with one failure of 1000: %s", text, verdict)
 		}
 	}
 }
