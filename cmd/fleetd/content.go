@@ -32,12 +32,12 @@ type assetDoc struct {
 }
 
 func publishCmd(c *client) *cobra.Command {
-	var name, ver, publisher, kind, replaces string
+	var name, ver, publisher, kind, replaces, sum string
 	var upload bool
 	cmd := &cobra.Command{
 		Use: "publish FILE|DIRECTORY|URL", Short: "Hash, sign and offer an asset", Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			in := map[string]any{"name": name, "version": ver, "publisher": publisher, "type": kind, "replaces": replaces}
+			in := map[string]any{"name": name, "version": ver, "publisher": publisher, "type": kind, "replaces": replaces, "sha256": sum}
 			for k, v := range in {
 				if v == "" {
 					delete(in, k)
@@ -66,6 +66,7 @@ func publishCmd(c *client) *cobra.Command {
 	f.StringVar(&publisher, "publisher", "", "publisher whose key signs (default: operator)")
 	f.StringVar(&replaces, "replaces", "", "asset whose place it takes in all campaigns: a new version")
 	f.StringVar(&kind, "type", "", "content type of a single file, where its name does not tell")
+	f.StringVar(&sum, "sha256", "", "SHA-256 of what a URL gives, which is refused if it is other bytes")
 	f.BoolVar(&upload, "upload", false, "send the file, not its path: the manager is on another machine, or may not read it")
 	return cmd
 }
@@ -74,6 +75,9 @@ func (c *client) sendAsset(ctx context.Context, src string, upload bool, in map[
 	if strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://") {
 		in["url"] = src
 	} else {
+		if in["sha256"] != nil {
+			return nil, usageError{Err: errors.New("--sha256 is for what a URL gives")}
+		}
 		path, err := filepath.Abs(src)
 		if err != nil {
 			return nil, err

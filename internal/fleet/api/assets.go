@@ -1,6 +1,8 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,6 +80,7 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request, u who) (any, er
 	var in struct {
 		Path        string            `json:"path,omitempty"`
 		URL         string            `json:"url,omitempty"`
+		SHA256      string            `json:"sha256,omitempty"` // of what the url gives
 		Name        string            `json:"name,omitempty"`
 		Version     string            `json:"version,omitempty"`
 		Publisher   string            `json:"publisher,omitempty"`
@@ -95,6 +98,9 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request, u who) (any, er
 	}
 	if (in.Path == "") == (in.URL == "") {
 		return nil, fmt.Errorf("%w: want a path or a url", operate.ErrBad)
+	}
+	if sum, err := hex.DecodeString(in.SHA256); in.SHA256 != "" && (err != nil || len(sum) != sha256.Size || in.URL == "") {
+		return nil, fmt.Errorf("%w: sha256 is 64 hexadecimal digits, and of what a url gives", operate.ErrBad)
 	}
 	req := operate.PublishRequest{
 		Name: in.Name, Version: in.Version, Publisher: publisher, Types: in.Types, Type: in.Type,
@@ -115,7 +121,7 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request, u who) (any, er
 		return nil, fmt.Errorf("stage: %w", err)
 	}
 	file, remove, err := publish.Fetch(r.Context(), publish.Download{
-		URL: in.URL, Dir: s.o.Staging, AllowPrivate: u.role >= Operator, MaxBytes: min(most, maxFetch),
+		URL: in.URL, SHA256: in.SHA256, Dir: s.o.Staging, AllowPrivate: u.role >= Operator, MaxBytes: min(most, maxFetch),
 	})
 	switch {
 	case errors.Is(err, publish.ErrTooLong):
@@ -198,7 +204,7 @@ func (s *server) publishUpload(w http.ResponseWriter, r *http.Request, u who) (a
 	if err != nil {
 		return nil, fmt.Errorf("stage: %w", err)
 	}
-	n, err := io.Copy(f, http.MaxBytesReader(w, r.Body, most))
+	n, err := io.Copy(&publish.Roomy{Writer: f, Dir: dir}, http.MaxBytesReader(w, impatient{r.Body, http.NewResponseController(w)}, most))
 	err = errors.Join(err, f.Close())
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
 		return nil, fmt.Errorf("%w: %d bytes are left", repo.ErrQuota, most)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"io"
 	"net/http"
 	"time"
 )
@@ -23,3 +24,18 @@ func (p patient) Write(data []byte) (int, error) {
 
 // Unwrap is for http.ResponseController.
 func (p patient) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+
+// impatient is the body of an upload: it may take long as a whole, but not come to a stop.
+type impatient struct {
+	io.ReadCloser
+	ctl *http.ResponseController
+}
+
+func (p impatient) Read(buf []byte) (int, error) {
+	_ = p.ctl.SetReadDeadline(time.Now().Add(stallLimit)) // not every connection has deadlines
+	n, err := p.ReadCloser.Read(buf)
+	if err != nil { // what watches over the connection from now on has no deadline
+		_ = p.ctl.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}

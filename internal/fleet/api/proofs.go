@@ -85,7 +85,7 @@ func (s *server) getProofs(w http.ResponseWriter, r *http.Request, u who) (any, 
 	case err == nil:
 		_, _ = io.WriteString(w, "]\n")
 	default:
-		s.log.Warn("export of proofs was cut off", "err", err) // the missing bracket tells the reader
+		s.cutOff(err)
 	}
 	return nil, nil
 }
@@ -107,9 +107,15 @@ func (s *server) proofsCSV(w http.ResponseWriter, r *http.Request, f registry.Pr
 	})
 	c.Flush()
 	if err := errors.Join(err, c.Error()); err != nil {
-		s.log.Warn("export of proofs was cut off", "err", err)
+		s.cutOff(err)
 	}
 	return nil
+}
+
+// cutOff breaks the connection: the reader must not take a part of an export for the whole.
+func (s *server) cutOff(err error) {
+	s.log.Warn("export of proofs was cut off", "err", err)
+	panic(http.ErrAbortHandler)
 }
 
 // cell keeps a spreadsheet from taking a text for a formula.

@@ -55,18 +55,19 @@ func (s *staging) tee(f file, to string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, errors.Join(err, in.Close())
 	}
-	return &teeFile{f: f, in: in, out: out}, nil
+	return &teeFile{f: f, in: in, out: out, to: &Roomy{Writer: out, Dir: s.origin}}, nil
 }
 
 type teeFile struct {
 	f       file
 	in, out *os.File
+	to      io.Writer // out
 }
 
 func (t *teeFile) Read(p []byte) (int, error) {
 	n, err := t.in.Read(p)
 	if n > 0 {
-		if _, werr := t.out.Write(p[:n]); werr != nil {
+		if _, werr := t.to.Write(p[:n]); werr != nil {
 			return 0, fmt.Errorf("copy to the origin: %w", werr)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 var (
 	ErrTooLong = errors.New("it is longer than allowed")
 	ErrDigest  = errors.New("its SHA-256 is not the expected one")
+	ErrNoEnd   = errors.New("the server does not say where it ends, so half of it would look like all of it: give its SHA-256")
 	ErrPrivate = errors.New("the address is not a public one")
 )
 
@@ -85,7 +87,7 @@ func (d *Download) fetch(ctx context.Context, file string) error {
 		return err
 	}
 	defer func() { _ = out.Close() }() // Sync has told
-	g := &getter{d: d, out: out, sum: sha256.New(), total: -1, client: d.client()}
+	g := &getter{d: d, out: out, room: Roomy{Dir: d.Dir}, sum: sha256.New(), total: -1, client: d.client()}
 	for barren := 0; ; {
 		before := g.done
 		done, err := g.connect(ctx)
@@ -118,7 +120,7 @@ func (d *Download) client() *http.Client {
 	if !d.AllowPrivate {
 		dialer.Control = func(_, address string, _ syscall.RawConn) error { // after DNS: a name cannot lead around it
 			ap, err := netip.ParseAddrPort(address)
-			if a := ap.Addr().Unmap(); err != nil || !a.IsGlobalUnicast() || a.IsPrivate() {
+			if err != nil || !public(ap.Addr()) {
 				return &fatalError{fmt.Errorf("%s: %w", address, ErrPrivate)}
 			}
 			return nil
@@ -144,6 +146,7 @@ type getter struct {
 	d      *Download
 	client *http.Client
 	out    *os.File
+	room   Roomy
 	sum    interface {
 		io.Writer
 		Sum([]byte) []byte
@@ -209,6 +212,9 @@ func (g *getter) begin(resp *http.Response) error {
 		return nil
 	case resp.StatusCode == http.StatusOK:
 		g.total = resp.ContentLength
+		if g.total < 0 && resp.ProtoMajor < 2 && !slices.Contains(resp.TransferEncoding, "chunked") && g.d.SHA256 == "" {
+			return &fatalError{ErrNoEnd}
+		}
 		if g.total > g.d.MaxBytes {
 			return &fatalError{fmt.Errorf("%w: %d bytes, at most %d", ErrTooLong, g.total, g.d.MaxBytes)}
 		}
@@ -229,6 +235,9 @@ func (g *getter) begin(resp *http.Response) error {
 func (g *getter) take(p []byte) error {
 	if g.done+int64(len(p)) > g.d.MaxBytes {
 		return fmt.Errorf("%w: more than %d bytes", ErrTooLong, g.d.MaxBytes)
+	}
+	if err := g.room.look(len(p)); err != nil {
+		return err
 	}
 	if _, err := g.out.WriteAt(p, g.done); err != nil {
 		return err

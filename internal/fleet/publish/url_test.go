@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,6 +127,46 @@ func TestFetchGoesOnAfterBreaks(t *testing.T) {
 	f = &flaky{content: content, breakAt: 10}
 	if _, err := fetch(t, f, Download{Attempts: 3}); err == nil || f.requests > 8 {
 		t.Errorf("%d requests, %v", f.requests, err)
+	}
+}
+
+// A connection that just ends is no end of a file.
+func TestFetchRefusesABodyWithoutAnEnd(t *testing.T) {
+	const half = "only half of it came"
+	endless := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, out, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		_, _ = out.WriteString("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + half)
+		_ = out.Flush()
+		_ = conn.Close()
+	})
+	if got, err := fetch(t, endless, Download{}); !errors.Is(err, ErrNoEnd) {
+		t.Errorf("taken: %q, %v", got, err)
+	}
+	if got, err := fetch(t, endless, Download{SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(half)))}); err != nil || string(got) != half {
+		t.Errorf("with its digest: %q, %v", got, err)
+	}
+	if _, err := fetch(t, endless, Download{SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(half+" and more")))}); !errors.Is(err, ErrDigest) {
+		t.Errorf("with the digest of all of it: %v", err)
+	}
+}
+
+func TestOnlyAddressesOfTheInternetArePublic(t *testing.T) {
+	for _, a := range []string{
+		"127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.169.254", "100.100.100.200", "100.64.0.1", "198.18.0.1", "0.1.2.3", "240.0.0.1",
+		"255.255.255.255", "224.0.0.1", "::", "::1", "::ffff:10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::", "fec0::1",
+		"fe80::1%eth0", "fd00::1", "ff02::1", "2001:db8::1", "2001::1", "::127.0.0.1", "",
+	} {
+		if ip, _ := netip.ParseAddr(a); public(ip) {
+			t.Errorf("%q is taken for public", a)
+		}
+	}
+	for _, a := range []string{"1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::1", "100.128.0.1"} {
+		if !public(netip.MustParseAddr(a)) {
+			t.Errorf("%s is not taken for public", a)
+		}
 	}
 }
 
