@@ -123,23 +123,39 @@ func (f *Fleet) liftAlerts(ctx context.Context) ([]registry.Alert, error) {
 // AlertAhead is about boxes that know newer wishes than their manager.
 const AlertAhead = "wishes-ahead"
 
-// renewWishes signs again the wishes that came from a backup, above the floor, as boxes may have been given newer ones since,
-// and those that another operations key has signed, which boxes no longer believe.
-func (f *Fleet) renewWishes(ctx context.Context) error {
+// stale are the targets of the wishes that came from a backup, as boxes may have been given newer ones since, of those that
+// another operations key has signed, which boxes no longer believe, and of those that end soon: a box that comes without its
+// state, or for the first time in long, takes no wish that has ended.
+func (f *Fleet) stale() []string {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	var old []string
 	for target, w := range f.wants {
-		if w.Version <= f.o.Floor || !signedWith(f.o.OpsKey, w.Signed) {
+		if w.Version <= f.o.Floor || !signedWith(f.o.OpsKey, w.Signed) || w.Expires.Sub(f.now()) <= wishRenew {
 			old = append(old, target)
 		}
 	}
-	f.mu.Unlock()
-	for _, target := range old {
-		if _, err := f.editWish(ctx, target, func(*wish) {}); err != nil {
-			return err
-		}
+	return old
+}
+
+// renewMost bounds how many wishes are signed again in a row while boxes wait for the bell.
+const renewMost = 500
+
+// renewWishes signs stale wishes again, above the floor. One that fails keeps no other from it.
+func (f *Fleet) renewWishes(ctx context.Context, most int) error {
+	if len(f.stale()) == 0 {
+		return nil
 	}
-	return nil
+	if err := f.reloadWishes(ctx); err != nil { // another fleetd on this database may have done it, or have forgotten the box
+		return err
+	}
+	old := f.stale()
+	var faults []error
+	for _, target := range old[:min(len(old), most)] {
+		_, err := f.editWish(ctx, target, func(*wish) {})
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
 }
 
 // signedWith reports whether a message names the key as the one that signed it.

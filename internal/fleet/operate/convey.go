@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -161,7 +163,7 @@ func (f *Fleet) Start(ctx context.Context) error {
 		f.wants[w.Target] = w
 	}
 	f.mu.Unlock()
-	return errors.Join(f.renewWishes(ctx), f.syncCampaigns(ctx), f.finishRemovals(ctx))
+	return errors.Join(f.renewWishes(ctx, math.MaxInt), f.syncCampaigns(ctx), f.finishRemovals(ctx))
 }
 
 // Run works until ctx ends: the bell, resending, presence, rollouts, revocations and the catalog's freshness. What fails
@@ -215,6 +217,12 @@ func (f *Fleet) bellLoop(ctx context.Context) error {
 		case <-retry:
 		case <-retain.C: // retained messages are hints that brokers lose
 			f.retainAll()
+			if f.Fence() != nil {
+				continue
+			}
+			if err := f.renewWishes(ctx, renewMost); err != nil && ctx.Err() == nil {
+				f.log.Warn("wishes not signed again", "err", err)
+			}
 		}
 	}
 }
@@ -387,8 +395,11 @@ func (f *Fleet) Fence() error {
 	return nil
 }
 
-// reloadWishes takes over what other fleetd on the same database wished.
+// reloadWishes takes over what other fleetd on the same database wished, and forgets what they forgot.
 func (f *Fleet) reloadWishes(ctx context.Context) error {
+	f.mu.Lock()
+	had := maps.Clone(f.wants)
+	f.mu.Unlock()
 	wishes, err := registry.ListDocs[wish](ctx, f.o.Registry, tableWishes)
 	if err != nil {
 		return err
@@ -399,6 +410,10 @@ func (f *Fleet) reloadWishes(ctx context.Context) error {
 		if w.Version > f.wants[w.Target].Version {
 			f.wants[w.Target] = w
 		}
+		delete(had, w.Target)
+	}
+	for target := range had { // a wish is stored before it is in memory: these are gone
+		delete(f.wants, target)
 	}
 	return nil
 }

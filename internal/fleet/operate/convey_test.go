@@ -2,12 +2,67 @@ package operate
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"testing"
 	"time"
 
 	"boxd/internal/mqttwire"
+	"boxd/internal/ops"
 )
+
+// bus keeps what is sent.
+type bus struct{ sent [][]byte }
+
+func (b *bus) Send(_ string, payload []byte) error { b.sent = append(b.sent, payload); return nil }
+func (*bus) Retain(string, []byte) error           { return nil }
+func (*bus) Kick(string) (int, error)              { return 0, nil }
+
+// A wish for one box is signed again before it ends: a box that lost its state takes it, however long ago it was wished.
+func TestAWishIsSignedAgainBeforeItEnds(t *testing.T) {
+	d := newDesk(t)
+	sent := &bus{}
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.o.Bus, d.o.OpsKey = sent, key
+	clock := now
+	d.Fleet.now = func() time.Time { return clock }
+	if err := d.o.Registry.PutBoxes(ctx, map[string]string{"box-a": DefaultGroup, "box-b": DefaultGroup}); err != nil {
+		t.Fatal(err)
+	}
+	paused := true
+	for _, box := range []string{"box-a", "box-b"} {
+		if _, err := d.SetConfig(ctx, "test", box, &mqttwire.Config{Paused: &paused}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.renewWishes(ctx, 10); err != nil || d.wants["box-a"].Version != 1 {
+		t.Errorf("signed again at once: %d, %v", d.wants["box-a"].Version, err)
+	}
+	if err := d.o.Registry.DeleteDoc(ctx, tableWishes, "box-b"); err != nil { // another fleetd has forgotten it
+		t.Fatal(err)
+	}
+	clock = clock.Add(61 * 24 * time.Hour)
+	if err := d.renewWishes(ctx, 10); err != nil {
+		t.Fatal(err)
+	}
+	if c, _, err := d.Config(ctx, "box-b"); err != nil || c != nil || len(d.wants) != 1 {
+		t.Errorf("what was forgotten is wished again: %+v, %v", c, err)
+	}
+	d.hear("box-a") // it has version 0
+	if err := d.resend(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(sent.sent) != 1 {
+		t.Fatalf("%d messages", len(sent.sent))
+	}
+	_, err = ops.Verify([]ed25519.PublicKey{pub}, sent.sent[0], ops.Box{Fleet: "f", ID: "box-a", Groups: []string{DefaultGroup}}, clock)
+	if c, v, err2 := d.Config(ctx, "box-a"); err != nil || err2 != nil || v != 2 || c == nil || !*c.Paused {
+		t.Errorf("version %d, %+v: %v, %v", v, c, err, err2)
+	}
+}
 
 // away stands for a database that cannot be reached.
 func away() context.Context {
