@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"boxd/internal/catalog"
+	"boxd/internal/fleet/registry"
 )
 
 // Stage is one step of a staged rollout.
@@ -30,7 +31,7 @@ type Staged struct {
 	Stage int       `json:"stage"` // index into Stages
 	Since time.Time `json:"since,omitzero"`
 	Done  bool      `json:"done"` // the last stage was reached
-	// Forgiven is how many boxes had failed when the rollout was resumed: they do not stop it again.
+	// Forgiven is how many of the boxes that had failed when the rollout was resumed still do: they do not stop it again.
 	Forgiven int `json:"forgiven,omitempty"`
 	// Stopped is true when the rollout paused the campaign itself.
 	Stopped bool `json:"stopped,omitempty"`
@@ -105,6 +106,11 @@ func (f *Fleet) stepRollout(ctx context.Context, c *Campaign) error {
 	if err != nil {
 		return err
 	}
+	if n.Failed < c.Staged.Forgiven { // they got well: what fails from now on is new
+		if err := f.forgive(ctx, c, n.Failed); err != nil {
+			return err
+		}
+	}
 	verdict, why := c.Staged.judge(f.now(), n)
 	switch verdict {
 	case verdictStop:
@@ -117,6 +123,20 @@ func (f *Fleet) stepRollout(ctx context.Context, c *Campaign) error {
 		}
 	}
 	return err
+}
+
+// forgive lowers how many failed boxes do not stop a rollout. Boxes learn nothing of it.
+func (f *Fleet) forgive(ctx context.Context, c *Campaign, failed int) error {
+	f.editing.Lock()
+	defer f.editing.Unlock()
+	return registry.EditDoc(ctx, f.o.Registry, tableCampaigns, c.ID, func(doc *Campaign) error {
+		if doc.Staged == nil || !doc.Staged.Since.Equal(c.Staged.Since) { // resumed or widened meanwhile
+			return fmt.Errorf("%w: campaign %s moved on meanwhile", ErrConflict, c.ID)
+		}
+		doc.Staged.Forgiven = min(doc.Staged.Forgiven, failed)
+		c.Staged.Forgiven = doc.Staged.Forgiven
+		return nil
+	})
 }
 
 func (f *Fleet) advance(ctx context.Context, id string, from int, n Counts) error {

@@ -296,6 +296,18 @@ func TestAResumedRolloutForgivesOldFailures(t *testing.T) {
 	d.hear("box-b", broken)
 	step(CampaignPaused)
 
+	// Both are forgiven; one that gets well and fails again is not.
+	if _, err := d.SetCampaignState(ctx, "test", "tonight", CampaignRunning, "go on"); err != nil {
+		t.Fatal(err)
+	}
+	d.hear("box-b", fine)
+	step(CampaignRunning)
+	if n := d.record("tonight").Staged.Forgiven; n != 1 {
+		t.Errorf("%d are forgiven, and one has failed", n)
+	}
+	d.hear("box-b", broken)
+	step(CampaignPaused)
+
 	if _, err := d.SetCampaignState(ctx, "test", "tonight", CampaignAborted, ""); err != nil {
 		t.Fatal(err)
 	}
