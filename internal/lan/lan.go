@@ -164,6 +164,7 @@ type LAN struct {
 	yielded  map[asset.ID]bool      // couriership given up until the want is gone
 	slow     map[asset.ID]time.Time // since when another box would be twice as fast
 	watch    map[asset.ID]progress  // the couriers' progress, for votes
+	told     map[asset.ID]string    // the couriers of what is wanted, as the watchers were last woken for
 	vetoes   map[veto]time.Time     // own votes and their ends
 	settled  time.Time              // not courier before this
 	heard    map[asset.ID]time.Time // nor of this asset before this
@@ -214,6 +215,7 @@ func New(opt Options) (*LAN, error) {
 		frozen: map[asset.ID]int{}, acting: map[asset.ID]bool{}, yielded: map[asset.ID]bool{},
 		heard: map[asset.ID]time.Time{}, anew: make(chan struct{}, 1),
 		slow: map[asset.ID]time.Time{}, watch: map[asset.ID]progress{}, vetoes: map[veto]time.Time{},
+		told: map[asset.ID]string{},
 		links: map[string]*link{}, found: newCandidates(), dialling: map[netip.AddrPort]bool{},
 		own: map[netip.Addr]bool{}, changed: make(chan struct{}),
 	}
@@ -265,7 +267,8 @@ func (l *LAN) wake() {
 	l.changed = make(chan struct{})
 }
 
-// SetSelf tells the neighbours, in time, what this box wants and holds. The slices are kept: do not change them.
+// SetSelf tells the neighbours, in time, what this box wants and holds. The slices are kept: do not change them. Who calls
+// this waits for Changed, too: its own word wakes nobody, only a courier that it changes does.
 func (l *LAN) SetSelf(s Self) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -275,7 +278,10 @@ func (l *LAN) SetSelf(s Self) {
 	s.Class = min(max(s.Class, 0), worstClass)
 	l.self = s
 	l.forgetWants()
-	l.refresh()
+	if l.electAll() {
+		l.wake()
+	}
+	l.encode()
 }
 
 // Neighbours returns the admitted boxes, ordered by id.

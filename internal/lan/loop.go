@@ -118,11 +118,8 @@ func (l *LAN) wokeUp() {
 
 // tickRefresh is refresh when time alone may have changed an election; the caller holds the mutex.
 func (l *LAN) tickRefresh() {
-	for _, w := range l.self.Wants {
-		if won := l.courier(w.ID); (won == l.id && won != "") != l.acting[w.ID] || l.last == nil {
-			l.refresh()
-			return
-		}
+	if l.electAll() {
+		l.wake()
 	}
 	l.encode()
 }

@@ -33,7 +33,7 @@ func systemNICs(names []string) ([]nic, error) {
 		if len(names) == 0 && !usual {
 			continue
 		}
-		n := nic{Interface: ifi, radio: isRadio(ifi.Name)}
+		n := nic{Interface: ifi, radio: isRadio(sysNet, ifi.Name)}
 		addrs, err := ifi.Addrs()
 		if err != nil {
 			continue // it has just gone
@@ -50,10 +50,13 @@ func systemNICs(names []string) ([]nic, error) {
 	return list, nil
 }
 
+// sysNet is where Linux describes its interfaces.
+const sysNet = "/sys/class/net"
+
 // isRadio reports whether an interface is Wi-Fi, as Linux tells it.
-func isRadio(name string) bool {
+func isRadio(dir, name string) bool {
 	for _, mark := range []string{"wireless", "phy80211"} {
-		if _, err := os.Stat(filepath.Join("/sys/class/net", name, mark)); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, name, mark)); err == nil {
 			return true
 		}
 	}

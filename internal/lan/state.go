@@ -12,8 +12,23 @@ import (
 // refresh works out which assets this box is the courier of, tells the neighbours when its state is not what it last
 // told, and wakes the watchers. The caller holds the mutex.
 func (l *LAN) refresh() {
+	l.electAll()
+	l.encode()
+	l.wake()
+}
+
+// electAll elects the courier of whatever is wanted, and reports whether one is another than the watchers know. The caller
+// holds the mutex.
+func (l *LAN) electAll() (changed bool) {
+	wanted := make(map[asset.ID]bool, len(l.self.Wants))
 	for _, w := range l.self.Wants {
-		if mine := l.id != "" && l.courier(w.ID) == l.id; mine != l.acting[w.ID] {
+		wanted[w.ID] = true
+		won := l.courier(w.ID)
+		if old, known := l.told[w.ID]; !known || old != won {
+			l.told[w.ID] = won
+			changed = true
+		}
+		if mine := l.id != "" && won == l.id; mine != l.acting[w.ID] {
 			l.log.Info("courier", "asset", w.ID.Short(), "self", mine)
 			if mine {
 				l.acting[w.ID] = true
@@ -22,8 +37,13 @@ func (l *LAN) refresh() {
 			}
 		}
 	}
-	l.encode()
-	l.wake()
+	for id, old := range l.told {
+		if !wanted[id] {
+			delete(l.told, id)
+			changed = changed || l.courier(id) != old
+		}
+	}
+	return changed
 }
 
 // encode writes the own state as a frame. A change of mere progress waits for the next heartbeat.
