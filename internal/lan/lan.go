@@ -215,7 +215,7 @@ func New(opt Options) (*LAN, error) {
 		frozen: map[asset.ID]int{}, acting: map[asset.ID]bool{}, yielded: map[asset.ID]bool{},
 		heard: map[asset.ID]time.Time{}, anew: make(chan struct{}, 1),
 		slow: map[asset.ID]time.Time{}, watch: map[asset.ID]progress{}, vetoes: map[veto]time.Time{},
-		told: map[asset.ID]string{},
+		told:  map[asset.ID]string{},
 		links: map[string]*link{}, found: newCandidates(), dialling: map[netip.AddrPort]bool{},
 		own: map[netip.Addr]bool{}, changed: make(chan struct{}),
 	}
