@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -307,7 +308,7 @@ func (y *yielder) far(ctx context.Context) (string, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return host, y.behind(a)
 	}
-	if ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host); err == nil && len(ips) > 0 {
+	if ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host); err == nil && len(ips) > 0 {
 		return host, y.behind(ips[0])
 	}
 	return host, nil // not known yet: it is behind something
@@ -325,21 +326,30 @@ func (y *yielder) target(ctx context.Context, far string) (netip.Addr, error) {
 	if y.f.o.Probe.Target.IsValid() {
 		return y.f.o.Probe.Target, nil
 	}
-	a, err := netip.ParseAddr(far)
-	if err != nil {
-		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", far)
-		if err != nil || len(ips) == 0 {
-			return netip.Addr{}, errors.Join(errors.New("the fleet's address is not known"), err)
-		}
-		a = ips[0]
+	ips := []netip.Addr{}
+	if a, err := netip.ParseAddr(far); err == nil {
+		ips = append(ips, a)
+	} else if ips, err = net.DefaultResolver.LookupNetIP(ctx, "ip", far); err != nil {
+		return netip.Addr{}, fmt.Errorf("the fleet's address is not known: %w", err)
 	}
-	if a = a.Unmap(); !a.Is4() {
-		return netip.Addr{}, errors.New("the fleet has no IPv4 address")
+	a := reachable(ips, y.f.o.Probe.Do)
+	if !a.IsValid() {
+		return a, errors.New("there is no way to any of the fleet's addresses")
 	}
 	if y.hops >= farHops {
 		return a, nil
 	}
 	return pace.Hop(ctx, a, y.hops, y.f.o.Probe.Do)
+}
+
+// reachable is the first address that this box has a way to, IPv4 before IPv6.
+func reachable(ips []netip.Addr, do func(func() error) error) (first netip.Addr) {
+	for _, a := range ips {
+		if a = a.Unmap(); (!first.IsValid() || a.Is4() && !first.Is4()) && pace.Reachable(a, do) {
+			first = a
+		}
+	}
+	return first
 }
 
 func (y *yielder) fleetHost() (string, error) {

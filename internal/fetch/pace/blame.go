@@ -4,8 +4,8 @@ package pace
 // one that fills its own line better slows down first. If the queue is gone then, it was its queue, and what it learned
 // counts. If it stands, the other slows down, too; and if it stands on, it is somebody else's, and both yield.
 
-// guilty is from when on a direction may well have made a queue.
-const guilty = 0.7
+// From guilty on a direction may well have made a queue; below innocent it has not.
+const guilty, innocent = 0.7, 0.1
 
 // guilt is how likely it is that this direction has made a queue: how much of its line it fills. y may be nil.
 func (y *Yield) guilt() float64 {
@@ -29,7 +29,8 @@ func (y *Yield) waits(other *Yield) bool {
 	if other == nil || other.spared || y.phase == draining || y.phase == yielding {
 		return false
 	}
-	return other.phase == draining || other.guilt() >= guilty && other.guilt() > y.guilt()
+	own, others := y.guilt(), other.guilt()
+	return other.phase == draining || others > own && (others >= guilty || own < innocent)
 }
 
 // onTrial says that this direction is, or has to be, tried for a queue that was found not to be the other's.

@@ -62,40 +62,46 @@ func (y *Yield) lookFurther(now time.Time, step float64) {
 	y.enter(looking, now)
 }
 
-// learn takes what came through while a queue of ours stood for what the line gives.
-func (y *Yield) learn(now time.Time, other *Yield) {
-	unused := y.seen < 0.5*y.asked
+// learn takes what came through while a queue of ours stood for what the line gives. It says whether it is rather shared
+// with somebody else, who came back as soon as we had made room.
+func (y *Yield) learn(now time.Time, other *Yield) (shared bool) {
+	unused, theirs := y.seen < 0.5*y.asked, other != nil && (other.spared || other.guilt() >= guilty)
 	switch {
 	case y.sure && unused:
-		return // we did not use what we had: it was not our queue
-	case y.seen < 0.8*y.line && other.guilt() > 0 && (unused || other.spared || other.guilt() >= guilty):
+		return false // we did not use what we had: it was not our queue
+	case y.seen < 0.8*y.line && (theirs || unused && other.guilt() > 0):
 		// It may well be the other direction's, or somebody else's: only what is found again and again is believed.
 	case !y.sure:
 		y.sure = math.Abs(y.seen-y.line) < 0.12*y.line
 		y.line = max(y.seen, y.min)
-		return
+		return false
 	case y.seen >= y.line:
 		y.line += (y.seen - y.line) * 0.3 // the next look finds the rest
-		return
+		return false
 	case y.near && y.asked < y.line && y.seen >= 0.97*y.asked:
 		y.line *= 0.995 // all that we asked for came: rather somebody else's burst
-		return
+		return false
+	case y.near && y.seen >= 0.9*y.line && theirs:
+		return false
 	case y.near && y.seen >= 0.9*y.line:
 		y.line += (y.seen - y.line) * 0.5
 		// A line that fell may rise as suddenly.
 		y.pause = min(2*y.pause, max(firstPause, min(lastPause, now.Sub(y.fell)/fellFor)))
-		return
+		return false
 	}
 	// Far less than it was: a slower line, or somebody else's short burst beside us, or a busy processor. The third time it
 	// is the line.
 	if y.doubt == 0 || math.Abs(y.seen-y.doubt) > 0.2*y.doubt || now.Sub(y.doubted) > 5*time.Second {
 		y.doubts = 0
 	}
+	shared = y.sure && now.Sub(y.doubted) < metFor
 	y.doubt, y.doubted = y.seen, now
 	if y.doubts++; y.doubts == 3 {
 		y.line, y.doubt, y.pause, y.doubts = max(y.seen, y.min), 0, firstPause, 0
 		y.sure, y.fell = false, now
+		return false
 	}
+	return shared
 }
 
 // allow lets more be under way where for long less arrives than is asked for and no queue is to blame.

@@ -13,11 +13,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Probe measures the round-trip time to a host with small ICMP echoes (RFC 792), through the unprivileged sockets that
-// net.ipv4.ping_group_range allows.
+// Probe measures the round-trip time to a host with small ICMP echoes (RFC 792, RFC 4443), through the unprivileged sockets
+// that net.ipv4.ping_group_range allows, for both families.
 type Probe struct {
 	conn   *net.UDPConn
 	target netip.Addr
+	kind   echoKind
+}
+
+// echoKind is what the two families call request and reply.
+type echoKind struct{ request, reply byte }
+
+var echo4, echo6 = echoKind{8, 0}, echoKind{128, 129}
+
+// sockaddr is an address as the kernel takes it, with its family.
+func sockaddr(a netip.Addr, port int) (sa unix.Sockaddr, family int) {
+	if a = a.Unmap(); a.Is4() {
+		return &unix.SockaddrInet4{Port: port, Addr: a.As4()}, unix.AF_INET
+	}
+	return &unix.SockaddrInet6{Port: port, Addr: a.As16()}, unix.AF_INET6
+}
+
+// Reachable says whether this host has a way to an address at all, so that a family it lacks is not asked. It sends nothing.
+func Reachable(a netip.Addr, do func(func() error) error) bool {
+	if do == nil {
+		do = inPlace
+	}
+	return do(func() error {
+		sa, family := sockaddr(a, 9)
+		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }() // nothing to lose
+		return unix.Connect(fd, sa)
+	}) == nil
 }
 
 // inPlace runs socket calls here; a test runs them in another network namespace.
@@ -29,12 +59,17 @@ func OpenProbe(target netip.Addr, do func(func() error) error) (*Probe, error) {
 		do = inPlace
 	}
 	var conn *net.UDPConn
+	sa, family := sockaddr(target, 0)
+	kind, proto := echo4, unix.IPPROTO_ICMP
+	if family == unix.AF_INET6 {
+		kind, proto = echo6, unix.IPPROTO_ICMPV6
+	}
 	err := do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
+		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
 		if err != nil {
 			return fmt.Errorf("open a ping socket: %w", err)
 		}
-		if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: target.Unmap().As4()}); err != nil {
+		if err := unix.Connect(fd, sa); err != nil {
 			_ = unix.Close(fd)
 			return fmt.Errorf("ping %s: %w", target, err)
 		}
@@ -51,7 +86,7 @@ func OpenProbe(target netip.Addr, do func(func() error) error) (*Probe, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Probe{conn: conn, target: target}, nil
+	return &Probe{conn: conn, target: target, kind: kind}, nil
 }
 
 // Close ends the probe.
@@ -80,7 +115,7 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 			lost(began)
 		}
 		*old = began
-		if _, err := p.conn.Write(echo(seq)); err != nil && !errors.Is(err, unix.ECONNREFUSED) && ctx.Err() == nil {
+		if _, err := p.conn.Write(p.kind.echo(seq)); err != nil && !errors.Is(err, unix.ECONNREFUSED) && ctx.Err() == nil {
 			return fmt.Errorf("ping %s: %w", p.target, err)
 		}
 		for time.Since(began) < interval && ctx.Err() == nil {
@@ -90,7 +125,7 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 				break // the time is over, or an ICMP error that a later answer makes up for
 			}
 			now := time.Now()
-			if s, ok := reply(buf[:n]); ok && !sent[s%64].IsZero() {
+			if s, ok := p.kind.seq(buf[:n]); ok && !sent[s%64].IsZero() {
 				if rtt := now.Sub(sent[s%64]); rtt < probeTimeout {
 					rtt -= waited(oob[:m], now, rtt)
 					sample(now, rtt)
@@ -133,16 +168,16 @@ func waited(oob []byte, now time.Time, rtt time.Duration) time.Duration {
 }
 
 // echo makes an echo request; the kernel fills in the identifier and, for these sockets, the checksum.
-func echo(seq uint16) []byte {
+func (k echoKind) echo(seq uint16) []byte {
 	b := make([]byte, 16)
-	b[0] = 8
+	b[0] = k.request
 	binary.BigEndian.PutUint16(b[6:], seq)
 	return b
 }
 
-// reply reads the sequence number of an echo reply.
-func reply(b []byte) (uint16, bool) {
-	if len(b) < 8 || b[0] != 0 {
+// seq reads the sequence number of an echo reply.
+func (k echoKind) seq(b []byte) (uint16, bool) {
+	if len(b) < 8 || b[0] != k.reply {
 		return 0, false
 	}
 	return binary.BigEndian.Uint16(b[6:]), true
@@ -155,8 +190,13 @@ func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error
 		do = inPlace
 	}
 	fd := -1
+	sa, family := sockaddr(towards, 33434+hops)
+	level, ttl, report := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_RECVERR
+	if family == unix.AF_INET6 {
+		level, ttl, report = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_RECVERR
+	}
 	err := do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		return err
 	})
 	if err != nil {
@@ -164,9 +204,9 @@ func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error
 	}
 	defer func() { _ = unix.Close(fd) }()
 	err = errors.Join(
-		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, hops),
-		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1),
-		unix.Connect(fd, &unix.SockaddrInet4{Port: 33434 + hops, Addr: towards.Unmap().As4()}),
+		unix.SetsockoptInt(fd, level, ttl, hops),
+		unix.SetsockoptInt(fd, level, report, 1),
+		unix.Connect(fd, sa),
 	)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("look for the hop: %w", err)
@@ -189,19 +229,24 @@ func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error
 	return netip.Addr{}, fmt.Errorf("look for the hop: no answer from %d hops towards %s", hops, towards)
 }
 
-// offender reads who sent an ICMP error, from struct sock_extended_err and the sockaddr_in behind it (ip(7)).
+// offender reads who sent an ICMP error, from struct sock_extended_err and the sockaddr_in or sockaddr_in6 behind it (ip(7),
+// ipv6(7)).
 func offender(oob []byte) (netip.Addr, bool) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return netip.Addr{}, false
 	}
 	for _, m := range msgs {
-		const errLen = 16
-		if m.Header.Level != unix.IPPROTO_IP || m.Header.Type != unix.IP_RECVERR || len(m.Data) < errLen+8 {
-			continue
-		}
-		if a := netip.AddrFrom4([4]byte(m.Data[errLen+4 : errLen+8])); !a.IsUnspecified() {
-			return a, true
+		const in4, in6 = 16 + 4, 16 + 8 // the error, then family, port and flow
+		switch a := m.Data; {
+		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR && len(a) >= in4+4:
+			if a := netip.AddrFrom4([4]byte(a[in4:])); !a.IsUnspecified() {
+				return a, true
+			}
+		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR && len(a) >= in6+16:
+			if a := netip.AddrFrom16([16]byte(a[in6:])); !a.IsUnspecified() {
+				return a, true
+			}
 		}
 	}
 	return netip.Addr{}, false

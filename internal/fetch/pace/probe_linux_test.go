@@ -2,6 +2,7 @@ package pace
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -52,5 +53,35 @@ func TestAnswersThatWaitedForUs(t *testing.T) {
 	}
 	if got := waited(nil, now, time.Second); got != 0 {
 		t.Errorf("waited %s without a time stamp", got)
+	}
+}
+
+// An error says who sent it behind struct sock_extended_err, in both families.
+func TestWhoSentAnError(t *testing.T) {
+	t.Parallel()
+	for _, want := range []string{"192.0.2.7", "2001:db8::7"} {
+		a := netip.MustParseAddr(want)
+		level, kind, at := unix.IPPROTO_IP, unix.IP_RECVERR, 16+4
+		if a.Is6() {
+			level, kind, at = unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 16+8
+		}
+		data := append(make([]byte, at), a.AsSlice()...)
+		data = append(data, make([]byte, 8)...)
+		b := make([]byte, unix.CmsgSpace(len(data)))
+		h := b[:unix.CmsgLen(0)]
+		if len(h) == 16 {
+			binary.NativeEndian.PutUint64(h, uint64(unix.CmsgLen(len(data)))) //nolint:gosec // a length
+		} else {
+			binary.NativeEndian.PutUint32(h, uint32(unix.CmsgLen(len(data)))) //nolint:gosec // a length
+		}
+		binary.NativeEndian.PutUint32(h[len(h)-8:], uint32(level)) //nolint:gosec // a small number
+		binary.NativeEndian.PutUint32(h[len(h)-4:], uint32(kind))  //nolint:gosec // a small number
+		copy(b[len(h):], data)
+		if got, ok := offender(b); !ok || got != a {
+			t.Errorf("%v, %v, want %v", got, ok, a)
+		}
+	}
+	if a, ok := offender(nil); ok {
+		t.Errorf("%v sent nothing", a)
 	}
 }

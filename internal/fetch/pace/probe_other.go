@@ -29,3 +29,6 @@ func (*Probe) Run(context.Context, time.Duration, func(time.Time, time.Duration)
 func Hop(context.Context, netip.Addr, int, func(func() error) error) (netip.Addr, error) {
 	return netip.Addr{}, errNoProbe
 }
+
+// Reachable is always true.
+func Reachable(netip.Addr, func(func() error) error) bool { return true }

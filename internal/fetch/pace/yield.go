@@ -295,8 +295,11 @@ func (y *Yield) free(now time.Time, other *Yield) {
 			y.enter(rising, now)
 			return
 		}
-		y.learn(now, other)
 		y.look = now.Add(y.pause)
+		if y.learn(now, other) {
+			y.makeWay(now)
+			return
+		}
 		y.enter(rising, now)
 		y.rate = min(max(y.rate, 0.9*keep*min(y.seen, y.line)), keep*y.line)
 	case yielding:
