@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -28,39 +29,61 @@ type commandRecord struct {
 	Answer  *mqttwire.CommandAck `json:"answer,omitempty"` // nil while it runs
 }
 
-// commands runs verified commands one at a time, each id at most once: the id is committed before it runs, and one that
+// commands runs verified commands, the short ones one at a time and beside them the long ones one at a time, each id at most once: the id is committed before it runs, and one that
 // was running when the power went is answered as interrupted rather than run again.
 type commands struct {
 	m     *Manager
 	queue chan Message
+	slow  chan Message // those that take long, so that a pause or an eviction does not wait behind them
 	// accepted is told of each command that was taken, so that the session can say so; it may drop.
 	accepted chan mqttwire.CommandAck
 
-	// Owned by run: when the allowance of repeated answers is whole again.
-	repeats time.Time
+	mu      sync.Mutex // guards repeats
+	repeats time.Time  // when the allowance of repeated answers is whole again
 }
 
 func newCommands(m *Manager) *commands {
 	return &commands{
-		m: m, queue: make(chan Message, commandQueue), accepted: make(chan mqttwire.CommandAck, commandQueue),
+		m: m, queue: make(chan Message, commandQueue), slow: make(chan Message, commandQueue),
+		accepted: make(chan mqttwire.CommandAck, commandQueue),
 	}
 }
 
 // offer takes a verified command without blocking; when the queue is full the fleet manager will send it again.
 func (c *commands) offer(msg Message) {
+	queue := c.queue
+	if cmd, err := mqttwire.DecodeCommand(msg.Payload); err == nil && takesLong(cmd.Name) {
+		queue = c.slow
+	}
 	select {
-	case c.queue <- msg:
+	case queue <- msg:
 	default:
 		c.m.o.Log.Warn("command queue full", "command", msg.ID)
 	}
 }
 
+// takesLong names the commands that read the whole disk or wait for the network.
+func takesLong(name string) bool { return name == "verify" || name == "diagnose" }
+
+// run works on both queues until ctx ends or one fails.
 func (c *commands) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	slow := make(chan error, 1)
+	go func() {
+		defer cancel()
+		slow <- c.work(ctx, c.slow)
+	}()
+	err := c.work(ctx, c.queue)
+	cancel()
+	return errors.Join(err, <-slow)
+}
+
+func (c *commands) work(ctx context.Context, queue <-chan Message) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case msg := <-c.queue:
+		case msg := <-queue:
 			if err := c.handle(ctx, msg); err != nil {
 				return err
 			}
@@ -125,6 +148,8 @@ func (c *commands) look(id string, now time.Time) (known, due bool, err error) {
 
 // mayRepeat takes one from the allowance of repeated answers.
 func (c *commands) mayRepeat(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.repeats.Before(now) {
 		c.repeats = now
 	}

@@ -26,7 +26,15 @@ type desired struct {
 	refused  []string
 	waiting  map[string][]byte // by target: a wish whose signature could not be checked yet
 	interval time.Duration     // from report_seconds; 0 for the default
+	again    time.Time         // when to apply what could not be applied; zero when all is
+	pause    time.Duration     // until the time after
 }
+
+// How often a wish that is stored but could not be applied, such as on a full disk, is applied again.
+const (
+	firstAgain = 2 * time.Second
+	lastAgain  = 5 * time.Minute
+)
 
 func openDesired(m *Manager) (*desired, error) {
 	d := &desired{m: m, wishes: map[string]*mqttwire.Desired{}, applied: map[string]int64{}, waiting: map[string][]byte{}}
@@ -106,12 +114,17 @@ func (d *desired) wait(target string, raw []byte) {
 	}
 }
 
-// retry looks again at wishes that could not be verified, after the catalog (and with it the keys) changed.
+// retry looks again at wishes that could not be verified, after the catalog (and with it the keys) changed, and applies what
+// could not be applied.
 func (d *desired) retry(ctx context.Context) error {
 	d.mu.Lock()
 	waiting := d.waiting
 	d.waiting = map[string][]byte{}
+	again := !d.again.IsZero() && time.Now().After(d.again)
 	d.mu.Unlock()
+	if again {
+		d.apply(ctx)
+	}
 	for target, raw := range waiting {
 		if _, err := d.m.o.Verify(raw); err != nil {
 			d.wait(target, raw) // its refusal has been told; it is looked at every second, so it is not told again
@@ -191,7 +204,11 @@ func (d *desired) apply(ctx context.Context) {
 	d.mu.Unlock()
 	refused, err := d.m.o.Box.Configure(ctx, merged)
 	if err != nil {
-		d.m.o.Log.Warn("remote config not applied", "err", err)
+		d.mu.Lock()
+		d.pause = min(max(2*d.pause, firstAgain), lastAgain)
+		d.again = time.Now().Add(d.pause)
+		d.m.o.Log.Warn("remote config not applied", "err", err, "again", d.pause.String())
+		d.mu.Unlock()
 		return
 	}
 	if bell > 0 {
@@ -199,7 +216,7 @@ func (d *desired) apply(ctx context.Context) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.applied, d.refused, d.interval = versions, refused, 0
+	d.applied, d.refused, d.interval, d.again, d.pause = versions, refused, 0, time.Time{}, 0
 	if merged.ReportSeconds != nil {
 		d.interval = time.Duration(*merged.ReportSeconds) * time.Second
 	}

@@ -48,9 +48,11 @@ func FuzzReceive(f *testing.F) {
 		if err := s.receive(t.Context(), inbound{topic: topic, payload: payload}); err != nil {
 			t.Fatal(err)
 		}
-		for len(m.cmds.queue) > 0 {
-			if err := m.cmds.handle(t.Context(), <-m.cmds.queue); err != nil {
-				t.Fatal(err)
+		for _, queue := range []chan Message{m.cmds.queue, m.cmds.slow} {
+			for len(queue) > 0 {
+				if err := m.cmds.handle(t.Context(), <-queue); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		acks, err := m.outbox.after(0, 1000) // the manager would acknowledge at once

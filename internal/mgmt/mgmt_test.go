@@ -310,6 +310,9 @@ func TestACommandThatThePowerInterruptedIsNotRunAgain(t *testing.T) {
 }
 
 func TestCommandIDsAreKeptUntilTheyExpire(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs some hundred commands, each among all before it")
+	}
 	db := openDB(t, filepath.Join(t.TempDir(), "state.db"))
 	defer db.Close()
 	box := newFakeBox()

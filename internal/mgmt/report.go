@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"math/bits"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,7 +78,19 @@ func (m *Manager) reported() (msg *mqttwire.Reported, urgent, all uint64) {
 		r.Holdings.Bytes += h.Size
 	}
 	r.Holdings.Count, r.Holdings.Digest = len(ids), mqttwire.HoldingsDigest(ids)
-	return r, m.urgentHash(r), hashOf(r)
+	return r, m.urgentHash(r), progressHash(r)
+}
+
+// progressHash is of all that a report tells, with those figures made coarse that change although nothing happens here.
+func progressHash(r *mqttwire.Reported) uint64 {
+	c := *r
+	size := uint64(max(0, c.Disk.Free) + max(0, c.Disk.Used))
+	c.Disk.Free >>= max(0, bits.Len64(size)-7) // others write to the same disk
+	c.Assets = slices.Clone(r.Assets)
+	for i := range c.Assets {
+		c.Assets[i].ETA /= 60
+	}
+	return hashOf(c)
 }
 
 // hashSeed makes hashes comparable within this process, which is all they are for.

@@ -20,7 +20,13 @@ import (
 const (
 	inboundQueue = 64 // messages from the broker that wait for the session's loop; more are dropped, and come again
 	inFlight     = 16 // outbox messages that are sent and not acknowledged
-	tokenWait    = 20 * time.Second
+
+	// The MQTT client keeps each message of QoS 1 until it is acknowledged, a repeated one once more: with so many open no more
+	// are handed to it, and after this time the broker is given up.
+	maxOpen  = 64
+	openTime = 10 * time.Minute
+
+	tokenWait = 20 * time.Second
 )
 
 var errSubscription = errors.New("the broker refused a subscription")
@@ -48,6 +54,13 @@ type session struct {
 	all     uint64
 	lastRep time.Time
 	idleIn  time.Duration // until the next report without a change, with jitter
+	open    []open        // messages of QoS 1 that the broker has not acknowledged, oldest first
+}
+
+// open is a message that waits for its PUBACK.
+type open struct {
+	token mqtt.Token
+	since time.Time
 }
 
 // session connects to one broker and talks until the connection is lost or ctx ends. lasted is 0 when there never was
@@ -203,9 +216,28 @@ func (s *session) publish(tail string, qos byte, retained bool, payload []byte) 
 			return fmt.Errorf("publish %s: %w", tail, t.Error())
 		}
 	default:
+		if qos > 0 {
+			s.open = append(s.open, open{t, time.Now()})
+		}
 	}
 	s.m.status.set(func(st *Status) { st.Published++ })
 	return nil
+}
+
+// full says that the broker owes so many acknowledgements that what can wait does; the error, that it is given up.
+func (s *session) full(now time.Time) (bool, error) {
+	s.open = slices.DeleteFunc(s.open, func(o open) bool {
+		select {
+		case <-o.token.Done():
+			return true
+		default:
+			return false
+		}
+	})
+	if len(s.open) > 0 && now.Sub(s.open[0].since) > openTime {
+		return true, fmt.Errorf("the broker has acknowledged nothing that was sent %s ago", openTime)
+	}
+	return len(s.open) >= maxOpen, nil
 }
 
 func (s *session) loop(ctx context.Context, identity <-chan struct{}) error {
@@ -263,10 +295,11 @@ func (s *session) pump() error {
 		}
 		s.acked = s.acked[:0]
 	}
-	if err := s.sendOutbox(); err != nil {
-		return err
+	full, err := s.full(time.Now())
+	if err == nil && !full {
+		err = errors.Join(s.sendOutbox(), s.sendReport())
 	}
-	if err := s.sendReport(); err != nil {
+	if err != nil {
 		return err
 	}
 	for _, t := range s.m.tele.take() {
