@@ -23,7 +23,7 @@ import (
 const chromium = "/usr/bin/chromium"
 
 // stepTime bounds one step; a machine that runs other tests beside may be slow.
-const stepTime = 60 * time.Second
+const stepTime = 3 * time.Minute
 
 // Browser is a real Chromium that notes what must not happen.
 type Browser struct {

@@ -137,7 +137,7 @@ func (b *Box) Start(ctx context.Context) error {
 		return err
 	}
 	b.proc = p
-	return p.until(ctx, "answering on its socket", 30*time.Second, func(ctx context.Context) error {
+	return p.until(ctx, "answering on its socket", 2*time.Minute, func(ctx context.Context) error {
 		_, err := b.Status(ctx)
 		return err
 	})

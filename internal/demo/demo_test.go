@@ -104,7 +104,7 @@ func options(t *testing.T) Options {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return Options{
 		Boxd: filepath.Join(bin, "boxd"), Fleetd: filepath.Join(bin, "fleetd"), Media: media, Dir: dir,
-		Deadline: 2 * time.Minute, Out: t.Output(),
+		Deadline: 4 * time.Minute, Out: t.Output(),
 	}
 }
 

@@ -185,7 +185,7 @@ func (o *operator) command(ctx context.Context, box, id string, msg []byte) {
 // until waits until something holds of what the boxes said.
 func (o *operator) until(ctx context.Context, what string, holds func() bool) {
 	o.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
 		o.mu.Lock()

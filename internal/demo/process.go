@@ -95,7 +95,7 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// stop asks the program to end, and kills it when it does not within ten seconds.
+// stop asks the program to end, and kills it when it does not within a minute.
 func (p *process) stop() error {
 	if p == nil {
 		return nil
@@ -107,10 +107,10 @@ func (p *process) stop() error {
 			return fmt.Errorf("%s: %w:\n%s", p.name, p.err, p.tail)
 		}
 		return nil
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		p.signal(syscall.SIGKILL)
 		<-p.done
-		return fmt.Errorf("%s did not end within 10 s of SIGTERM:\n%s", p.name, p.tail)
+		return fmt.Errorf("%s did not end within a minute of SIGTERM:\n%s", p.name, p.tail)
 	}
 }
 

@@ -160,7 +160,7 @@ func (h *Home) judge(ctx context.Context, took time.Duration) (*Result, error) {
 
 // awaitProofs waits until the fleet manager has a proof of arrival of every box.
 func (h *Home) awaitProofs(ctx context.Context, id string) (n int, err error) {
-	err = h.Fleet.proc.until(ctx, "a proof of arrival of every box", 20*time.Second, func(ctx context.Context) error {
+	err = h.Fleet.proc.until(ctx, "a proof of arrival of every box", time.Minute, func(ctx context.Context) error {
 		list, err := h.Fleet.Proofs(ctx, id)
 		if err != nil {
 			return err

@@ -47,6 +47,15 @@ func aDay(t *testing.T, local string, test func(*testing.T, *day)) {
 	synctest.Test(t, func(t *testing.T) { test(t, newDay(t, local)) })
 }
 
+// wholeDays skips a test that simulates one day or several: with the race detector, or emulated, that takes minutes, and it
+// finds what the shorter ones find.
+func wholeDays(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("simulates whole days")
+	}
+}
+
 // newDay makes a box whose clock shows the given local time; start runs it.
 func newDay(t *testing.T, local string) *day {
 	t.Helper()
@@ -228,6 +237,7 @@ func hm(from, to string, rate int64, days ...string) catalog.Window {
 // The windows of one campaign over a day and a half: several a day, one across midnight, other ones at the weekend, each
 // with a rate of its own.
 func TestADayOfWindows(t *testing.T) {
+	wholeDays(t)
 	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) { // a Friday
 		film := d.publish("film", 80<<20)
 		d.campaign("night", catalog.Campaign{Windows: []catalog.Window{
@@ -270,6 +280,7 @@ func TestADayOfWindows(t *testing.T) {
 // Windows are local time: in the night to summer time they are an hour shorter, in the one back an hour longer, and one
 // in the hour that is skipped does not open.
 func TestTheNightsInWhichTheClocksChange(t *testing.T) {
+	wholeDays(t)
 	t.Parallel()
 	for name, c := range map[string]struct {
 		evening string
@@ -368,6 +379,7 @@ func TestTheMonthlyBudget(t *testing.T) {
 }
 
 func TestZeroMeansStoppedAllDay(t *testing.T) {
+	wholeDays(t)
 	aDay(t, "2026-06-05 12:00", func(t *testing.T, d *day) {
 		film := d.publish("film", 80<<20)
 		d.campaign("night", catalog.Campaign{Windows: []catalog.Window{hm("00:00", "24:00", 0)}}, film)
@@ -387,6 +399,7 @@ func TestZeroMeansStoppedAllDay(t *testing.T) {
 
 // Not before, priorities, deadlines and keep-until of several campaigns through a night.
 func TestANightOfCampaigns(t *testing.T) {
+	wholeDays(t)
 	aDay(t, "2026-06-05 20:00", func(t *testing.T, d *day) {
 		const size = 5 << 20 // 5.3 minutes of the line
 		late, film, ad, doomed := d.publish("late", size), d.publish("film", size), d.publish("ad", size), d.publish("x", 80<<20)

@@ -246,6 +246,9 @@ func (s *swarm) figures() (f figures) {
 
 // The fleet's size is set by BOXD_SIM_HOMES for the long form, `make bench-sim`.
 func TestSwarmOfTheFleet(t *testing.T) {
+	if testing.Short() {
+		t.Skip("simulates hundreds of homes")
+	}
 	homes := 500
 	if v := os.Getenv("BOXD_SIM_HOMES"); v != "" {
 		n, err := strconv.Atoi(v)
