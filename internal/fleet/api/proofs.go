@@ -143,12 +143,12 @@ func (s *server) statement(w http.ResponseWriter, r *http.Request, u who) (any, 
 	c := csv.NewWriter(w)
 	n := func(v int64) string { return strconv.FormatInt(v, 10) }
 	rows := [][]string{
-		{"publisher", "asset", "name", "campaign", "delivered", "erased", "bytes", "lan", "peer", "origin", "first", "last"},
+		{"publisher", "asset", "name", "campaign", "delivered", "copies", "erased", "bytes", "lan", "peer", "origin", "first", "last"},
 	}
 	for _, l := range lines {
 		rows = append(rows, []string{
-			l.Publisher, l.Asset.String(), cell(l.Name), cell(l.Campaign), strconv.Itoa(l.Delivered), strconv.Itoa(l.Erased), n(l.Bytes),
-			n(l.LAN), n(l.Peer), n(l.Origin), l.First.Format(time.RFC3339), l.Last.Format(time.RFC3339),
+			l.Publisher, l.Asset.String(), cell(l.Name), cell(l.Campaign), strconv.Itoa(l.Delivered), strconv.Itoa(l.Copies),
+			strconv.Itoa(l.Erased), n(l.Bytes), n(l.LAN), n(l.Peer), n(l.Origin), l.First.Format(time.RFC3339), l.Last.Format(time.RFC3339),
 		})
 	}
 	return nil, c.WriteAll(rows)

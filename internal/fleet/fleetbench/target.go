@@ -54,7 +54,9 @@ func newTarget(ctx context.Context, name, binary, dir, profiles string) (*target
 	}
 	if name == "mosquitto" {
 		t.profiles = "" // it has none, and other uses for the signals
-		// The certificate authority is fleetd's too.
+	}
+	// The certificate authority is fleetd's too; it may have made one already, and init refuses a fleet that is there.
+	if _, err := os.Stat(filepath.Join(t.dir, "fleet.json")); name == "mosquitto" && err != nil {
 		if out, err := exec.CommandContext(ctx, binary, "init", "--dir", t.dir, "--fleet", t.fleet, "--host", "127.0.0.1").
 			CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("init: %w: %s", err, out)

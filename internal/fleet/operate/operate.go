@@ -63,6 +63,7 @@ type Fleet struct {
 	syncing    paced             // campaigns with the catalog; lead's
 	waits      map[string]string // campaigns whose stage will stay as it is, and why; lead's
 	index      atomic.Pointer[Index]
+	known      known
 	messages   atomic.Int64 // committed since the start
 	refused    atomic.Int64 // of those, how many made no sense
 

@@ -151,6 +151,9 @@ func (b *batch) take(ctx context.Context, tx *sql.Tx, r *row, m mqttwire.Message
 			return err
 		}
 		b.out.Acks = append(b.out.Acks, Ack{r.ID, e.Epoch, e.Evt})
+		if judge := b.g.judge.Load(); judge != nil {
+			(*judge)(&e)
+		}
 		return b.proof(ctx, tx, r, &e, at)
 	case mqttwire.KindCmdAck:
 		var a mqttwire.CommandAck

@@ -122,8 +122,9 @@ type StatementLine struct {
 	Name      string    `json:"name"`
 	Campaign  string    `json:"campaign"`
 	Delivered int       `json:"delivered"` // boxes that proved the arrival
+	Copies    int       `json:"copies"`    // arrivals that they proved: a box may have fetched it more than once
 	Erased    int       `json:"erased"`    // boxes that proved the erasure
-	Bytes     int64     `json:"bytes"`     // delivered × length
+	Bytes     int64     `json:"bytes"`     // copies × length
 	LAN       int64     `json:"lan"`
 	Peer      int64     `json:"peer"`
 	Origin    int64     `json:"origin"`
@@ -137,8 +138,9 @@ func (g *Registry) Statement(ctx context.Context, f ProofFilter) ([]StatementLin
 	sum := func(col string) string {
 		return "COALESCE(" + g.sum("CASE WHEN kind = 'arrived' THEN "+col+" ELSE 0 END") + ", 0)"
 	}
-	rows, err := g.r.QueryContext(ctx, g.q("SELECT publisher, asset, MAX(name), campaign, "+sum("1")+", "+
-		"CAST(COALESCE(SUM(CASE WHEN kind = 'erased' THEN 1 ELSE 0 END), 0) AS BIGINT), "+sum("length")+", "+sum("lan")+", "+
+	rows, err := g.r.QueryContext(ctx, g.q("SELECT publisher, asset, MAX(name), campaign, "+
+		"COUNT(DISTINCT CASE WHEN kind = 'arrived' THEN box END), "+sum("1")+", "+
+		"COUNT(DISTINCT CASE WHEN kind = 'erased' THEN box END), "+sum("length")+", "+sum("lan")+", "+
 		sum("peer")+", "+sum("origin")+", MIN(received), MAX(received) FROM proofs WHERE "+cond+
 		" GROUP BY publisher, asset, campaign ORDER BY publisher, MIN(received), asset"), args...)
 	if err != nil {
@@ -150,7 +152,7 @@ func (g *Registry) Statement(ctx context.Context, f ProofFilter) ([]StatementLin
 		var l StatementLine
 		var id string
 		var first, last int64
-		if err := rows.Scan(&l.Publisher, &id, &l.Name, &l.Campaign, &l.Delivered, &l.Erased, &l.Bytes, &l.LAN, &l.Peer,
+		if err := rows.Scan(&l.Publisher, &id, &l.Name, &l.Campaign, &l.Delivered, &l.Copies, &l.Erased, &l.Bytes, &l.LAN, &l.Peer,
 			&l.Origin, &first, &last); err != nil {
 			return nil, fmt.Errorf("statement: %w", err)
 		}

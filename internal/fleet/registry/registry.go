@@ -17,11 +17,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	_ "github.com/jackc/pgx/v5/stdlib" // the PostgreSQL driver
 	_ "modernc.org/sqlite"             // the SQLite driver, in pure Go
+
+	"boxd/internal/mqttwire"
 )
 
 // Options configures a Registry.
@@ -36,15 +39,17 @@ type Options struct {
 
 // Registry is the store. Its methods may be called from any goroutine.
 type Registry struct {
-	w   *sql.DB // one connection for SQLite, since it has one writer
-	r   *sql.DB
-	pg  bool
-	now func() time.Time
-	log *slog.Logger
+	w    *sql.DB // one connection for SQLite, since it has one writer
+	r    *sql.DB
+	pg   bool
+	file string // SQLite's, with its pragmas
+	now  func() time.Time
+	log  *slog.Logger
 
 	dbClock bool
 
 	spent spent // by boxes
+	judge atomic.Pointer[func(*mqttwire.Event)]
 
 	ledger group // concurrent changes of the certificate authority's ledger; SQLite only
 }
@@ -87,6 +92,7 @@ func (g *Registry) connect(o Options) error {
 	pragmas := "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(0)&_pragma=cache_size(-32768)&_pragma=wal_autocheckpoint(4000)"
 	path := "file:" + filepath.ToSlash(o.Path) + pragmas
+	g.file = path
 	w, err := sql.Open("sqlite", path+"&_txlock=immediate")
 	if err != nil {
 		return fmt.Errorf("open %s: %w", o.Path, err)
@@ -110,6 +116,9 @@ func (g *Registry) Close() error {
 	}
 	return err
 }
+
+// Judge makes Ingest ask before it believes a proof: judge corrects what a box says of an asset. It must not block.
+func (g *Registry) Judge(judge func(*mqttwire.Event)) { g.judge.Store(&judge) }
 
 // Postgres reports whether the store is PostgreSQL.
 func (g *Registry) Postgres() bool { return g.pg }
@@ -210,8 +219,13 @@ func (g *Registry) Snapshot(ctx context.Context, path string) error {
 	if g.pg {
 		return errors.New("snapshot: only for SQLite")
 	}
-	if _, err := g.w.ExecContext(ctx, "VACUUM INTO ?", path); err != nil {
+	// On a connection of its own: it reads for as long as it takes, and nobody waits to write meanwhile.
+	db, err := sql.Open("sqlite", g.file)
+	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	return nil
+	if _, err = db.ExecContext(ctx, "VACUUM INTO ?", path); err != nil {
+		err = fmt.Errorf("snapshot: %w", err)
+	}
+	return errors.Join(err, db.Close())
 }

@@ -509,6 +509,11 @@ func TestASnapshotIsAWholeDatabase(t *testing.T) {
 	if err := g.Snapshot(ctx, copyPath); err != nil {
 		t.Fatal(err)
 	}
+	// Also while somebody writes, and who writes does not wait for it.
+	err := registry.EditDoc(ctx, g, "t", "k", func(n *int) error { *n = 1; return g.Snapshot(ctx, filepath.Join(dir, "second.db")) })
+	if err != nil {
+		t.Fatal(err)
+	}
 	if info, err := os.Stat(copyPath); err != nil || info.Size() == 0 {
 		t.Fatal(err)
 	}

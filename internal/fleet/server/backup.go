@@ -100,26 +100,25 @@ func addTree(tw *tar.Writer, base, name string) error {
 	})
 }
 
+// addFile copies a file into the archive; it may be larger than memory.
 func addFile(tw *tar.Writer, path, name string) error {
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	info, err := os.Stat(path)
+	defer func() { _ = f.Close() }() // only read
+	info, err := f.Stat()
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	h := &tar.Header{
-		Name:    filepath.ToSlash(name),
-		Mode:    int64(info.Mode().Perm()),
-		Size:    int64(len(data)),
-		ModTime: info.ModTime(),
+		Name: filepath.ToSlash(name), Mode: int64(info.Mode().Perm()), Size: info.Size(), ModTime: info.ModTime(),
 	}
 	if err := tw.WriteHeader(h); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	if _, err := tw.Write(data); err != nil {
-		return fmt.Errorf("backup: %w", err)
+	if _, err := io.CopyN(tw, f, info.Size()); err != nil {
+		return fmt.Errorf("backup %s: %w", name, err)
 	}
 	return nil
 }
@@ -142,20 +141,15 @@ func Restore(dir string, r io.Reader) error {
 		if h.Typeflag != tar.TypeReg || !filepath.IsLocal(filepath.FromSlash(h.Name)) {
 			return fmt.Errorf("restore: %q does not belong in a backup", h.Name)
 		}
-		data, err := io.ReadAll(io.LimitReader(tr, h.Size))
-		if err != nil {
-			return fmt.Errorf("restore %s: %w", h.Name, err)
-		}
 		if h.Name == fileFleet {
-			last = data
+			if last, err = io.ReadAll(io.LimitReader(tr, 1<<20)); err != nil {
+				return fmt.Errorf("restore %s: %w", h.Name, err)
+			}
 			continue
 		}
 		path := filepath.Join(dir, filepath.FromSlash(h.Name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return fmt.Errorf("restore: %w", err)
-		}
-		if err := writeFile(path, data, fs.FileMode(h.Mode).Perm()); err != nil { //nolint:gosec // permission bits only
-			return err
+		if err := restoreFile(path, tr, fs.FileMode(h.Mode).Perm()); err != nil { //nolint:gosec // permission bits only
+			return fmt.Errorf("restore %s: %w", h.Name, err)
 		}
 	}
 	if last == nil {
@@ -171,6 +165,19 @@ func Restore(dir string, r io.Reader) error {
 		return fmt.Errorf("restore %s: %w", fileFleet, err)
 	}
 	return writeFile(filepath.Join(dir, fileFleet), last, 0o600)
+}
+
+// restoreFile copies a file out of the archive; it may be larger than memory.
+func restoreFile(path string, r io.Reader, perm fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, perm)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // FleetOf is the id of the fleet in a directory, or empty.

@@ -42,9 +42,14 @@ func (s *Server) openBroker() error {
 			}
 			return cfg
 		},
-		Handle: func(ctx context.Context, b []broker.Msg) error { return s.fleet.Handle(ctx, b) },
-		Tele:   func(m broker.Msg) { s.fleet.Tele(m) },
-		Abuse:  s.shutOut, Alone: s.nats != nil, Free: free,
+		Handle: func(ctx context.Context, b []broker.Msg) error {
+			if err := s.fleet.LearnOf(ctx, b); err != nil {
+				return err
+			}
+			return s.fleet.Handle(ctx, b)
+		},
+		Tele:  func(m broker.Msg) { s.fleet.Tele(m) },
+		Abuse: s.shutOut, Alone: s.nats != nil, Free: free,
 	})
 	return nil
 }

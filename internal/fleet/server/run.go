@@ -37,6 +37,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.fleet.Start(ctx); err != nil {
 		return fmt.Errorf("load fleet: %w", err)
 	}
+	if err := s.fleet.Learn(ctx); err != nil {
+		return fmt.Errorf("load what was published: %w", err)
+	}
 	s.ready.wait("broker", "auth", "messages", "firmware")
 	g, ctx := errgroup.WithContext(ctx)
 	up, auth := make(chan struct{}), make(chan struct{})
