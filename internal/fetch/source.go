@@ -173,8 +173,8 @@ func (f *Fetcher) sharePieces(it *item, mode schedule.OriginMode, missing func(i
 	}
 	index, of := it.ann.answer.ShareIndex, it.ann.answer.ShareOf
 	switch elapsed := time.Since(it.wanSince); {
-	case len(boxes)+1 >= of:
-		of = 0 // all are known: they divide the pieces by their names, and agree
+	case len(boxes)+1 > of:
+		of = 0 // the tracker did not know of all yet: those that know each other divide the pieces by their names
 	case len(boxes) == 0 && (elapsed > aloneAfter || it.heir): // the tracker still counts the dead one
 		of = 0 // those that the tracker counts cannot be reached: nobody brings the rest
 	}
@@ -199,9 +199,12 @@ func (f *Fetcher) sharePieces(it *item, mode schedule.OriginMode, missing func(i
 func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demanded bool) (first, end int) {
 	most := min(max(int64(f.measured.best/2), minRun), maxRun)
 	if !f.hasWANPeers(it) && !demanded {
-		most = min(4*most, maxRun) // nobody else will bring any of it: the fewer requests, the steadier the line
-		if time.Since(it.wanSince) > 2*aloneAfter {
+		// Nobody else will bring any of it: the fewer requests, the steadier the line. But who begins first knows of nobody yet.
+		switch alone := time.Since(it.wanSince); {
+		case alone > 2*aloneAfter:
 			most = longRun
+		case alone > aloneAfter:
+			most = min(4*most, maxRun)
 		}
 	}
 	if mode == schedule.OriginUrgent && !demanded {

@@ -47,7 +47,7 @@ func OriginPieces(in ShareInput) []int {
 	if patience <= 0 {
 		patience = DefaultPatience
 		if in.Pace > 0 { // the owner is told of its pieces one by one, and needs no long for each
-			patience = min(max(in.Pace/4, shortPatience), patience)
+			patience = min(max(in.Pace/2, shortPatience), patience)
 		}
 	}
 	line, dues := in.line(), in.dues()
@@ -89,7 +89,7 @@ func OriginPieces(in ShareInput) []int {
 }
 
 // jitter is the part of the pace by which boxes differ: of those that take a piece for theirs, because they do not know of
-// each other, the first brings it, and the others hear of it.
+// each other or were told of the swarm at different sizes, the first brings it, and the others hear of it.
 const jitter = 0.1
 
 // part is a number in [0, 1) from the high bits.
@@ -103,11 +103,7 @@ type dues struct {
 }
 
 func (in *ShareInput) dues() dues {
-	d := dues{in, mix(hashOf(in.Asset)), 0}
-	if in.Of <= 1 { // the tracker's shares do not overlap
-		d.late = jitter * fraction(in.BoxID, in.Asset)
-	}
-	return d
+	return dues{in, mix(hashOf(in.Asset)), jitter * fraction(in.BoxID, in.Asset)}
 }
 
 // since is for how long the piece has been due; negative when it is not yet. Pieces become due evenly over the pace, in an
@@ -146,7 +142,7 @@ func (in *ShareInput) line() line {
 func (l *line) turn(piece int) int {
 	n := uint64(piece) //nolint:gosec // pieces are not negative
 	if l.of > 1 {
-		owner := int(mix(l.asset+n) % uint64(l.of)) //nolint:gosec // less than of, which is an int
+		owner := jump(mix(l.asset+n), l.of)
 		return ((l.index-owner)%l.of + l.of) % l.of
 	}
 	before := 0
@@ -156,4 +152,17 @@ func (l *line) turn(piece int) int {
 		}
 	}
 	return before
+}
+
+// jump chooses one of n boxes so that a larger n gives a piece another box only when that is one of those that came (jump
+// consistent hash, Lamping and Veach). Boxes that the tracker told of the swarm at different sizes so agree on most owners,
+// and no piece is without one: with a remainder in its place a third of the pieces had none, and a quarter several.
+func jump(key uint64, n int) int {
+	b := 0
+	for j := 0; j < n; {
+		b = j
+		key = key*2862933555777941757 + 1
+		j = int(float64(b+1) * (float64(1<<31) / float64(key>>33+1)))
+	}
+	return b
 }

@@ -37,6 +37,28 @@ func TestSharesAreDisjointAndComplete(t *testing.T) {
 	}
 }
 
+// Boxes that were told of the swarm at different sizes, while it grew, still agree on most owners: no piece is without one,
+// and few have two.
+func TestSharesOfAGrowingSwarmAgree(t *testing.T) {
+	const boxes, pieces = 200, 500
+	owners, none := 0, 0
+	for p := range pieces {
+		n := 0
+		for i := range boxes {
+			told := ShareInput{Asset: "x", Index: i, Of: min(max(i+1, 180+i%20), boxes)}
+			if l := told.line(); l.turn(p) == 0 {
+				n++
+			}
+		}
+		if owners += n; n == 0 {
+			none++
+		}
+	}
+	if none > 0 || owners > pieces*115/100 {
+		t.Errorf("%d of %d pieces have no owner; %d owners in all", none, pieces, owners)
+	}
+}
+
 func TestTheNextInLineTakesOverFromADeadOwner(t *testing.T) {
 	here := map[int]bool{}
 	in := ShareInput{
