@@ -13,7 +13,6 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/catalog"
 	"boxd/internal/fleet/registry"
-	"boxd/internal/fleet/repo"
 )
 
 const tableCampaigns = "campaigns"
@@ -23,6 +22,7 @@ const (
 	CampaignRunning = "running"
 	CampaignPaused  = "paused"  // boxes keep what they have and fetch nothing more
 	CampaignAborted = "aborted" // taken out of the catalog for good
+	CampaignEnded   = "ended"   // its keep_until is over, and it has left the catalog
 	CampaignDrafted = "drafted" // not in the catalog: it waits for a signature that is made elsewhere
 )
 
@@ -91,13 +91,17 @@ func (f *Fleet) CreateCampaign(ctx context.Context, who string, r CampaignReques
 	if err != nil {
 		return c, err
 	}
+	change, err := f.inRoom(ctx, &c)
+	if err != nil {
+		return c, err
+	}
 	f.editing.Lock()
 	defer f.editing.Unlock()
 	// The record first: a rollout that the catalog has and fleetd does not know would never be stopped.
 	if err := f.o.Registry.PutDoc(ctx, tableCampaigns, c.ID, c); err != nil {
 		return c, err
 	}
-	if err := f.o.Repo.Update(func(tx *repo.Tx) error { return tx.PutCampaign(c.Campaign) }); err != nil {
+	if err := f.o.Repo.Update(change); err != nil {
 		return c, errors.Join(fmt.Errorf("%w: campaign %s: %w", ErrBad, c.ID, keyless(err)),
 			f.o.Registry.DeleteDoc(ctx, tableCampaigns, c.ID))
 	}
@@ -146,7 +150,7 @@ func (f *Fleet) Campaigns(ctx context.Context, withCounts bool) ([]Campaign, err
 	}
 	slices.SortStableFunc(list, func(a, b Campaign) int { return b.Created.Compare(a.Created) })
 	for i := range list {
-		if withCounts && list[i].State != CampaignAborted {
+		if withCounts && !list[i].over() {
 			counts, err := f.count(ctx, &list[i])
 			if err != nil {
 				return nil, err
@@ -175,6 +179,8 @@ func (f *Fleet) SetCampaignState(ctx context.Context, who, id, state, why string
 		switch {
 		case c.State == CampaignAborted && state != CampaignAborted:
 			return fmt.Errorf("%w: campaign %s was aborted", ErrConflict, id)
+		case c.State == CampaignEnded:
+			return fmt.Errorf("%w: campaign %s has ended", ErrConflict, id)
 		case c.State == CampaignDrafted && state == CampaignPaused:
 			return fmt.Errorf("%w: campaign %s is not signed yet", ErrConflict, id)
 		case c.State == CampaignDrafted && state == CampaignRunning:
@@ -254,7 +260,7 @@ func (f *Fleet) swapInCampaigns(ctx context.Context, old string, next *catalog.A
 	}
 	var changed []Campaign
 	for _, c := range list {
-		if c.State == CampaignAborted || indexPath(c.Assets, old) < 0 {
+		if c.over() || indexPath(c.Assets, old) < 0 {
 			continue
 		}
 		err := registry.EditDoc(ctx, f.o.Registry, tableCampaigns, c.ID, func(doc *Campaign) error {

@@ -19,7 +19,7 @@ type DraftedCampaign struct {
 // campaignChange is what the catalog must be changed by to say what the record says.
 func campaignChange(c *Campaign) func(*repo.Tx) error {
 	return func(tx *repo.Tx) error {
-		if c.State == CampaignAborted {
+		if c.over() {
 			if err := tx.RemoveCampaign(c.Group, c.ID); err != nil && !errors.Is(err, repo.ErrNotFound) {
 				return err
 			}
@@ -36,7 +36,7 @@ func (f *Fleet) DraftCampaign(ctx context.Context, who string, r CampaignRequest
 	if err != nil {
 		return DraftedCampaign{}, err
 	}
-	draft, err := f.draftCampaign(&c, "campaign "+c.Name+" on "+c.Group)
+	draft, err := f.draftCampaign(ctx, &c, "campaign "+c.Name+" on "+c.Group)
 	if err != nil {
 		return DraftedCampaign{}, err
 	}
@@ -53,15 +53,19 @@ func (f *Fleet) DraftCampaignState(ctx context.Context, who, id string) (Drafted
 	if err != nil {
 		return DraftedCampaign{}, err
 	}
-	draft, err := f.draftCampaign(&c, "campaign "+c.ID+" "+c.State)
+	draft, err := f.draftCampaign(ctx, &c, "campaign "+c.ID+" "+c.State)
 	if err != nil {
 		return DraftedCampaign{}, err
 	}
 	return DraftedCampaign{c, draft}, f.o.Registry.Audit(ctx, who, "draft-campaign", c.ID, c.State)
 }
 
-func (f *Fleet) draftCampaign(c *Campaign, note string) (*repo.Draft, error) {
-	draft, err := f.o.Repo.Draft([]string{note}, campaignChange(c))
+func (f *Fleet) draftCampaign(ctx context.Context, c *Campaign, note string) (*repo.Draft, error) {
+	change, err := f.inRoom(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	draft, err := f.o.Repo.Draft([]string{note}, change)
 	if err != nil {
 		return nil, fmt.Errorf("%w: draft campaign %s: %w", ErrBad, c.ID, err)
 	}
@@ -99,7 +103,7 @@ func (f *Fleet) adoptDrafted(ctx context.Context, c *Campaign) error {
 	return f.o.Registry.Audit(ctx, "catalog", "campaign-signed", c.ID, c.Name)
 }
 
-// refuseAborted makes a check of an imported catalog: it brings no campaign that was aborted while its draft was away.
+// refuseAborted makes a check of an imported catalog: it brings no campaign that was aborted, or ended, while its draft was away.
 func (f *Fleet) refuseAborted(ctx context.Context) (func(*repo.Tx) error, error) {
 	records, err := f.Campaigns(ctx, false)
 	if err != nil {
@@ -116,8 +120,8 @@ func (f *Fleet) refuseAborted(ctx context.Context) (func(*repo.Tx) error, error)
 		}
 		for _, c := range records {
 			key := c.Group + "/" + c.ID
-			if c.State == CampaignAborted && next[key] != nil && now[key] == nil {
-				return fmt.Errorf("campaign %s was aborted", c.ID)
+			if c.over() && next[key] != nil && now[key] == nil {
+				return fmt.Errorf("campaign %s was %s", c.ID, c.State)
 			}
 		}
 		return nil

@@ -29,7 +29,7 @@ func (f *Fleet) syncCampaigns(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := f.settleAssets(ctx, list, have); err != nil {
+	if err := errors.Join(f.settleAssets(ctx, list, have), f.noteEnded(ctx, list, have)); err != nil {
 		return err
 	}
 	for i := range list {
@@ -52,8 +52,8 @@ func (f *Fleet) syncCampaigns(ctx context.Context) error {
 
 // same reports whether the catalog, which may lack the campaign, says what its record says.
 func same(c *Campaign, have *catalog.Campaign) bool {
-	if c.State == CampaignAborted || have == nil {
-		return c.State == CampaignAborted && have == nil
+	if c.over() || have == nil {
+		return c.over() && have == nil
 	}
 	return have.Paused == c.Paused && perMille(have.Rollout) == perMille(c.Rollout) && slices.Equal(have.Assets, c.Assets)
 }
@@ -82,7 +82,7 @@ func (f *Fleet) settleAssets(ctx context.Context, list []Campaign, have map[stri
 	}
 	for i := range list {
 		c := &list[i]
-		if c.State == CampaignAborted {
+		if c.over() {
 			continue
 		}
 		refs := c.Assets

@@ -45,7 +45,7 @@ func (f *Fleet) collect(ctx context.Context) error {
 	return errors.Join(err, f.settleDrafts(ctx), f.sweepOrigin(ctx))
 }
 
-// prune forgets records that are older than is of use. Any fleetd may do it, at the same time as another too.
+// prune forgets records that are older than is of use, and takes ended campaigns out of the catalog. Any fleetd may do it, at the same time as another too.
 func (f *Fleet) prune(ctx context.Context) error {
 	if doubtful, err := f.clockDoubtful(ctx); doubtful || err != nil {
 		return err
@@ -55,7 +55,7 @@ func (f *Fleet) prune(ctx context.Context) error {
 	if n > 0 {
 		f.log.Info("old certificates forgotten", "certificates", n)
 	}
-	return errors.Join(err, f.o.Registry.Prune(ctx, registry.Keep{
+	return errors.Join(err, f.retire(ctx), f.o.Registry.Prune(ctx, registry.Keep{
 		History: now.Add(-keepHistory), Commands: now.Add(-keepCommands), Minutes: now.Add(-keepMinutes),
 	}))
 }

@@ -15,7 +15,9 @@ import (
 type Box struct {
 	registry.Box
 	Report    *mqttwire.Reported `json:"report,omitempty"`
-	Labels    []AssetLabel       `json:"labels"` // of the assets in Ready and Report
+	Home      []HomeBox          `json:"home,omitempty"`       // the others of its home
+	Courier   int                `json:"courier_of,omitempty"` // assets that it carries for its home
+	Labels    []AssetLabel       `json:"labels"`               // of the assets in Ready and Report
 	MoreReady int                `json:"more_ready,omitempty"`
 	Campaigns []catalog.Campaign `json:"campaigns"` // that target it
 	Alerts    []mqttwire.Warning `json:"alerts"`
@@ -53,7 +55,10 @@ func (v *View) Box(ctx context.Context, id string) (*Box, error) {
 		var r mqttwire.Reported
 		if json.Unmarshal(b.Reported, &r) == nil { // it was checked when it came
 			out.Report = &r
-			out.Alerts = r.Health
+			out.Alerts, out.Courier = r.Health, couriers(&r)
+			if out.Home, err = v.home(ctx, &r); err != nil {
+				return nil, err
+			}
 			for _, a := range r.Assets {
 				out.Labels = append(out.Labels, v.label(a.ID))
 			}
@@ -66,7 +71,7 @@ func (v *View) Box(ctx context.Context, id string) (*Box, error) {
 	}
 	for i := range list {
 		c := &list[i]
-		wanted := c.State != operate.CampaignAborted && c.State != operate.CampaignDrafted && c.Group == b.Group && goesOn(c, out.Now)
+		wanted := c.State != operate.CampaignDrafted && c.Group == b.Group && goesOn(c, out.Now)
 		if wanted && c.Includes(b.ID, []string{b.Group}) && len(out.Campaigns) < 50 {
 			out.Campaigns = append(out.Campaigns, c.Campaign)
 		}

@@ -130,13 +130,14 @@ func (v *View) live(ctx context.Context, out *Overview, now time.Time) error {
 	return nil
 }
 
-// goesOn reports whether a campaign belongs on the first page: it is not aborted, and its deadline is not long gone.
+// goesOn reports whether a campaign belongs on the first page: it is neither aborted nor ended, and its deadline is not long gone.
 func goesOn(c *operate.Campaign, now time.Time) bool {
 	end := c.Deadline
 	if c.KeepUntil.After(end) && !c.KeepUntil.IsZero() && c.Deadline.IsZero() {
 		end = c.KeepUntil
 	}
-	return c.State != operate.CampaignAborted && (end.IsZero() || now.Sub(end) < longGone)
+	over := c.State == operate.CampaignAborted || c.State == operate.CampaignEnded
+	return !over && (end.IsZero() || now.Sub(end) < longGone)
 }
 
 func (v *View) line(c *operate.Campaign) CampaignLine {

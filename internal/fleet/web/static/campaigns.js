@@ -65,7 +65,7 @@ export const one = {
   every: 3000,
   load: p => get('/data/campaigns/' + encodeURIComponent(p.id)),
   render(c) {
-    const n = c.counts, now = time(c.now), due = time(c.deadline), ops = may('operator') && c.state !== 'aborted';
+    const n = c.counts, now = time(c.now), due = time(c.deadline), ops = may('operator') && c.state !== 'aborted' && c.state !== 'ended';
     const b = (act, text, cls) => h('button', { type: 'button', class: cls || 'quiet', 'data-do': act }, [text]);
     return [
       h('div', { class: 'hero wide' }, [

@@ -39,7 +39,7 @@ export const shares = (n, total, label) => h('div', {
 
 export const legend = list => h('ul', { class: 'legend' }, list.map(([cls, text]) => h('li', { class: cls }, [text])));
 
-export const states = { running: 'fetching', paused: 'paused', aborted: 'attention', drafted: 'waiting' };
+export const states = { running: 'fetching', paused: 'paused', aborted: 'attention', drafted: 'waiting', ended: 'paused' };
 
 export function widths(root) {
   for (const el of root.querySelectorAll('[data-width]')) { el.style.width = el.dataset.width + '%'; }
