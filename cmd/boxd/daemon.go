@@ -311,7 +311,7 @@ func fetchLimits(c *config.Config) *fetch.Limits {
 	return &fetch.Limits{
 		WANDown: rate(c.Limits.WANDown), WANUp: rate(c.Limits.WANUp),
 		UploadRatio: float64(c.Limits.UploadRatio), UploadOff: c.Limits.UploadRatio == 0 || c.Limits.UploadSlots == 0,
-		LAN: rate(c.Limits.LAN), Budget: budget,
+		LAN: rate(c.Limits.LAN), Budget: budget, PlaybackOff: !c.Schedule.PlayOutsideWindows,
 	}
 }
 

@@ -103,7 +103,7 @@ func (d *daemon) reconfigure(next *config.Config) {
 	d.box.Reconfigure(next)
 	d.http.SetOrigins(next.HTTP.Origins)
 	rest := d.cfg.Differences(next, "limits.wan_down", "limits.wan_up", "limits.lan", "limits.monthly_wan", "limits.upload_ratio",
-		"http.origins", "log.level")
+		"schedule.play_outside_windows", "http.origins", "log.level")
 	if len(rest) > 0 {
 		d.log.Warn("configuration reloaded; some changes need a restart", "keys", strings.Join(rest, " "))
 		return

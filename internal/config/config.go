@@ -99,9 +99,10 @@ type Limits struct {
 	Memory      Size      `toml:"memory"`       // soft limit of the Go heap
 }
 
-// Schedule is how the box reads times of day.
+// Schedule is how the box reads times of day, and what they do not bind.
 type Schedule struct {
-	Timezone string `toml:"timezone"` // IANA name; "" means the system's
+	Timezone           string `toml:"timezone"`             // IANA name; "" means the system's
+	PlayOutsideWindows bool   `toml:"play_outside_windows"` // what somebody plays may use the access line at any time
 }
 
 // Log says what goes to standard error.
@@ -122,11 +123,12 @@ func Default() Config {
 			Quota: 20 << 30, Reserve: 1 << 30, GroupBytes: 8 << 20, GroupInterval: Duration(2 * time.Second),
 			ScrubPeriod: Duration(30 * 24 * time.Hour), ScrubRate: 4 << 20,
 		},
-		Swarm:  Swarm{Listen: ":6880", MaxPeers: 24, PortMapping: true},
-		LAN:    LAN{MDNS: true, RemoteReads: true},
-		HTTP:   HTTP{Listen: "127.0.0.1:8480", MaxPlayers: 64},
-		Limits: Limits{UploadRatio: 2, UploadSlots: 8, Yield: true, Probe: true, Memory: 64 << 20},
-		Log:    Log{Level: "info", Format: "text"},
+		Swarm:    Swarm{Listen: ":6880", MaxPeers: 24, PortMapping: true},
+		LAN:      LAN{MDNS: true, RemoteReads: true},
+		HTTP:     HTTP{Listen: "127.0.0.1:8480", MaxPlayers: 64},
+		Limits:   Limits{UploadRatio: 2, UploadSlots: 8, Yield: true, Probe: true, Memory: 64 << 20},
+		Schedule: Schedule{PlayOutsideWindows: true},
+		Log:      Log{Level: "info", Format: "text"},
 	}
 }
 

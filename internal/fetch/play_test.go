@@ -60,6 +60,27 @@ func TestPlayingBringsOnlyWhatIsPlayed(t *testing.T) {
 	})
 }
 
+// Where the box's owner does not want it, playing opens the access line no sooner than its window does.
+func TestPlayingWaitsForTheWindowWhereItMustNotOpenTheLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 21:30")
+		a := d.shut("film", 64)
+		d.start(fetch.Limits{PlaybackOff: true})
+		d.kept(a).play(10, 14)
+		d.wait(20 * time.Minute)
+		if n := d.origin.sent.Load(); n != 0 {
+			t.Errorf("%d bytes came outside of the window", n)
+		}
+		d.why(a, "window")
+		d.wait(11 * time.Minute)
+		if !d.kept(a).Have(13) {
+			t.Errorf("in its window %v came", d.here(a))
+		}
+		d.stop()
+	})
+}
+
 // What a player waits for gets the whole line, piece after piece; a seek ends what it made useless.
 func TestAPlayerGetsTheLineAndSeeks(t *testing.T) {
 	t.Parallel()
