@@ -81,6 +81,9 @@ func (f *fleetFace) Report() mgmt.Report {
 		Disk:    mqttwire.Disk{Used: s.Cache.Reserved, Quota: s.Cache.Quota, Free: s.Cache.Free, Reserve: s.Cache.Reserve},
 		Health:  s.Health, Household: len(s.Home), CertExpires: s.Box.CertificateExpires,
 	}
+	for _, n := range s.Home {
+		r.Home = append(r.Home, mqttwire.Shared{Box: n.ID, Got: n.Received, Gave: n.Sent})
+	}
 	r.Traffic.SentL, r.Traffic.SentW = s.Fetch.Sent.LAN, s.Fetch.Sent.WAN()
 	for i := range s.Assets {
 		a := &s.Assets[i]

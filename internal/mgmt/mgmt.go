@@ -67,6 +67,7 @@ type Report struct {
 	Disk           mqttwire.Disk
 	Health         []health.Warning
 	Household      int
+	Home           []mqttwire.Shared // with each box of the home
 	CertExpires    time.Time
 }
 

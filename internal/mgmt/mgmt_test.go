@@ -579,10 +579,14 @@ func TestAReportAlwaysFits(t *testing.T) {
 			mqttwire.AssetProgress{ID: asset.ID{byte(i), 1}, State: mqttwire.Fetching, Size: 1 << 40, Why: long, Role: long},
 		)
 		box.rep.Health = append(box.rep.Health, health.Warning{Code: fmt.Sprintf("code-%d", i), Severity: "warning", Text: long})
+		box.rep.Home = append(box.rep.Home, mqttwire.Shared{Box: fmt.Sprintf("box-%d", i), Got: int64(i)}, mqttwire.Shared{Box: "no box"})
 	}
 	box.rep.Software = long
 	m := newManager(t, box, db)
 	r, _, _ := m.reported()
+	if len(r.Home) != mqttwire.MaxHome || r.Home[0].Box != "box-84" || r.Home[15].Box != "box-99" {
+		t.Errorf("of the home: %v", r.Home)
+	}
 	r.Envelope = mqttwire.Envelope{V: 1, Epoch: m.epoch, SID: 1, Seq: 1, TS: time.Now()}
 	data, err := encodeReported(r)
 	if err != nil {

@@ -1,6 +1,7 @@
 package mgmt
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,7 @@ func (m *Manager) reported() (msg *mqttwire.Reported, urgent, all uint64) {
 		Household: rep.Household, CertExpires: rep.CertExpires,
 		OutboxLen: m.outbox.length(), OutboxLost: m.lost.Load(), TeleDropped: m.tele.dropped(),
 	}
+	r.Home = mostShared(rep.Home)
 	m.desired.fill(r)
 	n := min(len(rep.Assets), mqttwire.MaxAssets)
 	r.More = len(rep.Assets) - n
@@ -93,6 +95,17 @@ func progressHash(r *mqttwire.Reported) uint64 {
 	return hashOf(c)
 }
 
+// mostShared keeps the boxes with which most was shared, in the order of their names.
+func mostShared(all []mqttwire.Shared) []mqttwire.Shared {
+	list := slices.DeleteFunc(slices.Clone(all), func(s mqttwire.Shared) bool { return !mqttwire.ValidBox(s.Box) })
+	slices.SortFunc(list, func(a, b mqttwire.Shared) int {
+		return cmp.Or(cmp.Compare(b.Got+b.Gave, a.Got+a.Gave), strings.Compare(a.Box, b.Box))
+	})
+	list = list[:min(len(list), mqttwire.MaxHome)]
+	slices.SortFunc(list, func(a, b mqttwire.Shared) int { return strings.Compare(a.Box, b.Box) })
+	return list
+}
+
 // hashSeed makes hashes comparable within this process, which is all they are for.
 var hashSeed = maphash.MakeSeed()
 
@@ -123,7 +136,7 @@ func (m *Manager) urgentHash(r *mqttwire.Reported) uint64 {
 	return hashOf(k)
 }
 
-// encodeReported sheds the least important assets, then texts, until the message fits its cap.
+// encodeReported sheds the home, the least important assets, then texts, until the message fits its cap.
 func encodeReported(r *mqttwire.Reported) ([]byte, error) {
 	for {
 		data, err := mqttwire.Encode(mqttwire.MaxPayload, r)
@@ -131,6 +144,8 @@ func encodeReported(r *mqttwire.Reported) ([]byte, error) {
 			return data, err
 		}
 		switch {
+		case len(r.Home) > 0:
+			r.Home = nil
 		case len(r.Assets) > 4:
 			r.More += len(r.Assets) - len(r.Assets)*3/4
 			r.Assets = r.Assets[:len(r.Assets)*3/4]

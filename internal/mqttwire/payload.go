@@ -15,6 +15,7 @@ import (
 const (
 	MaxAssets = 20 // unfinished assets in one Reported; More counts the rest
 	MaxHealth = 16 // warnings in one Reported
+	MaxHome   = 16 // boxes of the home in one Reported
 	MaxText   = 400
 	MaxData   = 5 << 10 // bytes of a command's result; more goes by HTTPS upload
 )
@@ -103,6 +104,13 @@ type Warning struct {
 	Since    time.Time `json:"since"`
 }
 
+// Shared is what this box and another of its home have given each other over the LAN, in bytes.
+type Shared struct {
+	Box  string `json:"box"`
+	Got  int64  `json:"got"`  // by this box from that one
+	Gave int64  `json:"gave"` // by this box to that one
+}
+
 // Reported is the box's whole state with cumulative counters, so that a lost one costs nothing.
 type Reported struct {
 	Envelope
@@ -121,6 +129,7 @@ type Reported struct {
 	Disk           Disk             `json:"disk"`
 	Health         []Warning        `json:"health,omitempty"`
 	Household      int              `json:"household,omitempty"` // neighbours
+	Home           []Shared         `json:"home,omitempty"`      // of those, the ones with which most was shared
 	CertExpires    time.Time        `json:"cert_expires,omitzero"`
 	OutboxLen      int              `json:"outbox,omitempty"`       // events that wait for an acknowledgement
 	OutboxLost     uint64           `json:"outbox_lost,omitempty"`  // arrivals that the bound of the outbox cost
@@ -129,7 +138,8 @@ type Reported struct {
 
 // Check implements Checker.
 func (r *Reported) Check() error {
-	if len(r.Assets) > MaxAssets || len(r.Health) > MaxHealth || len(r.GroupVersions) > 16 || len(r.Refused) > 16 {
+	if len(r.Assets) > MaxAssets || len(r.Health) > MaxHealth || len(r.GroupVersions) > 16 || len(r.Refused) > 16 ||
+		len(r.Home) > MaxHome {
 		return fmt.Errorf("%w: a list of reported is over its bound", ErrInvalid)
 	}
 	listed := make(map[asset.ID]bool, len(r.Assets))
@@ -153,6 +163,11 @@ func (r *Reported) Check() error {
 	for g := range r.GroupVersions {
 		if !ValidName(g) {
 			return fmt.Errorf("%w: group %.50q", ErrInvalid, g)
+		}
+	}
+	for _, h := range r.Home {
+		if !ValidBox(h.Box) || h.Got < 0 || h.Got > MaxBytes || h.Gave < 0 || h.Gave > MaxBytes {
+			return fmt.Errorf("%w: box %.50q of the home, %d and %d bytes", ErrInvalid, h.Box, h.Got, h.Gave)
 		}
 	}
 	if r.Disk.Used < 0 || outside(r.Holdings.Count) || outside(r.More) {

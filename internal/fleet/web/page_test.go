@@ -94,6 +94,9 @@ func (s *scene) speak(in map[string]string, now time.Time) {
 		msgs = append(msgs, s.report(box, func(r *mqttwire.Reported) {
 			r.Traffic = mqttwire.Traffic{LAN: int64(n%5) * 3 * gib, Peer: int64(20+n%9) * gib, Origin: 2 * gib, SentL: int64(n%4) * gib}
 			r.Household = n % 3
+			for k := range n % 3 { // the next boxes are in its home
+				r.Home = append(r.Home, mqttwire.Shared{Box: boxID(n + k + 1), Got: int64(k+1) * gib, Gave: gib / 2})
+			}
 			if n%8 == 1 {
 				r.Software = "1.4.1"
 			}
@@ -130,6 +133,7 @@ func TestDashboardInChromium(t *testing.T) {
 	b.Do(chromedp.Click(`tbody tr:nth-child(15) a`))
 	b.Until(`document.querySelector('h1').textContent === 'box-00014'`)
 	b.Until(`!!document.querySelector('#disk svg') && !!document.querySelector('#day svg')`)
+	b.Until(`/box-00016 gave this box/.test(document.querySelector('#home svg')?.getAttribute('aria-label'))`)
 	b.looks("box")
 
 	b.Do(chromedp.Navigate(s.url + "/#/campaigns/" + s.night))

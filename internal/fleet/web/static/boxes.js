@@ -62,6 +62,7 @@ function snapshot(x) {
   const disk = r?.disk || {};
   return {
     assets, campaigns: x.campaigns.map(c => ({ windows: [], ...c, windows: (c.windows || []).map(w => ({ days: [], ...w })) })),
+    home: x.home || [], fetch: { bytes: { lan: x.lan, peer: x.peer, origin: x.origin }, courier_of: x.courier_of || 0, rates: { peer: 0, origin: 0 } },
     cache: { quota_bytes: disk.quota || x.disk_quota, effective_quota_bytes: disk.quota || x.disk_quota },
   };
 }
@@ -116,6 +117,7 @@ export const one = {
       section('assets', 'Here and coming', [
         snap.assets.length ? h('ul', { class: 'assets' }, snap.assets.slice(0, 40).map(a => asset(a, now))) : h('p', { class: 'empty' }, ['Nothing yet.']),
         snap.assets.length > 40 || x.more_ready ? h('p', { class: 'muted' }, [`and ${count(Math.max(0, snap.assets.length - 40) + (x.more_ready || 0))} more`]) : null], { wide: true }),
+      x.home?.length ? section('home', 'Who gave what to whom in its home', [h('div', { id: 'home-chart', class: 'chart', 'data-keep': '' })], { wide: true }) : null,
       section('day', 'The next 24 hours', [h('div', { id: 'day-chart', class: 'chart', 'data-keep': '' })]),
       section('disk', 'The cache', [h('div', { id: 'disk-chart', class: 'chart', 'data-keep': '' })]),
       section('source', 'Where its bytes came from', [
@@ -128,6 +130,8 @@ export const one = {
   after(x) {
     b.day(document.getElementById('day-chart'), x.snap, null, time(x.now));
     b.disk(document.getElementById('disk-chart'), x.snap);
+    const home = document.getElementById('home-chart');
+    if (home) { b.home(home, x.snap); }
   },
   asOf: x => time(x.now),
 };
