@@ -37,7 +37,7 @@ var arrows = map[string][]string{
 		"internal/durable", "internal/state", "internal/courtesy",
 	},
 	"internal/remote":   {"internal/lan", "internal/identity"},
-	"internal/firmware": {"internal/cache", "internal/catalog", "internal/durable"},
+	"internal/firmware": {"internal/cache", "internal/catalog", "internal/courtesy", "internal/durable"},
 	"internal/control": {
 		"internal/fetch", "internal/schedule", "internal/catalog", "internal/cache", "internal/lan", "internal/identity",
 		"internal/durable", "internal/state", "internal/config",

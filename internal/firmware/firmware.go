@@ -31,6 +31,7 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/cache"
 	"boxd/internal/catalog"
+	"boxd/internal/courtesy"
 	"boxd/internal/durable"
 	"boxd/internal/health"
 )
@@ -67,6 +68,7 @@ type Firmware struct {
 	o     Options
 	mu    sync.Mutex          // guards the fields below, and the directory
 	shown map[asset.ID]shown  // what the directory holds
+	right map[asset.ID]shown  // what was read and has its sum, whether or not it could be shown
 	bad   map[asset.ID]string // what was read, and the signed sum that it does not have
 }
 
@@ -80,7 +82,7 @@ func New(o Options) (*Firmware, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &Firmware{o: o, shown: map[asset.ID]shown{}, bad: map[asset.ID]string{}}
+	f := &Firmware{o: o, shown: map[asset.ID]shown{}, right: map[asset.ID]shown{}, bad: map[asset.ID]string{}}
 	o.Cache.OnEvict(f.hide)
 	return f, nil
 }
@@ -144,6 +146,7 @@ func (f *Firmware) look(ctx context.Context) {
 	want := f.wanted()
 	f.mu.Lock()
 	old := maps.Clone(f.shown)
+	maps.DeleteFunc(f.right, func(id asset.ID, _ shown) bool { return want[id] == nil }) // it is read again when it is back
 	f.mu.Unlock()
 	for id, s := range old {
 		a, ok := f.o.Cache.Asset(id)
@@ -262,14 +265,17 @@ func (f *Firmware) show(ctx context.Context, id asset.ID, signed *catalog.Asset)
 	name := signed.Info.Files[0].Path
 	want := signed.SHA256[name]
 	f.mu.Lock()
-	same := f.shown[id] == shown{name, target, want}
+	same, right := f.shown[id] == shown{name, target, want}, f.right[id] == shown{name, target, want}
 	f.mu.Unlock()
 	if !ok || same || f.isBad(id, want) {
 		return nil
 	}
-	have, err := sum(ctx, a, name)
-	if err != nil {
-		return fmt.Errorf("read bundle %s: %w", name, err)
+	have := want
+	if !right {
+		var err error
+		if have, err = sum(ctx, a, name); err != nil {
+			return fmt.Errorf("read bundle %s: %w", name, err)
+		}
 	}
 	if have != want {
 		f.mu.Lock()
@@ -288,6 +294,7 @@ func (f *Firmware) show(ctx context.Context, id asset.ID, signed *catalog.Asset)
 	if now, ok := a.Path(); !ok || now != target {
 		return nil // evicted or damaged meanwhile; the change brings us back
 	}
+	f.right[id] = shown{name, target, have}
 	if err := f.link(name, target, have); err != nil {
 		return err
 	}
@@ -297,6 +304,7 @@ func (f *Firmware) show(ctx context.Context, id asset.ID, signed *catalog.Asset)
 	return nil
 }
 
+// sum reads a bundle with what the disk has to spare.
 func sum(ctx context.Context, a *cache.Asset, name string) (string, error) {
 	r, err := a.OpenFile(ctx, name)
 	if err != nil {
@@ -304,7 +312,13 @@ func sum(ctx context.Context, a *cache.Asset, name string) (string, error) {
 	}
 	defer r.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, r); err != nil {
+	read := make(chan error, 1)
+	go func() {
+		courtesy.IdleIO()
+		_, err := io.Copy(h, r)
+		read <- err
+	}()
+	if err := <-read; err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil

@@ -203,6 +203,46 @@ func TestTheWarningGoesWithTheLastBadBundle(t *testing.T) {
 	eventually(t, "no warning", func() bool { return !b.health.Has(CodeMismatch) })
 }
 
+// A bundle that cannot be shown, on a full disk, is read once, however much else changes, and shown as soon as that goes.
+func TestBundleThatCannotBeShownIsReadOnce(t *testing.T) {
+	c, err := cache.Open(cache.Options{Dir: t.TempDir(), StateDir: t.TempDir(), GroupInterval: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	b := &bench{cache: c, catalog: &signedCatalog{snap: &catalog.Snapshot{}, changed: make(chan struct{})}, health: health.New(nil)}
+	content := bytes.Repeat([]byte("firmware"), 1<<17)
+	b.catalog.set(b.make(t, "box.raucb", content, ContentType, true))
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	parent := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(parent, nil, 0o600); err != nil { // stands for a disk that takes nothing
+		t.Fatal(err)
+	}
+	f, err := New(Options{Cache: c, Catalog: b.catalog, Dir: filepath.Join(parent, "firmware"), Health: b.health})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := c.Stats().CopiedBytes
+	for range 5 {
+		f.look(t.Context())
+	}
+	if n := c.Stats().CopiedBytes - before; n != int64(len(content)) || !b.health.Has(CodeNotShown) {
+		t.Errorf("%d bytes were read of a bundle of %d; %v", n, len(content), b.health.List())
+	}
+	if err := os.Remove(parent); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(f.o.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f.look(t.Context())
+	if !exists(filepath.Join(f.o.Dir, "box.raucb")) || b.health.Has(CodeNotShown) {
+		t.Errorf("not shown: %v", b.health.List())
+	}
+}
+
 func TestBundleIsHiddenWhenItLeavesTheCatalog(t *testing.T) {
 	b := newBench(t)
 	bundle := b.make(t, "root.squashfs", []byte("root file system"), ContentType, true)

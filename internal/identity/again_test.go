@@ -2,7 +2,6 @@ package identity_test
 
 import (
 	"context"
-	"crypto/x509"
 	"path/filepath"
 	"testing"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"boxd/internal/health"
 	"boxd/internal/identity"
 	"boxd/internal/identity/identitytest"
-	"boxd/internal/identity/pki"
 )
 
 // A box whose certificate was revoked is let in again by a new token, by that alone, and under its old name.
@@ -72,22 +70,6 @@ func TestRevokedBoxEnrolsAgain(t *testing.T) {
 	}
 }
 
-// The token that admitted a box could admit others, and does not admit the same one again.
-func TestTokenAdmitsABoxOnce(t *testing.T) {
-	life(t, ca.TokenSpec{Group: "g", MaxUses: 9}, func(f *identitytest.Fleet, w *wire, box *identity.Identity, h *health.Set) {
-		time.Sleep(time.Minute)
-		serial := box.Serial()
-		if err := f.CA.RevokeBox(t.Context(), box.BoxID(), "stolen"); err != nil {
-			t.Fatal(err)
-		}
-		box.SetRevoked([]string{serial})
-		time.Sleep(8 * day)
-		if box.Serial() != serial || !h.Has("renewal-refused") || !h.Has("certificate-revoked") {
-			t.Fatalf("let in again: %v, %v", box.Serial() != serial, h.List())
-		}
-	})
-}
-
 // A refused renewal is enough, without the catalog's list of revocations.
 func TestRefusedRenewalEnrolsAgain(t *testing.T) {
 	t.Parallel()
@@ -138,21 +120,4 @@ func run(t *testing.T, box *identity.Identity, until func(*identity.Identity) bo
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-}
-
-// A new certificate that is due at once is not asked for every minute.
-func TestRenewalThatMendsNothing(t *testing.T) {
-	life(t, ca.TokenSpec{Group: "g"}, func(_ *identitytest.Fleet, w *wire, box *identity.Identity, _ *health.Set) {
-		time.Sleep(time.Minute)
-		inter, err := x509.ParseCertificate(boxCert(t, box).Certificate[1])
-		if err != nil {
-			t.Fatal(err)
-		}
-		before := w.dials.Load()
-		box.SetRevoked([]string{pki.Serial(inter)}) // and the authority goes on with it
-		time.Sleep(day)
-		if n := w.dials.Load() - before; n < 20 || n > 60 {
-			t.Errorf("%d requests in a day", n)
-		}
-	})
 }

@@ -2,6 +2,7 @@ package identity_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"boxd/internal/health"
 	"boxd/internal/identity"
 	"boxd/internal/identity/identitytest"
+	"boxd/internal/identity/pki"
 )
 
 // wire is a network without sockets, so that months can pass in a bubble.
@@ -260,6 +262,39 @@ func TestRunWithoutToken(t *testing.T) {
 		}
 		if _, err := handshake(t, f.Box("box-a", "g").SwarmServer(), box.SwarmClient("", "x", identity.ALPNSwarm)); err == nil {
 			t.Fatal("a box that is not enrolled was let in")
+		}
+	})
+}
+
+// The token that admitted a box could admit others, and does not admit the same one again.
+func TestTokenAdmitsABoxOnce(t *testing.T) {
+	life(t, ca.TokenSpec{Group: "g", MaxUses: 9}, func(f *identitytest.Fleet, w *wire, box *identity.Identity, h *health.Set) {
+		time.Sleep(time.Minute)
+		serial := box.Serial()
+		if err := f.CA.RevokeBox(t.Context(), box.BoxID(), "stolen"); err != nil {
+			t.Fatal(err)
+		}
+		box.SetRevoked([]string{serial})
+		time.Sleep(8 * day)
+		if box.Serial() != serial || !h.Has("renewal-refused") || !h.Has("certificate-revoked") {
+			t.Fatalf("let in again: %v, %v", box.Serial() != serial, h.List())
+		}
+	})
+}
+
+// A new certificate that is due at once is not asked for every minute.
+func TestRenewalThatMendsNothing(t *testing.T) {
+	life(t, ca.TokenSpec{Group: "g"}, func(_ *identitytest.Fleet, w *wire, box *identity.Identity, _ *health.Set) {
+		time.Sleep(time.Minute)
+		inter, err := x509.ParseCertificate(boxCert(t, box).Certificate[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := w.dials.Load()
+		box.SetRevoked([]string{pki.Serial(inter)}) // and the authority goes on with it
+		time.Sleep(day)
+		if n := w.dials.Load() - before; n < 20 || n > 60 {
+			t.Errorf("%d requests in a day", n)
 		}
 	})
 }
