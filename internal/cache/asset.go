@@ -1,11 +1,15 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"time"
 	"weak"
 
 	"boxd/internal/asset"
 	"boxd/internal/durable"
+	"boxd/internal/health"
 )
 
 // Asset is a handle on an asset in the cache. There is at most one at a time; it keeps the parsed metainfo in memory
@@ -18,16 +22,61 @@ type Asset struct {
 // asset returns the handle, reading the metainfo when nobody has one.
 func (e *entry) asset() (*Asset, error) {
 	e.mu.Lock()
-	a := e.handle.Value()
+	a, rests := e.handle.Value(), e.damaged || !e.unread.IsZero() && time.Since(e.unread) < metainfoRests
 	e.mu.Unlock()
-	if a != nil {
+	switch {
+	case a != nil:
 		return a, nil
+	case rests:
+		return nil, errMetainfo
 	}
 	_, info, err := e.c.readTorrent(e.id)
-	if err != nil {
+	if err != nil && passing(err) {
 		return nil, err
 	}
-	return e.attach(info), nil
+	e.mu.Lock()
+	news := err != nil && e.unread.IsZero()
+	e.damaged, e.unread = err != nil && (hopeless(err) || errors.Is(err, fs.ErrNotExist)), time.Time{}
+	if err != nil {
+		e.unread = time.Now()
+	}
+	damaged := e.damaged
+	e.mu.Unlock()
+	if err == nil {
+		return e.attach(info), nil
+	}
+	if news {
+		e.c.o.Log.Error("metainfo of a cached asset cannot be read", "asset", e.id, "err", err)
+	}
+	if damaged {
+		e.c.metainfoHealth()
+	}
+	return nil, err
+}
+
+const metainfoRests = 5 * time.Second // after the disk could not read it
+
+var errMetainfo = errors.New("metainfo cannot be read")
+
+// metainfoHealth says whether there is an asset of which the metainfo is damaged.
+func (c *Cache) metainfoHealth() {
+	c.mu.Lock()
+	list := c.sorted()
+	c.mu.Unlock()
+	for _, e := range list {
+		e.mu.Lock()
+		damaged := e.damaged
+		e.mu.Unlock()
+		if damaged {
+			c.o.Health.Raise(health.Warning{
+				Code: CodeMeta, Severity: health.Warn,
+				Text:   "What describes an asset is damaged on the disk; it cannot be played or shared until the catalog brings it again.",
+				Action: "Nothing, if a campaign names it; else evict it: boxd assets.",
+			})
+			return
+		}
+	}
+	c.o.Health.Clear(CodeMeta)
 }
 
 // attach makes the handle with metainfo that was parsed, unless there is one.

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sort"
 	"sync"
@@ -54,6 +55,7 @@ const (
 	CodeSync    = "cache-sync"     // data could not be synced; unsynced pieces were discarded
 	CodeIndex   = "cache-index"    // the index could not be written or opened
 	CodeRead    = "cache-read"     // a read failed; the pieces are fetched again
+	CodeMeta    = "cache-metainfo" // an asset's metainfo is damaged: it cannot be given to anybody
 	CodeRot     = "cache-rot"      // the scrub found pieces that had changed on the disk
 	CodeRebuilt = "cache-rebuilt"  // the index was lost and is being rebuilt from the files
 )
@@ -166,8 +168,15 @@ type Cache struct {
 	rows rowStore
 	bufs chan []byte // bounded: who hashes or copies waits for one
 
-	space    sync.Mutex // serialises what changes reservations: Create, Grow, eviction, removal
-	commitMu sync.Mutex // serialises changes of the index and of blob generations
+	space      sync.Mutex // serialises what changes reservations: Create, Grow, eviction, removal; guards the next four
+	owed       owed
+	notEvicted string        // what the last eviction failed with, that the log was told
+	evictAfter time.Time     // the disk fails evictions: none for others before then
+	evictWait  time.Duration // and so long after the next failure
+
+	commitMu sync.Mutex // serialises changes of the index and of blob generations; guards the next
+	claim    string     // the id of our index, to be written down beside the blobs when it knows them all
+	lock     *os.File   // keeps other processes out of the directory
 
 	mu       sync.Mutex // guards the fields below
 	entries  map[asset.ID]*entry
@@ -210,7 +219,12 @@ func Open(o Options) (*Cache, error) {
 	for range cap(c.bufs) {
 		c.bufs <- make([]byte, bufSize)
 	}
-	if err := c.load(); err != nil {
+	err := c.lockDir()
+	if err == nil {
+		err = c.load()
+	}
+	if err != nil {
+		c.unlockDir()
 		return nil, fmt.Errorf("open cache %s: %w", o.Dir, err)
 	}
 	return c, nil
@@ -245,7 +259,9 @@ func (c *Cache) Close() error {
 	for _, e := range all {
 		err = errors.Join(err, e.close())
 	}
-	return errors.Join(err, c.rows.close())
+	err = errors.Join(err, c.rows.close())
+	c.unlockDir()
+	return err
 }
 
 // Changed returns a channel that is closed at the next change of the set of assets, of a piece, or of the space.
@@ -294,9 +310,5 @@ func (c *Cache) Asset(id asset.ID) (*Asset, bool) {
 		return nil, false
 	}
 	a, err := e.asset()
-	if err != nil {
-		c.o.Log.Error("metainfo of a cached asset cannot be read", "asset", id, "err", err)
-		return nil, false
-	}
-	return a, true
+	return a, err == nil
 }

@@ -187,6 +187,7 @@ func (c *Cache) Flush() error {
 	}
 	if failed == nil {
 		c.indexWorks()
+		c.claimDir()
 	}
 	for e, j := range jobs {
 		e.committed(j.pieces, j.bits)

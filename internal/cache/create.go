@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"boxd/internal/asset"
 	"boxd/internal/durable"
@@ -84,6 +85,13 @@ func (c *Cache) createAgain(e *entry, info *asset.Info, torrent []byte, attr Att
 		if err := durable.WriteFile(c.fs, c.torrentPath(e.id), torrent, 0o644); err != nil {
 			return nil, err
 		}
+	}
+	e.mu.Lock()
+	damaged := e.damaged
+	e.damaged, e.unread = false, time.Time{}
+	e.mu.Unlock()
+	if damaged {
+		c.metainfoHealth()
 	}
 	a := e.attach(info)
 	c.setAttr(e, attr)
@@ -219,10 +227,10 @@ func (c *Cache) makeFiles(e *entry, torrent []byte) error {
 
 // removeFiles removes the files of an entry that is in no index and not counted as used. What cannot be removed now
 // counts as used until a later try succeeds.
-func (c *Cache) removeFiles(e *entry) {
+func (c *Cache) removeFiles(e *entry) (gone bool) {
 	err := c.tryRemoveFiles(e)
 	if err == nil {
-		return
+		return true
 	}
 	c.o.Log.Warn("files of a removed asset are still there", "asset", e.id, "err", err)
 	e.mu.Lock()
@@ -232,6 +240,7 @@ func (c *Cache) removeFiles(e *entry) {
 	c.limbo = append(c.limbo, e)
 	c.used += cost
 	c.mu.Unlock()
+	return false
 }
 
 func (c *Cache) tryRemoveFiles(e *entry) error {

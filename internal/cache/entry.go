@@ -51,6 +51,8 @@ type entry struct {
 	file     durable.File
 	fileRefs int
 	handle   weak.Pointer[Asset]
+	damaged  bool      // its metainfo is: nobody can be given it until it is written again
+	unread   time.Time // its metainfo could not be read then
 }
 
 func (c *Cache) newEntry(id asset.ID, r *row) *entry {
@@ -76,6 +78,14 @@ func (e *entry) allocPieces() int { return pieces(e.alloc, e.pieceLen) }
 // cost is what the entry counts for in Usage.Used. mu must be held, or the entry not shared yet.
 func (e *entry) cost() int64 { return e.alloc + e.torrentLen }
 
+// taken is how much of the disk the entry has, as far as is known. mu must be held.
+func (e *entry) taken() int64 {
+	if e.sparse {
+		return e.bytesOf(&e.have) + e.torrentLen
+	}
+	return e.cost()
+}
+
 // bytesOf is the length of the pieces of a set. mu must be held.
 func (e *entry) bytesOf(b *bitset) int64 {
 	total := int64(b.ones) * e.pieceLen
@@ -90,8 +100,9 @@ func (e *entry) bytesOf(b *bitset) int64 {
 func (e *entry) status() Status {
 	return Status{
 		ID: e.id, Attr: e.attr, Length: e.length, Reserved: e.alloc, Bytes: e.bytesOf(&e.have), Pieces: e.n,
-		Have: e.have.ones, PieceLength: e.pieceLen, Complete: e.have.full(), Durable: len(e.pending) == 0 && !e.stale,
-		Pinned: e.c.pinned(e.id), Readers: len(e.readers), Held: e.holds > 0, Unknown: e.unknown.ones,
+		Have: e.have.ones, PieceLength: e.pieceLen, Complete: e.have.full() && !e.damaged,
+		Durable: len(e.pending) == 0 && !e.stale,
+		Pinned:  e.c.pinned(e.id), Readers: len(e.readers), Held: e.holds > 0, Unknown: e.unknown.ones,
 		Created: e.created, LastUse: e.lastUse, Scrubbed: e.scrubbed, Checked: e.checked,
 	}
 }

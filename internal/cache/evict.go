@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"boxd/internal/asset"
 )
+
+const mostEvictWait = 5 * time.Minute // between tries when the disk fails what was begun
 
 // OnEvict registers a callback that is called before files go, for eviction, trimming and Remove, so that whoever shares
 // the asset lets go of it first: its Holds must be released when the callback returns, or the asset stays. It runs on
@@ -48,6 +51,9 @@ func (c *Cache) evict(s Step) error {
 	if e == nil {
 		return ErrNotFound
 	}
+	if err := c.mayRemove(e); err != nil {
+		return err
+	}
 	c.tellEvict(e)
 	what := EventEvicted
 	var err error
@@ -61,8 +67,13 @@ func (c *Cache) evict(s Step) error {
 		c.stays(e)
 	}
 	if err != nil {
+		if !errors.Is(err, ErrInUse) { // who shares it is not made to let go of it again every few seconds
+			c.evictWait = min(max(2*c.evictWait, c.o.SpaceCheck), mostEvictWait)
+			c.evictAfter = time.Now().Add(c.evictWait)
+		}
 		return err
 	}
+	c.evictAfter, c.evictWait = time.Time{}, 0
 	c.stats.evictions.Add(1)
 	c.stats.evictedBytes.Add(s.Frees)
 	c.record(Event{ID: e.id, Name: e.name(), What: what, Bytes: s.Frees, Reason: s.Reason})
@@ -96,6 +107,9 @@ func (c *Cache) Remove(id asset.ID, why string) error {
 	case e.inUse():
 		return fmt.Errorf("remove %s: %w", id.Short(), ErrInUse)
 	}
+	if err := c.mayRemove(e); err != nil {
+		return fmt.Errorf("remove %s: %w", id.Short(), err)
+	}
 	c.tellEvict(e)
 	e.mu.Lock()
 	bytes := e.cost()
@@ -114,6 +128,20 @@ func (e *entry) inUse() bool {
 	return len(e.readers) > 0
 }
 
+// mayRemove asks the disk, before anybody is told to let go: on one that has turned read-only nothing would come free, and
+// what is there can still be played. (rename(2) of a name to itself changes nothing, and says so.)
+func (c *Cache) mayRemove(e *entry) error {
+	e.mu.Lock()
+	blob := c.blobPath(e.id, e.gen)
+	err := c.fs.Rename(blob, blob)
+	e.mu.Unlock()
+	if !errors.Is(err, syscall.EROFS) && !errors.Is(err, syscall.EIO) {
+		return nil
+	}
+	c.wrote(err)
+	return err
+}
+
 // remove takes an entry out of the index, then removes its files. space must be held.
 func (c *Cache) remove(e *entry) error {
 	c.commitMu.Lock()
@@ -122,14 +150,6 @@ func (c *Cache) remove(e *entry) error {
 	if len(e.readers) > 0 || e.holds > 0 {
 		e.mu.Unlock()
 		return ErrInUse
-	}
-	// On a disk that has turned read-only nothing would come free, and what is there can still be played. (rename(2) of a
-	// name to itself changes nothing, and says so.)
-	blob := c.blobPath(e.id, e.gen)
-	if err := c.fs.Rename(blob, blob); errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO) {
-		e.mu.Unlock()
-		c.wrote(err)
-		return err
 	}
 	e.gone = true // from now on nobody can begin to read or write
 	for e.busy() {
@@ -158,7 +178,7 @@ func (c *Cache) remove(e *entry) error {
 	}
 	e.notify()
 	e.idle.Broadcast()
-	cost := e.cost()
+	cost, taken, damaged := e.cost(), e.taken(), e.damaged
 	e.mu.Unlock()
 
 	c.mu.Lock()
@@ -167,7 +187,13 @@ func (c *Cache) remove(e *entry) error {
 	c.used -= cost
 	c.wake()
 	c.mu.Unlock()
-	c.removeFiles(e)
+	owe := c.freeing(taken)
+	if c.removeFiles(e) {
+		owe()
+	}
+	if damaged {
+		c.metainfoHealth()
+	}
 	return nil
 }
 
@@ -204,6 +230,7 @@ func (c *Cache) trim(e *entry, keep int64) error {
 		e.mu.Unlock()
 		return nil
 	}
+	taken := e.taken()
 	e.alloc = keep // from now on nobody can write there
 	for e.busy() {
 		e.idle.Wait()
@@ -216,6 +243,7 @@ func (c *Cache) trim(e *entry, keep int64) error {
 	e.stale = true // also when no bit is lost: a new generation before the file gets shorter
 	prefix := e.attr.PrefixBytes
 	e.attr.PrefixBytes = keep
+	owe := c.freeing(taken - e.taken())
 	e.mu.Unlock()
 
 	c.commitMu.Lock()
@@ -228,6 +256,7 @@ func (c *Cache) trim(e *entry, keep int64) error {
 		e.mu.Unlock()
 		return err
 	}
+	owe()
 	c.mu.Lock()
 	c.used -= before - keep
 	c.wake()

@@ -70,6 +70,7 @@ func (c *Cache) load() error {
 	if err != nil {
 		return err
 	}
+	rebuild = c.foreign(rebuild) || rebuild
 	stale := []asset.ID{}
 	err = c.rows.load(func(id asset.ID, raw []byte) {
 		r, err := decodeRow(id, raw)
@@ -88,6 +89,9 @@ func (c *Cache) load() error {
 		rebuild = true
 	}
 	adopted := c.reconcile(disk, rebuild)
+	if adopted == 0 {
+		c.claimDir()
+	}
 	if adopted > 0 {
 		c.o.Health.Raise(health.Warning{
 			Code: CodeRebuilt, Severity: health.Info,

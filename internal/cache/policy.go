@@ -20,6 +20,7 @@ type Candidate struct {
 	NeighbourHolds bool
 	Pinned         bool
 	Open           bool // being read
+	Damaged        bool // nobody can be given it as it is
 }
 
 // Incoming is what space is wanted for. Nil in PlanEviction means that others filled the disk.
@@ -53,7 +54,8 @@ type EvictionPlan struct {
 
 // The tiers, first to go first.
 const (
-	tierExpired  = iota // its time is over
+	tierDamaged  = iota // it is of no use
+	tierExpired         // its time is over
 	tierFree            // nobody promised to keep it
 	tierPromised        // a campaign wants it kept, but something else counts for more
 	tierDue             // a deadline is still ahead of it
@@ -65,7 +67,7 @@ type ranked struct {
 	reason string
 }
 
-// PlanEviction chooses what to evict so that need bytes come free: expired first, then by promise, priority, how cheaply
+// PlanEviction chooses what to evict so that need bytes come free: damaged and expired first, then by promise, priority, how cheaply
 // it can be had again, last use and size; tails before whole assets; no step that is not needed. Never what is
 // pinned or being read, nor, for an Incoming, what is wanted by a nearer deadline or counts for at least as much. The
 // clock is believed only when trusted: until then nothing has expired and every promise holds.
@@ -102,6 +104,8 @@ func judge(now time.Time, trusted bool, in *Incoming, c Candidate) (tier int, re
 		return 0, "pinned", false
 	case c.Open:
 		return 0, "being played", false
+	case c.Damaged:
+		return tierDamaged, "its metainfo is damaged", true
 	case expired:
 		return tierExpired, fmt.Sprintf("was to be kept until %s", c.KeepUntil.UTC().Format(time.RFC3339)), true
 	case in == nil && due:
@@ -161,7 +165,7 @@ func choose(list []ranked, need int64) []Step {
 		for _, tails := range []bool{true, false} {
 			for i := begin; i < end && got < need; i++ {
 				c := &list[i]
-				hasTail := c.tier != tierExpired && c.Prefix > 0 && c.Prefix < c.Bytes
+				hasTail := c.tier > tierExpired && c.Prefix > 0 && c.Prefix < c.Bytes
 				switch {
 				case tails && hasTail:
 					steps = append(steps, Step{c.ID, c.Prefix, c.Bytes - c.Prefix, c.reason})

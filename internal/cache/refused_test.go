@@ -2,6 +2,9 @@ package cache
 
 import (
 	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -156,5 +159,63 @@ func TestRenamingABlobLosesNoPiece(t *testing.T) {
 	must(t, <-read)
 	if a.HaveCount() != 7 {
 		t.Errorf("%d of 8 verified pieces are left; one was rotten", a.HaveCount())
+	}
+}
+
+// Two daemons with state directories of their own and one cache directory by mistake: the second is refused, and when it
+// comes alone it checks what its index does not know, in place of taking it for leftovers.
+func TestAnotherIndexOverTheSameBlobs(t *testing.T) {
+	o := osOptions(t)
+	film, other := newMedia(t, 1, 8*testPiece), newMedia(t, 2, 8*testPiece)
+	c := openOS(t, o)
+	fill(t, create(t, c, film, Attr{}), film)
+	must(t, c.Flush())
+	theirs := osOptions(t)
+	c2 := openOS(t, theirs) // it has an index that is no new one
+	fill(t, create(t, c2, other, Attr{}), other)
+	must(t, c2.Close())
+	theirs.Dir = o.Dir
+	if _, err := Open(theirs); !errors.Is(err, ErrLocked) {
+		t.Fatalf("the directory of a daemon that runs is opened: %v", err)
+	}
+	must(t, c.Close())
+	whole := func(o Options, films ...*media) {
+		t.Helper()
+		c := openOS(t, o)
+		stop := run(t, c)
+		for _, f := range films {
+			until(t, c, "the blob is checked", func() bool {
+				a, ok := c.Asset(f.info.ID)
+				return ok && a.Complete()
+			})
+		}
+		if n := len(c.Assets()); n != len(films) {
+			t.Errorf("%d assets, want %d", n, len(films))
+		}
+		stop()
+		must(t, c.Close())
+	}
+	whole(theirs, film)
+	c2 = openOS(t, theirs)
+	fill(t, create(t, c2, other, Attr{}), other)
+	must(t, c2.Close())
+	whole(o, film, other)
+	whole(o, film, other)
+}
+
+// An index that was lost is rebuilt to its end also when the power goes before the first commit.
+func TestLostIndexAndThenThePower(t *testing.T) {
+	o := osOptions(t)
+	film := newMedia(t, 1, 8*testPiece)
+	c := openOS(t, o)
+	fill(t, create(t, c, film, Attr{}), film)
+	must(t, c.Close())
+	must(t, os.Remove(filepath.Join(o.StateDir, indexFile)))
+	c = openOS(t, o)
+	must(t, c.rows.close()) // as a process that is killed
+	c.unlockDir()
+	c = openOS(t, o)
+	if a, ok := c.Asset(film.info.ID); !ok || a.Unknown()+a.HaveCount() != 8 {
+		t.Error("the blob was taken for a leftover")
 	}
 }

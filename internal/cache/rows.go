@@ -27,6 +27,8 @@ const Format = 1
 const (
 	indexFile    = "index.db"
 	assetsBucket = "assets"
+	metaBucket   = "meta"
+	idKey        = "id"
 	maxIndex     = 256 << 20 // bytes
 )
 
@@ -216,6 +218,37 @@ func (r *boltRows) reopen() error {
 	}
 	r.db = db
 	return nil
+}
+
+// id is a name that the index was given when it was made; empty when it cannot be opened.
+func (r *boltRows) id() (id string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.db == nil {
+		return "", nil
+	}
+	err = state.Guard(func() error {
+		return r.db.View(func(tx *bbolt.Tx) error {
+			if b := tx.Bucket([]byte(metaBucket)); b != nil {
+				id = string(b.Get([]byte(idKey)))
+			}
+			return nil
+		})
+	})
+	if err != nil || id != "" || r.db.IsReadOnly() {
+		return id, err
+	}
+	id = newIndexID()
+	err = state.Guard(func() error {
+		return r.db.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists([]byte(metaBucket))
+			if err != nil {
+				return err
+			}
+			return b.Put([]byte(idKey), []byte(id))
+		})
+	})
+	return id, err
 }
 
 func (r *boltRows) close() error {

@@ -2,8 +2,10 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"boxd/internal/asset"
@@ -34,6 +36,58 @@ func (e *SpaceError) Is(target error) bool {
 	return target == ErrNoSpace || e.never && target == ErrNeverFits
 }
 
+// What was freed may show in the free space only later: XFS, btrfs and UBIFS give blocks back in the background, and a file
+// that somebody has open stays until it is closed.
+const (
+	freeShows  = 10 * time.Second      // then what has not come free will not
+	roomWait   = 2 * time.Second       // so long an asset waits for what was evicted for it
+	roomLook   = 50 * time.Millisecond // and looks so often
+	mostFaults = 3                     // evictions that a disk may fail before no more are tried
+)
+
+// owed is what was freed and does not show in the free space yet. Cache.space guards it.
+type owed struct {
+	seen  int64 // free space at the last look
+	debts []debt
+}
+
+type debt struct {
+	bytes int64
+	until time.Time
+}
+
+// freeing is called before bytes are freed, and what it returns afterwards: what does not show then is owed.
+func (c *Cache) freeing(bytes int64) (freed func()) {
+	before, _, err := c.fs.Free(c.o.Dir)
+	return func() {
+		after, _, aerr := c.fs.Free(c.o.Dir)
+		if err != nil || aerr != nil {
+			return
+		}
+		if hidden := bytes - max(after-before, 0); hidden > 0 {
+			c.owed.debts = append(c.owed.debts, debt{hidden, time.Now().Add(freeShows)})
+		}
+		c.owed.seen = after
+	}
+}
+
+// look takes note of the free space, and returns what is still to come.
+func (o *owed) look(free int64) (sum int64) {
+	gained, now := free-o.seen, time.Now()
+	o.seen = free
+	keep := o.debts[:0]
+	for _, d := range o.debts {
+		paid := min(max(gained, 0), d.bytes)
+		gained -= paid
+		if d.bytes -= paid; d.bytes > 0 && now.Before(d.until) {
+			keep = append(keep, d)
+			sum += d.bytes
+		}
+	}
+	o.debts = keep
+	return sum
+}
+
 // makeRoom evicts until need more bytes fit under the quota and above the reserve. space must be held. whole is what
 // the asset would need altogether, to tell what can never fit.
 func (c *Cache) makeRoom(need, whole int64, in *Incoming) error {
@@ -41,33 +95,62 @@ func (c *Cache) makeRoom(need, whole int64, in *Incoming) error {
 		return c.refuse(&SpaceError{in.ID, need, need - c.o.Quota, "larger than the whole quota", true})
 	}
 	tried := map[asset.ID]bool{}
+	waited := time.Duration(0)
 	for {
-		short, err := c.shortOf(need)
+		short, evict, err := c.shortOf(need)
 		if err != nil {
 			return fmt.Errorf("free space of %s: %w", c.o.Dir, err)
 		}
 		if short <= 0 {
 			return nil
 		}
-		plan := c.plan(short, in, tried)
-		if !plan.Enough {
-			return c.refuse(&SpaceError{ID: in.ID, Need: need, Short: short - plan.Frees, Reason: sparedText(plan.Spared)})
-		}
-		for _, s := range plan.Steps {
-			if err := c.evict(s); err != nil {
-				c.o.Log.Warn("not evicted", "asset", s.ID, "err", err)
-				tried[s.ID] = true
+		if evict <= 0 {
+			if waited >= roomWait {
+				return c.refuse(&SpaceError{ID: in.ID, Need: need, Short: short, Reason: "what was evicted is not free yet"})
 			}
+			time.Sleep(roomLook)
+			waited += roomLook
+			continue
+		}
+		plan := c.plan(evict, in, tried)
+		if !plan.Enough {
+			return c.refuse(&SpaceError{ID: in.ID, Need: need, Short: evict - plan.Frees, Reason: sparedText(plan.Spared)})
+		}
+		if err := c.evictAll(plan.Steps, tried); err != nil {
+			return fmt.Errorf("make room for %s: %w", in.ID.Short(), err)
 		}
 	}
 }
 
-// shortOf says how many bytes must come free for need more; zero or less is none.
-func (c *Cache) shortOf(need int64) (int64, error) {
+// evictAll does the steps and adds those that failed to tried. An error says that the disk lets nothing go: no more should be
+// tried now. space must be held.
+func (c *Cache) evictAll(steps []Step, tried map[asset.ID]bool) error {
+	for _, s := range steps {
+		err := c.evict(s)
+		if err == nil {
+			c.notEvicted = ""
+			continue
+		}
+		tried[s.ID] = true
+		if what := cause(err); what != c.notEvicted { // the same again is not news
+			c.notEvicted = what
+			c.o.Log.Warn("not evicted", "asset", s.ID, "err", err)
+		}
+		if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO) && len(tried) >= mostFaults {
+			return err
+		}
+	}
+	return nil
+}
+
+// shortOf says how many bytes must come free for need more, and how many of these must be evicted, as the others are
+// freed already and do not show; zero or less is none. space must be held.
+func (c *Cache) shortOf(need int64) (short, evict int64, err error) {
 	free, _, err := c.fs.Free(c.o.Dir)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
+	coming := c.owed.look(free)
 	c.mu.Lock()
 	used := c.used
 	list := c.sorted()
@@ -79,14 +162,15 @@ func (c *Cache) shortOf(need int64) (int64, error) {
 		}
 		e.mu.Unlock()
 	}
-	short := c.o.Reserve - free
+	short = c.o.Reserve - free
 	if need > 0 {
 		short += need + metaSlack
 	}
+	evict = short - coming
 	if c.o.Quota > 0 {
-		short = max(short, used+need-c.o.Quota)
+		short, evict = max(short, used+need-c.o.Quota), max(evict, used+need-c.o.Quota)
 	}
-	return short, nil
+	return short, evict, nil
 }
 
 func (c *Cache) plan(short int64, in *Incoming, except map[asset.ID]bool) EvictionPlan {
@@ -120,7 +204,7 @@ func (e *entry) candidate() Candidate {
 	return Candidate{
 		ID: e.id, Bytes: bytes, Prefix: prefix, Priority: e.attr.Priority, Deadline: e.attr.Deadline,
 		KeepUntil: e.attr.KeepUntil, LastUse: e.lastUse, NeighbourHolds: e.attr.NeighbourHolds,
-		Pinned: e.c.pinned(e.id), Open: len(e.readers) > 0,
+		Pinned: e.c.pinned(e.id), Open: len(e.readers) > 0, Damaged: e.damaged,
 	}
 }
 
@@ -183,7 +267,7 @@ func (c *Cache) CheckSpace() {
 	}
 	tried := map[asset.ID]bool{}
 	for {
-		short, err := c.shortOf(0)
+		short, evict, err := c.shortOf(0)
 		if err != nil {
 			c.o.Log.Error("free space unknown", "err", err)
 			return
@@ -192,22 +276,27 @@ func (c *Cache) CheckSpace() {
 			c.o.Health.Clear(CodeReserve)
 			return
 		}
-		plan := c.plan(short, nil, tried)
+		if evict <= 0 || time.Now().Before(c.evictAfter) {
+			return // it comes free by itself; or the disk lets nothing go now
+		}
+		plan := c.plan(evict, nil, tried)
 		if len(plan.Steps) == 0 {
-			c.o.Health.Raise(health.Warning{
-				Code: CodeReserve, Severity: health.Warn,
-				Text:   "The disk is fuller than the reserve allows and nothing more may be evicted.",
-				Action: "Free space on the disk, or unpin something.",
-			})
+			c.reserveBroken("nothing more may be evicted")
 			return
 		}
-		for _, s := range plan.Steps {
-			if err := c.evict(s); err != nil {
-				c.o.Log.Warn("not evicted", "asset", s.ID, "err", err)
-				tried[s.ID] = true
-			}
+		if err := c.evictAll(plan.Steps, tried); err != nil {
+			c.reserveBroken("nothing can be evicted: " + cause(err))
+			return
 		}
 	}
+}
+
+func (c *Cache) reserveBroken(why string) {
+	c.o.Health.Raise(health.Warning{
+		Code: CodeReserve, Severity: health.Warn,
+		Text:   "The disk is fuller than the reserve allows and " + why + ".",
+		Action: "Free space on the disk, or unpin something.",
+	})
 }
 
 // retryLimbo must be called with space held.
