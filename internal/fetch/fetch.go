@@ -209,7 +209,8 @@ func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bo
 // idle reports that nothing moves, and that whatever could set something moving tells of it.
 func (f *Fetcher) idle() bool {
 	for _, it := range f.items {
-		if it.wanOn || it.playing() || it.ann.busy || len(it.runs) > 0 || len(it.live.Peers) > 0 || it.rates.smooth != (Sources{}) {
+		if it.wanOn || it.playing() || it.ann.busy || len(it.runs) > 0 || len(it.live.Peers) > 0 ||
+			it.rates.smooth != (Sources{}) || it.eraseWait == eraseFirst {
 			return false
 		}
 	}

@@ -42,9 +42,11 @@ type item struct {
 	codeText  string
 	retryAt   time.Time // of a rejected or failed asset
 	failures  int
-	growErr   error     // why the cache refused space for the rest of an asset of which it has the beginning
-	growAt    time.Time // when it is asked again
-	rec       record    // counters that survive a restart, without those of the engine since loading
+	eraseAt   time.Time     // of a withdrawn asset: when the cache is asked again to remove it
+	eraseWait time.Duration // and how long after the last try
+	growErr   error         // why the cache refused space for the rest of an asset of which it has the beginning
+	growAt    time.Time     // when it is asked again
+	rec       record        // counters that survive a restart, without those of the engine since loading
 	live      engine.Stats
 	rates     rates
 	loaded    bool

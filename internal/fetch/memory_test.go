@@ -79,6 +79,8 @@ type memCache struct {
 	changed chan struct{}
 	creates int
 	onEvict func(asset.ID)
+	stuck   error // what Remove fails with
+	removes int
 }
 
 func newMemCache(room int64) *memCache {
@@ -145,12 +147,21 @@ func (c *memCache) IDs() (ids []asset.ID) {
 }
 
 func (c *memCache) SetAttr(asset.ID, fetch.Attr) error { return nil }
+
+// Remove tells who shares the asset first, and everybody of the end, also when it fails.
 func (c *memCache) Remove(id asset.ID, _ string) error {
 	c.mu.Lock()
+	tell := c.onEvict
+	c.mu.Unlock()
+	tell(id)
+	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.assets, id)
-	c.wakeLocked()
-	return nil
+	defer c.wakeLocked()
+	c.removes++
+	if c.stuck == nil {
+		delete(c.assets, id)
+	}
+	return c.stuck
 }
 
 func (c *memCache) Pin(asset.ID, bool) error { return nil }

@@ -1,9 +1,12 @@
 package fetch
 
 import (
+	"errors"
+	"log/slog"
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/cache"
 	"boxd/internal/catalog"
 	"boxd/internal/fetch/engine"
 	"boxd/internal/fetch/pace"
@@ -127,11 +130,33 @@ func (f *Fetcher) withdraw(it *item) {
 		}
 		f.log.Info("a withdrawn asset is pinned no more", "asset", it.id.Short())
 	}
-	if err := f.o.Cache.Remove(it.id, "withdrawn"); err != nil {
-		return // somebody reads it: at the next look
+	mono := time.Now()
+	if mono.Before(it.eraseAt) {
+		return
 	}
-	it.store = nil
+	if err := f.o.Cache.Remove(it.id, "withdrawn"); err != nil {
+		it.eraseFailed(err, mono, f.log)
+		return
+	}
+	it.store, it.eraseAt, it.eraseWait = nil, time.Time{}, 0
 }
+
+// eraseFailed says when the cache is asked again to remove what was withdrawn: soon when somebody reads it, else later and
+// later, as each try makes the cache tell everybody of it.
+func (it *item) eraseFailed(err error, mono time.Time, log *slog.Logger) {
+	if it.eraseWait = min(max(2*it.eraseWait, eraseFirst), eraseMost); errors.Is(err, cache.ErrInUse) {
+		it.eraseWait = eraseFirst
+	} else if it.eraseWait == eraseFirst {
+		log.Warn("a withdrawn asset cannot be erased", "asset", it.id.Short(), "err", err)
+	}
+	it.eraseAt = mono.Add(it.eraseWait)
+}
+
+// Between tries to erase what was withdrawn.
+const (
+	eraseFirst = 2 * time.Second
+	eraseMost  = 10 * time.Minute
+)
 
 // observe reads the engine's counters and the readers' demand.
 func (f *Fetcher) observe(mono time.Time) {
