@@ -447,6 +447,15 @@ func TestClonedIdentityIsToldAndNotANeighbour(t *testing.T) {
 		if len(a.Neighbours())+len(b.Neighbours()) > 0 || !a.health.Has("identity-cloned") {
 			t.Errorf("neighbours %v, health %v", a.neighbours(), a.health.List())
 		}
+		for range 3 {
+			if time.Sleep(time.Hour); !a.health.Has("identity-cloned") {
+				t.Fatal("the warning is gone, the other box is not")
+			}
+		}
+		b.stop()
+		if time.Sleep(2 * twinGone); a.health.Has("identity-cloned") {
+			t.Error("the other box is gone, the warning is not")
+		}
 	})
 }
 

@@ -53,6 +53,13 @@ type link struct {
 	vetoes map[veto]bool
 }
 
+// codeCloned is the health code of a home where another box has our identity; twinGone is how long after the last meeting it
+// stays.
+const (
+	codeCloned = "identity-cloned"
+	twinGone   = time.Hour
+)
+
 var errSelf = errors.New("connection to this box itself")
 
 // poke makes the writer look for something to send.
@@ -177,8 +184,11 @@ func (l *LAN) greet(conn net.Conn, dialled bool) (*link, error) {
 	}
 	if id == self {
 		if k.nonce != l.nonce {
+			l.mu.Lock()
+			l.twin = l.opt.now()
+			l.mu.Unlock()
 			l.opt.Health.Raise(health.Warning{
-				Code: "identity-cloned", Severity: health.Critical,
+				Code: codeCloned, Severity: health.Critical,
 				Text:   "another box in this home has the same identity (" + id + ") as this one",
 				Action: "remove the identity that was copied with the image and enrol the box anew",
 			})

@@ -74,6 +74,7 @@ func (l *LAN) loop(ctx context.Context, moved <-chan struct{}) {
 		if now.Sub(expired) >= expireEvery {
 			expired = now
 			l.found.expire(now, func(id string) bool { return l.links[id] != nil })
+			l.forgetTwin(now)
 		}
 		l.dialDue(ctx, now)
 		l.judge(now)
@@ -96,6 +97,14 @@ func (l *LAN) loop(ctx context.Context, moved <-chan struct{}) {
 				restart()
 			}
 		}
+	}
+}
+
+// forgetTwin takes back the warning of a box with the same identity when none was met for long.
+func (l *LAN) forgetTwin(now time.Time) {
+	if !l.twin.IsZero() && now.Sub(l.twin) > twinGone {
+		l.twin = time.Time{}
+		l.opt.Health.Clear(codeCloned)
 	}
 }
 
