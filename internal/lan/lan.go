@@ -150,14 +150,14 @@ type Neighbour struct {
 type LAN struct {
 	opt   Options
 	log   *slog.Logger
-	nonce string    // of this run: tells a restarted neighbour from a second connection, and a cloned identity from our own
+	nonce string // of this run: tells a restarted neighbour from a second connection, and a cloned identity from our own
 	stats counters
 	wg    sync.WaitGroup
 
 	mu       sync.Mutex // guards all below
 	running  bool
 	twin     time.Time // when another box with our identity was last met
-	id       string // own box id, "" until enrolled
+	id       string    // own box id, "" until enrolled
 	fleet    string
 	self     Self
 	frozen   map[asset.ID]int       // class of wants in flight
