@@ -30,7 +30,7 @@ const (
 type Campaign struct {
 	catalog.Campaign
 	State   string    `json:"state"`
-	Why     string    `json:"why,omitempty"` // of paused and aborted: who or what did it
+	Why     string    `json:"why,omitempty"` // it was paused or aborted, or, when read with counts, does not go on
 	Created time.Time `json:"created"`
 	By      string    `json:"by"`
 	Staged  *Staged   `json:"staged,omitempty"` // nil: all boxes at once
@@ -75,6 +75,12 @@ func (f *Fleet) newCampaign(ctx context.Context, who string, r CampaignRequest) 
 	}
 	if err := c.Validate(); err != nil {
 		return c, fmt.Errorf("%w: %w", ErrBad, err)
+	}
+	if !c.KeepUntil.IsZero() && c.KeepUntil.Before(f.now()) {
+		return c, fmt.Errorf("%w: keep_until %s is over: no box would take it", ErrBad, c.KeepUntil.Format(time.RFC3339))
+	}
+	if err := f.checkCohorts(ctx, &c); err != nil {
+		return c, err
 	}
 	switch _, err := f.campaign(ctx, c.ID); {
 	case err == nil:
@@ -138,6 +144,9 @@ func (f *Fleet) Campaign(ctx context.Context, id string) (Campaign, error) {
 		return c, err
 	}
 	counts, err := f.count(ctx, &c)
+	if err == nil {
+		c.explain(f.now(), counts)
+	}
 	c.Counts = &counts
 	return c, err
 }
@@ -156,6 +165,7 @@ func (f *Fleet) Campaigns(ctx context.Context, withCounts bool) ([]Campaign, err
 				return nil, err
 			}
 			list[i].Counts = &counts
+			list[i].explain(f.now(), counts)
 		}
 	}
 	return list, nil

@@ -43,6 +43,8 @@ const (
 	verdictStop    = "stop"
 )
 
+const allOpen = "all stages are open"
+
 // reachable is how many boxes of the stage say something about the campaign: not those that were off before it began, and not
 // those of the missed ones that would have gone anyway, as so many of the group's other boxes have: it is night.
 func (n Counts) reachable() (boxes, missed int) {
@@ -69,7 +71,7 @@ func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
 		return verdictStop, fmt.Sprintf("%s (%.1f %%, at most %.1f %% may)", what, 100*share(bad, reachable), 100**s.MaxErrors)
 	}
 	if s.Done || s.Stage+1 >= len(s.Stages) {
-		return verdictWait, "all stages are open"
+		return verdictWait, allOpen
 	}
 	if hold := time.Duration(s.Stages[s.Stage].Hold); now.Sub(s.Since) < hold {
 		return verdictWait, fmt.Sprintf("held for %s", hold)
@@ -106,6 +108,24 @@ func (s *Staged) waitsForNobody(now time.Time, n Counts) string {
 		return fmt.Sprintf("%d of %d boxes in it went silent since it began, and more of them than of the others", missed, reachable)
 	}
 	return ""
+}
+
+// explain says of a running campaign why it does not go on, if it does not.
+func (c *Campaign) explain(now time.Time, n Counts) {
+	if c.State != CampaignRunning {
+		return
+	}
+	switch {
+	case n.Boxes == 0:
+		c.Why = fmt.Sprintf("there is no box in group %s", c.Group)
+	case c.Staged != nil:
+		_, c.Why = c.Staged.judge(now, n)
+		if waits := c.Staged.waitsForNobody(now, n); waits != "" {
+			c.Why = waits
+		} else if c.Staged.Done && c.Why == allOpen {
+			c.Why = ""
+		}
+	}
 }
 
 func share(n, of int) float64 {

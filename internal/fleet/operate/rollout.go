@@ -67,6 +67,27 @@ func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
 	return nil
 }
 
+// checkCohorts refuses the names of boxes that the campaign could not reach: its first stage would wait for them for ever.
+func (f *Fleet) checkCohorts(ctx context.Context, c *Campaign) error {
+	if c.Staged == nil {
+		return nil
+	}
+	var faults []error
+	for _, name := range c.Staged.Cohorts {
+		if name == c.Group {
+			continue
+		}
+		switch group := f.GroupOf(ctx, name); group {
+		case c.Group:
+		case "":
+			faults = append(faults, fmt.Errorf("%w: there is no box %s of group %s for a cohort", ErrBad, name, c.Group))
+		default:
+			faults = append(faults, fmt.Errorf("%w: box %s is of group %s, and the campaign is for group %s", ErrBad, name, group, c.Group))
+		}
+	}
+	return errors.Join(faults...)
+}
+
 func isShare(v float64) bool { return v >= 0 && v <= 1 }
 
 func orElse(v *float64, other float64) *float64 {
