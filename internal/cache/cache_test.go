@@ -403,3 +403,24 @@ func TestWhatIsBeingEvictedIsNotGivenOut(t *testing.T) {
 		t.Errorf("found after removal; told %d times", told)
 	}
 }
+
+// Who waits for an asset to be whole and durable hears of it, also where the disk takes its time after the last piece.
+func TestTheCommitOfTheLastPieceIsTold(t *testing.T) {
+	c := openMem(t, newMem(t, 1<<20))
+	m := newMedia(t, 1, 3*16<<10)
+	a := create(t, c, m, Attr{})
+	fill(t, a, m)
+	if _, whole := a.Path(); whole {
+		t.Fatal("it is durable before any commit: the test shows nothing")
+	}
+	changed := c.Changed()
+	must(t, c.Flush())
+	if _, whole := a.Path(); !whole {
+		t.Error("it is not whole after the commit")
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody is told")
+	}
+}

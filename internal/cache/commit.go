@@ -189,8 +189,14 @@ func (c *Cache) Flush() error {
 		c.indexWorks()
 		c.claimDir()
 	}
+	arrived := false
 	for e, j := range jobs {
-		e.committed(j.pieces, j.bits)
+		arrived = e.committed(j.pieces, j.bits) || arrived
+	}
+	if arrived {
+		c.mu.Lock()
+		c.wake()
+		c.mu.Unlock()
 	}
 	return failed
 }
@@ -241,8 +247,8 @@ func (c *Cache) syncFailed(e *entry, err error) {
 	c.mu.Unlock()
 }
 
-// committed takes note that the index says bits. commitMu is held.
-func (e *entry) committed(done map[int]uint64, bits bitset) {
+// committed takes note that the index says bits, and says whether that was the last that the asset lacked. commitMu is held.
+func (e *entry) committed(done map[int]uint64, bits bitset) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.durable = bits
@@ -255,10 +261,12 @@ func (e *entry) committed(done map[int]uint64, bits bitset) {
 			e.stale = true // lost between the sync and the commit
 		}
 	}
-	if len(done) > 0 {
-		e.c.o.Health.Clear(CodeSync)
-		e.notify()
+	if len(done) == 0 {
+		return false
 	}
+	e.c.o.Health.Clear(CodeSync)
+	e.notify()
+	return len(e.pending) == 0 && e.have.full()
 }
 
 func (c *Cache) indexFailed(err error) {
