@@ -50,7 +50,7 @@ func OriginPieces(in ShareInput) []int {
 			patience = min(max(in.Pace/2, shortPatience), patience)
 		}
 	}
-	line, dues := in.line(), in.dues()
+	line, dues := in.line(), in.dues(patience)
 	own := false
 	for p := range in.Pieces {
 		if !in.Missing(p) {
@@ -98,12 +98,17 @@ func part(x uint64) float64 { return float64(x>>11) / (1 << 53) }
 // dues knows when pieces become due to this box.
 type dues struct {
 	in    *ShareInput
-	first uint64  // place of piece 0
-	late  float64 // this box's part of the jitter
+	first uint64 // place of piece 0
+	late  time.Duration
 }
 
-func (in *ShareInput) dues() dues {
-	return dues{in, mix(hashOf(in.Asset)), jitter * fraction(in.BoxID, in.Asset)}
+// dues gives boxes with shares of their own less jitter than patience: the next in line must not come before the owner.
+func (in *ShareInput) dues(patience time.Duration) dues {
+	most := time.Duration(jitter * float64(in.Pace))
+	if in.Of > 1 {
+		most = min(most, patience/4)
+	}
+	return dues{in, mix(hashOf(in.Asset)), time.Duration(fraction(in.BoxID, in.Asset) * float64(most))}
 }
 
 // since is for how long the piece has been due; negative when it is not yet. Pieces become due evenly over the pace, in an
@@ -113,7 +118,7 @@ func (d *dues) since(piece int) time.Duration {
 		return d.in.Elapsed
 	}
 	place := d.first + uint64(piece)*0x9e3779b97f4a7c15 //nolint:gosec // pieces are not negative
-	due := time.Duration((part(place) + d.late) * float64(d.in.Pace))
+	due := time.Duration(part(place)*float64(d.in.Pace)) + d.late
 	return min(d.in.Before+d.in.Elapsed-due, d.in.Elapsed)
 }
 

@@ -59,6 +59,36 @@ func TestSharesOfAGrowingSwarmAgree(t *testing.T) {
 	}
 }
 
+// The owner of a piece is always asked to bring it before the next in line is, however long the pieces take to become due.
+func TestNobodyTakesOverBeforeTheOwnersTurn(t *testing.T) {
+	const boxes, pieces = 50, 200
+	first := func(i int) map[int]time.Duration {
+		at := map[int]time.Duration{}
+		for e := time.Duration(0); e <= 3*time.Hour; e += 2 * time.Minute {
+			for _, p := range OriginPieces(ShareInput{
+				BoxID: fmt.Sprint("box-", i), Asset: "x", Mode: OriginSpare, Pieces: pieces, Holders: nobody, Index: i, Of: boxes,
+				Missing: func(p int) bool { _, have := at[p]; return !have }, Elapsed: e, Pace: 2 * time.Hour,
+			}) {
+				at[p] = e
+			}
+		}
+		return at
+	}
+	at := make([]map[int]time.Duration, boxes)
+	for i := range at {
+		at[i] = first(i)
+	}
+	for p := range pieces {
+		l := (&ShareInput{Asset: "x", Of: boxes}).line()
+		owner := (boxes - l.turn(p)) % boxes
+		for i, a := range at {
+			if mine, ok := a[p]; i != owner && (!ok || mine < at[owner][p]) {
+				t.Fatalf("box %d is told of piece %d after %v, its owner %d after %v", i, p, mine, owner, at[owner][p])
+			}
+		}
+	}
+}
+
 func TestTheNextInLineTakesOverFromADeadOwner(t *testing.T) {
 	here := map[int]bool{}
 	in := ShareInput{
