@@ -70,7 +70,8 @@ func (d *delayFilter) add(now time.Time, rtt time.Duration) {
 		}
 	}
 	q := best - base
-	if (q <= d.target() || d.best(second)-base <= leastTarget) && (!d.theirs || q.Seconds() < d.noise) { // it comes and goes: no queue of ours does
+	comesAndGoes := q <= d.target() || d.best(second)-base <= leastTarget // no queue of ours does
+	if comesAndGoes && (!d.theirs || q.Seconds() < d.noise) {
 		d.noise += (min(q, mostTarget).Seconds() - d.noise) / float64(min(d.n, 64))
 	}
 	if d.watch.IsZero() || now.Sub(d.seen) > time.Second {

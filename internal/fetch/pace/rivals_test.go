@@ -131,3 +131,13 @@ func TestBoxesShareALine(t *testing.T) {
 		}
 	}
 }
+
+func TestYieldOverARadioThatBecomesLate(t *testing.T) {
+	for _, late := range []time.Duration{4 * time.Millisecond, 15 * time.Millisecond} {
+		s := newSim(50, 0)
+		s.run(10 * time.Second)
+		s.noise = late
+		s.run(10 * time.Second)
+		s.expect(t, "a radio that has become late", time.Minute, 0.80, 1, 10*time.Millisecond)
+	}
+}
