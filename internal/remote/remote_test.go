@@ -248,7 +248,7 @@ func TestOurOwnPaceIsNoSilence(t *testing.T) {
 	h := &home{}
 	serving(t, fleet, h, "holder", &store{info: info, data: data})
 	r := reading(t, fleet.Box("player", "home"), h)
-	r.idle = 300 * time.Millisecond
+	r.idle = 2 * time.Second
 	r.o.Pay = func(int, <-chan struct{}) error {
 		<-time.After(2 * r.idle)
 		return nil

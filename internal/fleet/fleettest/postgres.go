@@ -102,7 +102,7 @@ func (p *Postgres) Start(tb testing.TB) {
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	Until(tb, 30*time.Second, "postgresql answers", func() bool {
+	Until(tb, 2*time.Minute, "postgresql answers", func() bool {
 		return p.run("pg_isready", "-h", "127.0.0.1", "-p", strconv.Itoa(p.port)).Run() == nil
 	})
 }
@@ -132,7 +132,7 @@ func (p *Postgres) NewDatabase(tb testing.TB) string {
 // Until waits for a condition of another process.
 func Until(tb testing.TB, limit time.Duration, what string, ok func() bool) {
 	tb.Helper()
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(max(limit, 3*time.Minute)) // the machine may be busy
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
