@@ -242,6 +242,11 @@ func TestTheTightestLimitWinsAndSurvives(t *testing.T) {
 	if at.NarrowReserve(1<<30) != 2<<30 || at.NarrowQuota(20<<30) != 20<<30 || at.NarrowPeers(24) != 24 {
 		t.Errorf("at the next start: %+v", at)
 	}
+	// A slip of the pen must not empty the cache.
+	refused, err = r.box.Narrow(Remote{Reserve: ptr(1 << 62)})
+	if at = RemoteAtStart(r.db, slog.New(slog.DiscardHandler)); err != nil || !slices.Equal(refused, []string{"reserve"}) || at.Reserve != nil {
+		t.Errorf("a reserve of the whole disk: refused %v, %v; at the next start %+v", refused, err, at)
+	}
 }
 
 func TestProbeNamesWhatIsStuck(t *testing.T) {

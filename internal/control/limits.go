@@ -163,8 +163,9 @@ func (r Remote) NarrowPeers(own int) int {
 	return own
 }
 
-// refusals takes out of r what would widen what the firmware allows, and names it.
-func (r *Remote) refusals(own *config.Config) (refused []string) {
+// refusals takes out of r what would widen what the firmware allows, and what would leave a cache on a file system of size
+// bytes (0: unknown) next to no room, and names it: a slip of the pen would erase a whole group's caches.
+func (r *Remote) refusals(own *config.Config, size int64) (refused []string) {
 	no := func(key string) { refused = append(refused, key) }
 	rate := func(key string, have config.RateLimit, want **int64) {
 		if *want != nil && (**want < 0 || have.Set && **want > int64(have.Value)) {
@@ -178,7 +179,7 @@ func (r *Remote) refusals(own *config.Config) (refused []string) {
 		no("quota")
 		r.Quota = nil
 	}
-	if r.Reserve != nil && *r.Reserve < int64(own.Cache.Reserve) {
+	if r.Reserve != nil && (*r.Reserve < int64(own.Cache.Reserve) || size > 0 && *r.Reserve > max(size/2, int64(own.Cache.Reserve))) {
 		no("reserve")
 		r.Reserve = nil
 	}
@@ -193,8 +194,9 @@ func (r *Remote) refusals(own *config.Config) (refused []string) {
 // Narrow applies remote configuration as far as it narrows what the firmware allows, and returns the keys that would
 // have widened it. It replaces what an earlier call narrowed.
 func (b *Box) Narrow(r Remote) (refused []string, err error) {
+	size := b.o.Cache.Usage().Total
 	b.mu.Lock()
-	refused = r.refusals(b.cfg)
+	refused = r.refusals(b.cfg, size)
 	b.limits.remote = Limits{WANDown: r.WANDown, WANUp: r.WANUp}
 	b.limits.remotePaused = r.Paused != nil && *r.Paused
 	b.mu.Unlock()
