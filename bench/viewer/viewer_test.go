@@ -113,13 +113,6 @@ func setCC(t *testing.T, ns *netlab.NS) {
 	if cc == "" {
 		return
 	}
-	const name = "/proc/sys/net/ipv4/tcp_allowed_congestion_control" // for namespaces
-	if allowed, err := os.ReadFile(name); err == nil && !slices.Contains(strings.Fields(string(allowed)), cc) {
-		if err := os.WriteFile(name, []byte(string(allowed)+" "+cc), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.WriteFile(name, allowed, 0o600) })
-	}
 	if err := ns.Do(func() error {
 		return os.WriteFile("/proc/thread-self/root/proc/sys/net/ipv4/tcp_congestion_control", []byte(cc), 0o600)
 	}); err != nil {

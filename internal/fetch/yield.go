@@ -68,7 +68,7 @@ const (
 )
 
 func newYielder(f *Fetcher) *yielder {
-	y := &yielder{f: f, sockets: pace.NewSockets(), down: pace.NewYield(0), up: pace.NewYield(0), hops: nearHops}
+	y := &yielder{f: f, sockets: pace.NewSockets(), down: pace.NewYield(0), up: pace.NewYield(0).Patient(), hops: nearHops}
 	y.exempt.Store(f.o.Probe.Off)
 	return y
 }

@@ -45,9 +45,10 @@ type Yield struct {
 	peak   float64       // the most in a few ticks of it, in bytes per second: after a gap between two requests
 	step   float64       // of a look, as a share of the line
 
-	met    time.Time // when others were last on the line
-	again  int       // how often in a row they were back soon after
-	spared bool      // this queue stood on after we had slowed down: it is not ours
+	patient bool      // nobody waits for what goes this way
+	met     time.Time // when others were last on the line
+	again   int       // how often in a row they were back soon after
+	spared  bool      // this queue stood on after we had slowed down: it is not ours
 }
 
 type phase byte
@@ -96,13 +97,19 @@ func NewYield(line float64) *Yield {
 	return y
 }
 
+// Patient says that nobody waits for what goes this way, as what peers are sent: room is made at the first sign of others.
+func (y *Yield) Patient() *Yield {
+	y.patient = true
+	return y
+}
+
 // First is the rate to begin with, on a line that gave so much before.
 func First(line float64) float64 { return max(initialRate, line/4) }
 
 // Again begins anew after a pause; what is known of the way's length holds.
 func (y *Yield) Again(line float64) *Yield {
 	n := NewYield(line)
-	n.probe, n.own = y.probe, y.own
+	n.probe, n.own, n.patient = y.probe, y.own, y.patient
 	return n
 }
 
@@ -296,7 +303,7 @@ func (y *Yield) free(now time.Time, other *Yield) {
 			return
 		}
 		y.look = now.Add(y.pause)
-		if y.learn(now, other) {
+		if y.learn(now, other) && y.patient {
 			y.makeWay(now)
 			return
 		}
