@@ -118,8 +118,9 @@ func one(t *testing.T, client string, homes int) {
 	for range homes {
 		cfg.Homes = append(cfg.Homes, netlab.HomeConfig{
 			Boxes: 1, Open: !behindNAT(), Maps: routers(),
-			Line: netlab.LineConfig{Down: int64(down), Up: int64(up), Delay: 10 * time.Millisecond,
-				Queue: int64(200 * down / 8 / 1000)},
+			Line: netlab.LineConfig{
+				Down: int64(down), Up: int64(up), Delay: 10 * time.Millisecond, Queue: int64(200 * down / 8 / 1000),
+			},
 		})
 	}
 	lab := netlab.Start(t, cfg)
