@@ -205,7 +205,8 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.StringVar(&notBefore, "not-before", "", "when it begins; a time or a duration from now")
 	f.StringVar(&keepUntil, "keep-until", "", "until when boxes keep it; a time or a duration from now")
 	f.IntVar(&priority, "priority", 0, "-1000 to 1000, higher is more important")
-	f.StringArrayVar(&windows, "window", nil, `when the access line may be used: "mon-fri 22:00-06:00 rate=2MB/s" (repeatable; until the same time is 24 hours)`)
+	f.StringArrayVar(&windows, "window", nil,
+		`when the access line may be used: "mon-fri 22:00-06:00 rate=2MB/s" (repeatable; until the same time is 24 hours)`)
 	f.StringVar(&prefix, "prefix", "", "beginning of each asset that comes before the rest of any: 16MB, or 30s with --bitrate")
 	f.StringVar(&bitrate, "bitrate", "", `of the media, for --prefix in seconds: "8Mbit/s"`)
 	f.StringVar(&spread, "spread", "", "starts are spread over this time")

@@ -73,7 +73,8 @@ func serveCmd(c *client) *cobra.Command {
 	f.StringArrayVar(&o.BrokerURLs, "broker", nil, "MQTT broker to name in the firmware: tls://host:port (repeatable)")
 	f.StringVar(&o.DB, "db", "", "PostgreSQL instead of SQLite: postgres://…")
 	f.StringArrayVar(&o.Imports, "import", nil, "directory of this machine that users of the role operator may publish from (repeatable)")
-	f.StringVar(&o.Regions, "regions", "", "file that lists regions, one prefix and name on a line (203.0.113.0/24 north): their boxes are told of each other first")
+	f.StringVar(&o.Regions, "regions", "",
+		"file that lists regions, one prefix and name on a line (203.0.113.0/24 north): their boxes are told of each other first")
 	f.StringVar(&profiles, "profiles", "", "directory for Go profiles: SIGUSR1 writes them, SIGUSR2 begins and ends one of the CPU")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd

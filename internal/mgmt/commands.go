@@ -29,7 +29,8 @@ type commandRecord struct {
 	Answer  *mqttwire.CommandAck `json:"answer,omitempty"` // nil while it runs
 }
 
-// commands runs verified commands, the short ones one at a time and beside them the long ones one at a time, each id at most once: the id is committed before it runs, and one that
+// commands runs verified commands, the short ones one at a time and beside them the long ones one at a time, each id at most
+// once: the id is committed before it runs, and one that
 // was running when the power went is answered as interrupted rather than run again.
 type commands struct {
 	m     *Manager

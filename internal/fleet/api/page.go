@@ -102,7 +102,8 @@ func (s *server) alertCounts(ctx context.Context, b *strings.Builder) error {
 	if err != nil {
 		return err
 	}
-	b.WriteString("# HELP fleetd_alerts alerts that are raised, by severity, about boxes or about the fleet itself\n# TYPE fleetd_alerts gauge\n")
+	b.WriteString("# HELP fleetd_alerts alerts that are raised, by severity, about boxes or about the fleet itself\n" +
+		"# TYPE fleetd_alerts gauge\n")
 	for _, about := range []string{"box", "fleet"} {
 		for _, severity := range []string{"critical", "warning", "info"} {
 			fmt.Fprintf(b, "fleetd_alerts{about=%q,severity=%q} %d\n", about, severity, n[registry.AlertKind{

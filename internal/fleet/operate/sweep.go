@@ -73,7 +73,8 @@ func (f *Fleet) sweepCopy(ctx context.Context, id asset.ID, since time.Time) err
 	if err := publish.Remove(f.o.OriginDir, id); err != nil {
 		return err
 	}
-	if err := f.o.Registry.Audit(ctx, "fleetd", "sweep-origin", id.String(), "named by nothing since "+since.Format(time.DateOnly)); err != nil {
+	why := "named by nothing since " + since.Format(time.DateOnly)
+	if err := f.o.Registry.Audit(ctx, "fleetd", "sweep-origin", id.String(), why); err != nil {
 		return err
 	}
 	return f.o.Registry.DeleteDoc(ctx, tableUnneeded, id.String())

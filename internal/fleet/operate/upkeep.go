@@ -45,7 +45,8 @@ func (f *Fleet) collect(ctx context.Context) error {
 	return errors.Join(err, f.settleDrafts(ctx), f.sweepOrigin(ctx))
 }
 
-// prune forgets records that are older than is of use, and takes ended campaigns out of the catalog. Any fleetd may do it, at the same time as another too.
+// prune forgets records that are older than is of use, and takes ended campaigns out of the catalog. Any fleetd may do it, at the
+// same time as another too.
 func (f *Fleet) prune(ctx context.Context) error {
 	if doubtful, err := f.clockDoubtful(ctx); doubtful || err != nil {
 		return err
