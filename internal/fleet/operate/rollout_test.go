@@ -51,7 +51,8 @@ func TestARolloutJudgesItsStage(t *testing.T) {
 		},
 		"it is night": {
 			2 * time.Hour,
-			Counts{Boxes: 10000, Included: 100, Ready: 80, Offline: 20, Gone: 40, goneReady: 20, Others: 9000, OthersGone: 3600}, verdictAdvance,
+			Counts{Boxes: 10000, Included: 100, Ready: 80, Offline: 20, Gone: 40, goneReady: 20, Others: 9000, OthersGone: 3600},
+			verdictAdvance,
 		},
 		"those gone for a moment": {2 * time.Hour, Counts{Boxes: 10000, Included: 100, Ready: 90, Offline: 10}, verdictWait},
 		"two of ten are missed":   {2 * time.Hour, Counts{Boxes: 10000, Included: 10, Ready: 8, Offline: 2, Gone: 2, Others: 90}, verdictWait},
