@@ -80,7 +80,7 @@ export function dialog({ title, body, yes, danger, act }) {
   ]);
   b.clear(el).append(form);
   return new Promise(done => {
-    el.onclose = () => done(null);
+    el.onclose = () => { if (!el.open) { done(null); } }; // the event comes late: it may be of the dialog before this one
     form.addEventListener('submit', async e => {
       e.preventDefault();
       ok.disabled = true;
