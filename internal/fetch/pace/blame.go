@@ -14,7 +14,7 @@ func (y *Yield) guilt() float64 {
 	}
 	got := max(y.used, y.arrives())
 	switch {
-	case got < initialRate/2:
+	case got < lowestRate:
 		return 0
 	case y.line == 0:
 		return 1 // how much that is, nobody knows
@@ -38,7 +38,7 @@ func (y *Yield) onTrial() bool {
 	if y == nil || y.spared || y.phase == yielding {
 		return false
 	}
-	return y.phase == draining || y.guilt() > 0
+	return y.phase == draining || y.guilt() > 0 && !y.negligible()
 }
 
 // seeks says that this direction goes faster than it knows to be right: the other had better not do so, too.

@@ -131,3 +131,15 @@ func TestBothDirectionsFull(t *testing.T) {
 	p.run(10 * time.Second)
 	p.expect(t, "half a downlink", 20*time.Second, shares{0.75, 1, 0.75, 1}, 12*time.Millisecond)
 }
+
+// A thin uplink that we fill ourselves slows down; the downlink does not suffer for it.
+func TestYieldOnAThinUplink(t *testing.T) {
+	for _, up := range []float64{0.5, 0.8, 1, 1.5, 5} {
+		t.Run(fmt.Sprint(up), func(t *testing.T) {
+			p := newPair(16, up, 0, 4)
+			p.steady = true
+			p.run(20 * time.Second)
+			p.expect(t, "both full", 60*time.Second, shares{0.85, 1, 0.7, 1}, 15*time.Millisecond)
+		})
+	}
+}

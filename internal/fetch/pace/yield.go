@@ -267,7 +267,7 @@ func (y *Yield) queued(now time.Time, other *Yield) {
 			y.makeWay(now)
 		}
 	default:
-		if y.used < 0.5*y.rate && y.rate <= max(initialRate, y.line/8) {
+		if y.negligible() {
 			return // whosever queue it is, what we send is not worth slowing
 		}
 		q := y.delay.queue()
@@ -278,6 +278,11 @@ func (y *Yield) queued(now time.Time, other *Yield) {
 		y.due = now.Add(time.Duration(float64(q)/(1-factor)) + y.delay.base() + 8*Interval)
 		y.enter(draining, now)
 	}
+}
+
+// negligible says that there is next to nothing to slow down.
+func (y *Yield) negligible() bool {
+	return y.used < lowestRate && y.used < 0.5*y.rate && y.rate <= max(initialRate, y.line/8)
 }
 
 // makeWay gets out of the way of others. Where they have been back soon again and again, a short silence is not their end.
