@@ -21,6 +21,7 @@ const (
 	resendAfter = 30 * time.Second
 	silentAfter = 150 * time.Second // two and a half telemetry periods
 	leaseTTL    = 20 * time.Second
+	resendMost  = 2000 // boxes of one wish in a row
 )
 
 // Handle commits a batch of boxes' messages and then acknowledges to the boxes. It is the bus's handler.
@@ -311,11 +312,7 @@ func (f *Fleet) resend(ctx context.Context) error {
 	}
 	f.mu.Unlock()
 	for _, w := range list {
-		box, group := w.Target, ""
-		if g, ok := groupTarget(w.Target); ok {
-			box, group = "", g
-		}
-		behind, err := f.o.Registry.Behind(ctx, box, group, w.Version, 2000)
+		behind, err := f.nextBehind(ctx, w, resendMost)
 		if err != nil {
 			return err
 		}
@@ -326,6 +323,28 @@ func (f *Fleet) resend(ctx context.Context) error {
 		}
 	}
 	return f.sendCommands(ctx, "")
+}
+
+// nextBehind lists boxes that lack a wish, at most so many, and goes on where it ended the last time: those that never take
+// it must not keep it from the others.
+func (f *Fleet) nextBehind(ctx context.Context, w wish, most int) ([]string, error) {
+	box, group := w.Target, ""
+	if g, ok := groupTarget(w.Target); ok {
+		box, group = "", g
+	}
+	after := f.resent[w.Target]
+	list, err := f.o.Registry.Behind(ctx, box, group, w.Version, after, most)
+	if err == nil && len(list) == 0 && after != "" {
+		list, err = f.o.Registry.Behind(ctx, box, group, w.Version, "", most)
+	}
+	if err != nil {
+		return nil, err
+	}
+	delete(f.resent, w.Target)
+	if len(list) == most {
+		f.resent[w.Target] = list[most-1]
+	}
+	return list, nil
 }
 
 // lead does what only one fleetd may do at a time, while it holds the lease.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -62,6 +63,33 @@ func TestAWishIsSignedAgainBeforeItEnds(t *testing.T) {
 	if c, v, err2 := d.Config(ctx, "box-a"); err != nil || err2 != nil || v != 2 || c == nil || !*c.Paused {
 		t.Errorf("version %d, %+v: %v, %v", v, c, err, err2)
 	}
+}
+
+// Boxes that never take a wish do not keep it from the others, however many they are.
+func TestAllThatAreBehindAreTold(t *testing.T) {
+	d := newDesk(t)
+	for _, box := range []string{"box-e", "box-c", "box-a", "box-d", "box-b"} {
+		if err := d.o.Registry.PutBox(ctx, box, DefaultGroup); err != nil {
+			t.Fatal(err)
+		}
+		d.hear(box)
+	}
+	group := wish{Target: ops.GroupPrefix + DefaultGroup, Version: 7}
+	told := func(w wish, most int, want ...string) {
+		t.Helper()
+		if got, err := d.nextBehind(ctx, w, most); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%v, %v; want %v", got, err, want)
+		}
+	}
+	for range 2 {
+		told(group, 2, "box-a", "box-b")
+		told(wish{Target: "box-c", Version: 7}, 2, "box-c") // another wish has its own turn
+		told(group, 2, "box-c", "box-d")
+		told(group, 2, "box-e")
+	}
+	told(group, 5, "box-a", "box-b", "box-c", "box-d", "box-e")
+	told(group, 5, "box-a", "box-b", "box-c", "box-d", "box-e") // there was none after the last
+	told(wish{Target: "box-c"}, 2)
 }
 
 // away stands for a database that cannot be reached.

@@ -61,6 +61,7 @@ type Fleet struct {
 	judging    paced             // rollouts; lead's
 	alerting   paced             // lead's
 	syncing    paced             // campaigns with the catalog; lead's
+	resent     map[string]string // the box after which resending goes on, by target; resend's
 	waits      map[string]string // campaigns whose stage will stay as it is, and why; lead's
 	index      atomic.Pointer[Index]
 	known      known
@@ -111,6 +112,7 @@ func New(o Options) *Fleet {
 		over:      map[string]time.Time{},
 		differs:   map[string]string{},
 		receiving: map[string]int64{},
+		resent:    map[string]string{},
 		newGroup:  make(chan struct{}, 1),
 	}
 	if f.now == nil {

@@ -317,12 +317,14 @@ func (g *Registry) History(ctx context.Context, box string, before int64, limit 
 	return list, rows.Err()
 }
 
-// Behind lists online boxes that have not applied a version: of their own wish, or of their group's when group is set.
-func (g *Registry) Behind(ctx context.Context, box, group string, version int64, limit int) ([]string, error) {
-	query, args := "SELECT id FROM boxes WHERE online = 1 AND grp = ? AND group_desired < ? LIMIT ?", []any{group, version, limit}
+// Behind lists online boxes that have not applied a version: of their own wish, or of their group's when group is set. They are in
+// the order of their names, beginning after one.
+func (g *Registry) Behind(ctx context.Context, box, group string, version int64, after string, limit int) ([]string, error) {
+	which, args := "grp = ? AND group_desired < ?", []any{group, version, after, limit}
 	if box != "" {
-		query, args = "SELECT id FROM boxes WHERE online = 1 AND id = ? AND desired < ? LIMIT ?", []any{box, version, limit}
+		which, args[0] = "id = ? AND desired < ?", box
 	}
+	query := "SELECT id FROM boxes WHERE online = 1 AND " + which + " AND id > ? ORDER BY id LIMIT ?"
 	rows, err := g.r.QueryContext(ctx, g.q(query), args...)
 	if err != nil {
 		return nil, fmt.Errorf("boxes that are behind: %w", err)
