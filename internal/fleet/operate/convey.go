@@ -20,8 +20,7 @@ import (
 const (
 	resendAfter = 30 * time.Second
 	silentAfter = 150 * time.Second // two and a half telemetry periods
-	leaseTTL    = 20 * time.Second
-	resendMost  = 2000 // boxes of one wish in a row
+	resendMost  = 2000              // boxes of one wish in a row
 )
 
 // Handle commits a batch of boxes' messages and then acknowledges to the boxes. It is the bus's handler.
@@ -177,6 +176,11 @@ func (f *Fleet) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return f.every(ctx, 2*time.Second, "lift wishes", f.liftWishes) })
 	g.Go(func() error { return f.every(ctx, resendAfter/2, "resend", f.resend) })
+	if f.leases != nil { // what the leader does may take longer than the lease lasts
+		g.Go(func() error {
+			return f.every(ctx, leaseTTL/4, "lease", func(ctx context.Context) error { _, err := f.keepLease(ctx); return err })
+		})
+	}
 	g.Go(func() error { return f.every(ctx, leaseTTL/4, "lead", f.lead) })
 	g.Go(func() error { return f.every(ctx, 24*time.Hour, "collect", f.collect) })
 	g.Go(func() error { return f.every(ctx, time.Hour, "prune", f.prune) })
@@ -347,26 +351,6 @@ func (f *Fleet) nextBehind(ctx context.Context, w wish, most int) ([]string, err
 	return list, nil
 }
 
-// lead does what only one fleetd may do at a time, while it holds the lease.
-func (f *Fleet) lead(ctx context.Context) error {
-	fence, ok, err := f.o.Registry.Lease(ctx, "lead", f.o.Holder, leaseTTL)
-	f.mu.Lock()
-	f.leader, f.fence = ok && err == nil, fence
-	f.mu.Unlock()
-	if err != nil {
-		f.storeFailed()
-	}
-	if err != nil || !ok {
-		return err
-	}
-	errs := []error{
-		f.syncRevocations(ctx), f.reloadWishes(ctx), f.syncing.do(ctx, f.syncCampaigns),
-		f.judging.do(ctx, f.stepRollouts),
-	}
-	errs = append(errs, f.markSilent(ctx), f.alerting.do(ctx, f.updateAlerts))
-	return errors.Join(errs...)
-}
-
 // revocationLoop acts on a revocation at once, whichever fleetd or command made it: the catalog says so, and the box's
 // connections are closed.
 func (f *Fleet) revocationLoop(ctx context.Context) error {
@@ -402,16 +386,6 @@ func (f *Fleet) revocationLoop(ctx context.Context) error {
 		case <-changed:
 		}
 	}
-}
-
-// Fence is asked by the catalog right before it publishes: only the lease holder may.
-func (f *Fleet) Fence() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.leader && f.o.Registry.Postgres() {
-		return fmt.Errorf("%w: another fleetd leads; try again there, or in a moment", ErrConflict)
-	}
-	return nil
 }
 
 // reloadWishes takes over what other fleetd on the same database wished, and forgets what they forgot.

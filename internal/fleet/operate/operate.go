@@ -56,6 +56,8 @@ type Fleet struct {
 	now func() time.Time
 	log *slog.Logger
 
+	leases     leases            // nil where no other fleetd can share the database
+	leasing    sync.Mutex        // the lease is asked for by one at a time
 	flushing   sync.Mutex        // who was heard of is written by one at a time
 	publishing sync.Mutex        // one asset at a time is hashed
 	judging    paced             // rollouts; lead's
@@ -83,8 +85,7 @@ type Fleet struct {
 	aheads    map[string]ahead     // by target; to be lifted
 	lifted    map[string]time.Time // by target
 	over      map[string]time.Time // boxes that proved too much
-	fence     int64
-	leader    bool
+	held      lease
 
 	newGroup chan struct{} // a box of a group came that has no wish yet
 }
@@ -114,6 +115,9 @@ func New(o Options) *Fleet {
 		receiving: map[string]int64{},
 		resent:    map[string]string{},
 		newGroup:  make(chan struct{}, 1),
+	}
+	if o.Registry.Postgres() { // SQLite's one fleetd has a lock on its directory
+		f.leases = o.Registry
 	}
 	if f.now == nil {
 		f.now = time.Now
