@@ -103,8 +103,10 @@ func passing(pkg string, tests ...string) []string {
 }
 
 func TestSecondChance(t *testing.T) {
-	sub := []string{run("m/p", "TestA"), run("m/p", "TestA/sub"), says("m/p", "TestA/sub", "    x_test.go:9: late"),
-		ends("fail", "m/p", "TestA/sub"), ends("fail", "m/p", "TestA"), ends("fail", "m/p", "")}
+	sub := []string{
+		run("m/p", "TestA"), run("m/p", "TestA/sub"), says("m/p", "TestA/sub", "    x_test.go:9: late"),
+		ends("fail", "m/p", "TestA/sub"), ends("fail", "m/p", "TestA"), ends("fail", "m/p", ""),
+	}
 	one := failing("m/p", "TestA")
 	with := func(lines ...string) []string { return append(lines, one...) }
 	for name, c := range map[string]struct {

@@ -36,8 +36,10 @@ type report struct {
 }
 
 func newReport(w io.Writer, allowSkips bool) *report {
-	return &report{w: w, allowSkips: allowSkips, output: map[string][]string{}, broken: map[string]bool{},
-		running: map[string]bool{}, said: map[string][]string{}}
+	return &report{
+		w: w, allowSkips: allowSkips, output: map[string][]string{}, broken: map[string]bool{},
+		running: map[string]bool{}, said: map[string][]string{},
+	}
 }
 
 // goTester runs `go test -json` with these arguments and hands its output to read.

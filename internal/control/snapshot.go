@@ -306,10 +306,10 @@ func (s *Snapshot) Choose(ref string) (Asset, error) {
 			n++
 		}
 	}
-	switch {
-	case n == 0:
+	switch n {
+	case 0:
 		return Asset{}, fmt.Errorf("no asset of this box is called %.80q; boxd assets lists them", ref)
-	case n == 1:
+	case 1:
 		return Asset{}, fmt.Errorf("%.80q is too short; at least %d characters of an asset's id or name are needed", ref, shortestRef)
 	default:
 		return Asset{}, fmt.Errorf("%d assets of this box begin with %.80q; boxd assets lists them", n, ref)

@@ -46,9 +46,21 @@ func TestWindowsFollowTheWallClock(t *testing.T) {
 		}
 		moments := append(changes(loc, year), time.Date(year, 5, 5, 0, 0, 0, 0, loc))
 		for _, w := range []Window{
-			{From: 0, To: 60}, {From: 0, To: 1440}, {From: 0, To: 0}, {From: 23 * 60, To: 60}, {From: 23*60 + 30, To: 0}, {From: 90, To: 150},
-			{From: 60, To: 180}, {From: 2 * 60, To: 3 * 60}, {From: 135, To: 165}, {From: 30, To: 15}, {From: 22 * 60, To: 6 * 60},
-			{From: 100, To: 100}, {From: 1439, To: 1}, {From: 0, To: 30}, {From: 15, To: 45},
+			{From: 0, To: 60},
+			{From: 0, To: 1440},
+			{From: 0, To: 0},
+			{From: 23 * 60, To: 60},
+			{From: 23*60 + 30, To: 0},
+			{From: 90, To: 150},
+			{From: 60, To: 180},
+			{From: 2 * 60, To: 3 * 60},
+			{From: 135, To: 165},
+			{From: 30, To: 15},
+			{From: 22 * 60, To: 6 * 60},
+			{From: 100, To: 100},
+			{From: 1439, To: 1},
+			{From: 0, To: 30},
+			{From: 15, To: 45},
 		} {
 			for _, m := range moments {
 				for at := m.Add(-26 * time.Hour); at.Before(m.Add(26 * time.Hour)); at = at.Add(15 * time.Minute) {
@@ -102,8 +114,11 @@ func TestOfATimeThatComesTwiceItIsTheFirst(t *testing.T) {
 // Windows that overlap: the widest that is open decides, and the plan changes when it closes.
 func TestOverlappingWindowsWithDifferentCaps(t *testing.T) {
 	ws := []Window{
-		{From: 60, To: 300, Rate: LimitTo(1000)}, {From: 120, To: 180, Rate: LimitTo(5000)}, {From: 150, To: 240, Rate: LimitTo(200)},
-		{From: 200, To: 210}, {From: 0, To: 1440, Rate: LimitTo(0)}, // which lets nothing through
+		{From: 60, To: 300, Rate: LimitTo(1000)},
+		{From: 120, To: 180, Rate: LimitTo(5000)},
+		{From: 150, To: 240, Rate: LimitTo(200)},
+		{From: 200, To: 210},
+		{From: 0, To: 1440, Rate: LimitTo(0)}, // which lets nothing through
 	}
 	day := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for minute, want := range map[int]string{

@@ -48,15 +48,18 @@ func TestBadSectorIsDamage(t *testing.T) {
 	}
 	nothing := func(string, []byte, []byte) {}
 	bad := map[error]int{}
-	for _, cause := range []error{syscall.EIO, syscall.EUCLEAN, syscall.EACCES} {
+	for _, tc := range []struct {
+		cause  error
+		damage bool
+	}{{syscall.EIO, true}, {syscall.EUCLEAN, true}, {syscall.EACCES, false}} {
 		for at := int64(20); at < int64(len(data)); at += int64(os.Getpagesize()) {
-			_, _, err := Walk(badSector{bytes.NewReader(data), at, cause}, int64(len(data)), false, nothing)
+			_, _, err := Walk(badSector{bytes.NewReader(data), at, tc.cause}, int64(len(data)), false, nothing)
 			if err == nil || at < 2*int64(os.Getpagesize()) {
 				continue // a page that nothing uses, or one of the two that stand for each other
 			}
-			bad[cause]++
-			if damaged := errors.Is(err, ErrDamaged); damaged != (cause != syscall.EACCES) {
-				t.Errorf("%v at %d: %v", cause, at, err)
+			bad[tc.cause]++
+			if damaged := errors.Is(err, ErrDamaged); damaged != tc.damage {
+				t.Errorf("%v at %d: %v", tc.cause, at, err)
 			}
 		}
 	}
