@@ -23,6 +23,8 @@ const (
 type askedError struct {
 	status string
 	wait   time.Duration
+	busy   bool   // the server has too much to do, whatever it is asked for
+	host   string // who answered: after a redirect another than was asked
 }
 
 func (e *askedError) Error() string {
@@ -37,8 +39,17 @@ func (e *goneError) Error() string { return "unexpected status " + e.status }
 func (e *goneError) Unwrap() error { return ErrStatus }
 
 func statusError(resp *http.Response) error {
-	if wait, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
-		return &askedError{resp.Status, wait}
+	now := time.Now()
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		now = date // the server's clock, by which it names a moment; ours may be in 1970
+	}
+	if wait, ok := retryAfter(resp.Header.Get("Retry-After"), now); ok {
+		asked := &askedError{status: resp.Status, wait: wait}
+		asked.busy = resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable
+		if resp.Request != nil {
+			asked.host = resp.Request.URL.Host
+		}
+		return asked
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone,

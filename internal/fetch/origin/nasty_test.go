@@ -326,3 +326,74 @@ func TestSlowHeadersAreGivenUp(t *testing.T) {
 		}
 	})
 }
+
+// What one asset is told does not hold for the others when it is about that asset alone, or comes from another server.
+func TestRetryAfterOfOneAssetAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		status   int
+		redirect bool
+	}{
+		"missing": {http.StatusNotFound, false}, "forbidden": {http.StatusForbidden, false},
+		"range": {http.StatusRequestedRangeNotSatisfiable, false}, "elsewhere": {http.StatusServiceUnavailable, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one, data := publish(t, file{"", 4 * pieceLen})
+			two, _ := publish(t, file{"", 4 * pieceLen})
+			no := func(w http.ResponseWriter, _ *http.Request) bool {
+				w.Header().Set("Retry-After", "3600")
+				w.WriteHeader(c.status)
+				return true
+			}
+			elsewhere := serve(t, data, no)
+			front := serve(t, data, func(w http.ResponseWriter, r *http.Request) bool {
+				switch {
+				case r.URL.RawQuery != "a":
+					return false
+				case c.redirect:
+					http.Redirect(w, r, elsewhere, http.StatusFound)
+					return true
+				}
+				return no(w, r)
+			})
+			servers, now := &Servers{}, time.Now()
+			a := New(one, []string{front + "?a"}, Options{Client: Client(nil), Servers: servers})
+			b := New(two, []string{front + "?b"}, Options{Client: Client(nil), Servers: servers})
+			if res := a.Fetch(t.Context(), 0, 4); !errors.Is(res.Err, ErrStatus) || res.RetryAt.Sub(now) < time.Hour {
+				t.Fatalf("%+v", res)
+			}
+			if res := b.Fetch(t.Context(), 0, 4); res.Err != nil || !two.complete() {
+				t.Fatalf("%+v", res)
+			}
+		})
+	}
+}
+
+func TestServersAreLeftAloneUntilTheLaterMoment(t *testing.T) {
+	var s Servers
+	now := time.Now()
+	for _, c := range []struct{ told, left time.Duration }{
+		{5 * time.Minute, 5 * time.Minute}, {time.Second, 5 * time.Minute}, {24 * time.Hour, maxLeave}, {0, maxLeave},
+	} {
+		s.leave("http://a.test/x", now.Add(c.told), now)
+		if got := s.until("http://a.test/y").Sub(now); got != c.left {
+			t.Errorf("told %v, left alone for %v, want %v", c.told, got, c.left)
+		}
+	}
+	if !s.until("https://a.test/x").IsZero() || !s.until("http://b.test/x").IsZero() {
+		t.Error("another server is left alone")
+	}
+}
+
+// A moment is judged by the clock of the server that names it, whatever ours shows.
+func TestRetryAfterByTheServersClock(t *testing.T) {
+	for _, year := range []int{1971, 2090} {
+		date := time.Date(year, 1, 2, 3, 4, 5, 0, time.UTC)
+		resp := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{
+			"Date": {date.Format(http.TimeFormat)}, "Retry-After": {date.Add(2 * time.Minute).Format(http.TimeFormat)},
+		}}
+		var asked *askedError
+		if err := statusError(resp); !errors.As(err, &asked) || asked.wait != 2*time.Minute || !asked.busy {
+			t.Errorf("%d: %v", year, err)
+		}
+	}
+}

@@ -184,8 +184,8 @@ func (s *Source) blame(h int, err error, now time.Time) time.Time {
 	}
 	st.until = now.Add(backoff(err, st.fails, st.bad))
 	st.fails++
-	if asked := (*askedError)(nil); errors.As(err, &asked) {
-		s.opts.Servers.leave(s.urls[h], st.until)
+	if asked := (*askedError)(nil); errors.As(err, &asked) && asked.busy && asked.host == hostOf(s.urls[h]) {
+		s.opts.Servers.leave(s.urls[h], st.until, now)
 	}
 	return st.until
 }
