@@ -108,7 +108,7 @@ func (a *Asset) Demand() []Span {
 	slices.SortFunc(list, func(a, b *Reader) int { return b.active.Compare(a.active) })
 	speed := e.pace.at(now)
 	w := wants{
-		e: e, seen: map[int]bool{}, now: map[int]bool{}, soon: int64(speed * soonTime.Seconds()),
+		e: e, seen: map[int]bool{}, soonSeen: map[int]bool{}, now: map[int]bool{}, soon: int64(speed * soonTime.Seconds()),
 		ahead: min(max(int64(speed*aheadTime.Seconds()), e.c.o.ReadAhead), e.c.o.ReadAheadMost),
 	}
 	for _, r := range list {
@@ -142,6 +142,7 @@ type wants struct {
 	e           *entry
 	soon, ahead int64 // bytes from a reader
 	seen        map[int]bool
+	soonSeen    map[int]bool // of them, those in near, which may be in far as well
 	near, far   []int
 	now         map[int]bool // those that readers lack first
 	first       bool         // the reader at hand lacks none before
@@ -177,15 +178,16 @@ func (w *wants) add(from, to, dist int64) int64 {
 			if w.first && !e.unknown.get(i) {
 				w.first, w.now[i] = false, soon || w.now[i]
 			}
-			if w.seen[i] || e.unknown.get(i) {
+			if e.unknown.get(i) {
 				continue
 			}
-			w.seen[i] = true
-			if soon {
+			if soon && !w.soonSeen[i] {
+				w.soonSeen[i] = true
 				w.near = append(w.near, i)
-			} else {
+			} else if !soon && !w.seen[i] {
 				w.far = append(w.far, i)
 			}
+			w.seen[i] = true
 		}
 	}
 	return dist + to - from
@@ -203,7 +205,9 @@ func (w *wants) spans() (list []Span) {
 		put(i, true)
 	}
 	for _, i := range w.far {
-		put(i, false)
+		if !w.soonSeen[i] { // a reader that read less lately stands close before it
+			put(i, false)
+		}
 	}
 	return list
 }

@@ -181,3 +181,43 @@ func TestNaturalOrder(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// What one reader sees far ahead, another may stand before: that is asked for soon, once, whichever of them read last.
+func TestSoonForOneReaderIsSoon(t *testing.T) {
+	for _, last := range []int{0, 30} {
+		c := openMem(t, newMem(t, 0), func(o *Options) { o.ReadAhead, o.ReadAheadMost = 64*testPiece, 64*testPiece })
+		m := newMedia(t, 52, 200*testPiece)
+		a := create(t, c, m, Attr{})
+		for _, at := range []int{0, 30} {
+			must(t, put(a, m, at))
+			r, err := a.OpenFile(t.Context(), m.info.Name)
+			must(t, err)
+			defer r.Close()
+			_, err = r.Seek(int64(at)*testPiece, 0)
+			must(t, err)
+			_, err = r.Read(make([]byte, testPiece))
+			must(t, err)
+			if at != last {
+				r.active = r.active.Add(-time.Minute)
+			}
+		}
+		asked := map[int]int{}
+		for _, s := range a.Demand() {
+			for i := s.Begin; i < s.End; i++ {
+				asked[i]++
+			}
+			if first := s.Begin == 1 || s.Begin == 31; s.Now != first || s.Soon != first {
+				t.Errorf("the reader at %d read last: %+v", last, s)
+			}
+		}
+		for i := range 200 {
+			want := 0
+			if i > 0 && i < 95 && i != 30 {
+				want = 1
+			}
+			if asked[i] != want {
+				t.Errorf("the reader at %d read last: piece %d is asked for %d times", last, i, asked[i])
+			}
+		}
+	}
+}
