@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -56,11 +57,17 @@ func (f *Fetcher) portOf(external func() int) func() int {
 	return func() int { return f.o.Port }
 }
 
+// tried notes whether the tracker was reached; a refusal came from it. What fails while the family is left out says nothing
+// new: all assets' announces may fail at one moment.
 func (f *Fetcher) tried(w way, err error, now time.Time) {
+	reached := err == nil || errors.Is(err, tracker.ErrRefused)
 	f.families.mu.Lock()
 	defer f.families.mu.Unlock()
+	if !reached && now.Before(f.families.next[w.number]) {
+		return
+	}
 	n := &f.families.fails[w.number]
-	if *n++; err == nil {
+	if *n++; reached {
 		*n = 0
 	}
 	f.families.next[w.number] = time.Time{}

@@ -137,3 +137,27 @@ func TestAFamilyThatLeadsNowhereIsLeftOutForAWhile(t *testing.T) {
 		}
 	})
 }
+
+// However many assets announce in vain at one moment, that is one failure; a refusal is none.
+func TestAFamilyIsLeftOutByTimeNotByAnnounces(t *testing.T) {
+	f, now := &Fetcher{}, time.Unix(1000, 0)
+	left := func() time.Duration { return f.families.next[0].Sub(now) }
+	fail := errors.New("no route")
+	for i := range 3 {
+		for range 12 {
+			f.tried(way{}, fail, now)
+		}
+		if want := firstFamilyWait << i; left() != want {
+			t.Errorf("failed %d times, left out for %v", i+1, left())
+		}
+		now = f.families.next[0]
+	}
+	f.tried(way{}, fmt.Errorf("announce: %w", tracker.ErrRefused), now)
+	if !f.families.next[0].IsZero() {
+		t.Errorf("refused, and left out for %v", left())
+	}
+	f.tried(way{}, fail, now)
+	if left() != firstFamilyWait {
+		t.Errorf("failed for the first time, left out for %v", left())
+	}
+}
