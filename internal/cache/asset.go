@@ -35,6 +35,10 @@ func (e *entry) asset() (*Asset, error) {
 		return nil, err
 	}
 	e.mu.Lock()
+	if a := e.handle.Value(); a != nil { // what was read is old: it was written again meanwhile
+		e.mu.Unlock()
+		return a, nil
+	}
 	news := err != nil && e.unread.IsZero()
 	e.damaged, e.unread = err != nil && (hopeless(err) || errors.Is(err, fs.ErrNotExist)), time.Time{}
 	if err != nil {
@@ -79,15 +83,20 @@ func (c *Cache) metainfoHealth() {
 	c.o.Health.Clear(CodeMeta)
 }
 
-// attach makes the handle with metainfo that was parsed, unless there is one.
+// attach makes the handle with metainfo that was parsed, unless there is one. It is not damaged then, whatever somebody says
+// who read it before it was written again.
 func (e *entry) attach(info *asset.Info) *Asset {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if a := e.handle.Value(); a != nil {
-		return a
+	a, damaged := e.handle.Value(), e.damaged
+	if a == nil {
+		a = &Asset{e: e, info: info}
+		e.handle = weak.Make(a)
 	}
-	a := &Asset{e: e, info: info}
-	e.handle = weak.Make(a)
+	e.damaged, e.unread = false, time.Time{}
+	e.mu.Unlock()
+	if damaged {
+		e.c.metainfoHealth()
+	}
 	return a
 }
 

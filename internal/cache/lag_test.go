@@ -104,12 +104,90 @@ func TestFreeSpaceThatShowsLater(t *testing.T) {
 				t.Fatalf("taken in although nothing is free yet: %v", err)
 			}
 			left(t, c, 39, "asked again")
+			fsys.freeze(false)
+			create(t, c, next, Attr{Priority: 1})
+			left(t, c, 40, "it shows")
+		})
+	})
+	t.Run("an asset waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			fsys, c := open(t, 40)
+			fsys.SetOthers(49*film + film/2)
+			fsys.freeze(true)
 			go func() {
 				time.Sleep(roomWait / 2)
 				fsys.freeze(false)
 			}()
-			create(t, c, next, Attr{Priority: 1})
+			create(t, c, newMedia(t, 99, film), Attr{Priority: 1})
 			left(t, c, 40, "it waited for the space")
+		})
+	})
+}
+
+// Where freed space shows late, many assets that are wanted at once wait together as long as one: who asks stands still
+// meanwhile. Nothing more is evicted for them before the space is due, and they are taken in when it shows.
+func TestManyAssetsWaitAsOne(t *testing.T) {
+	const film, many = 64 * testPiece, 30
+	open := func(t *testing.T, others int64) (*laggingFS, *Cache) {
+		fsys := &laggingFS{Mem: newMem(t, 100*film)}
+		c := openMem(t, fsys.Mem, func(o *Options) { o.FS, o.Reserve, o.KeepPrefix = fsys, 10*film, -1 })
+		for i := range 40 {
+			f := newMedia(t, uint64(i+1), film)
+			fill(t, create(t, c, f, Attr{}), f)
+		}
+		must(t, c.Flush())
+		fsys.SetOthers(others)
+		fsys.freeze(true)
+		return fsys, c
+	}
+	clips := func(t *testing.T, length int) (list []*media) {
+		for i := range many {
+			list = append(list, newMedia(t, uint64(200+i), length))
+		}
+		return list
+	}
+	// step asks for all as one step of the fetcher does.
+	step := func(t *testing.T, c *Cache, list []*media, what string, wait time.Duration, taken, left int) {
+		t.Helper()
+		began, got := time.Now(), 0
+		for _, m := range list {
+			var short *SpaceError
+			_, err := c.Create(m.torrent, Attr{Priority: 1})
+			if err == nil {
+				got++
+			} else if !errors.As(err, &short) {
+				t.Fatal(err)
+			}
+		}
+		if took, n := time.Since(began), len(c.Assets()); took != wait || got != taken || n != left {
+			t.Fatalf("%s: %v, %d taken in, %d are there; want %v, %d, %d", what, took, got, n, wait, taken, left)
+		}
+	}
+	t.Run("it never shows", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, c := open(t, 49*film+film/2)
+			films := clips(t, film)
+			step(t, c, films, "evicted for them", roomWait, 0, 39)
+			step(t, c, films, "asked again", 0, 0, 39)
+			time.Sleep(freeShows)
+			step(t, c, films, "what was evicted did not come free", roomWait, 0, 38)
+		})
+	})
+	t.Run("it shows at the next try", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			fsys, c := open(t, 49*film+film/2)
+			films := clips(t, film)
+			step(t, c, films, "evicted for them", roomWait, 0, 39)
+			fsys.freeze(false)
+			step(t, c, films, "and taken in", 0, many, 40)
+		})
+	})
+	t.Run("it is due while one waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, c := open(t, 50*film+film/4)
+			c.CheckSpace() // one goes, and there is more in it than an asset needs
+			time.Sleep(freeShows - roomWait/2)
+			step(t, c, clips(t, film/4), "one more goes", roomWait, 0, 38)
 		})
 	})
 }
@@ -202,6 +280,59 @@ func TestEvictionThatFailsBacksOff(t *testing.T) {
 			t.Errorf("%d assets are left when the disk works again", n)
 		}
 	})
+}
+
+// rereadFS calls read after metainfo was read, before the caller knows what it is.
+type rereadFS struct {
+	durable.FS
+	read func()
+}
+
+type rereadFile struct {
+	durable.File
+	read func()
+}
+
+func (f *rereadFS) Open(name string) (durable.File, error) {
+	file, err := f.FS.Open(name)
+	if read := f.read; err == nil && read != nil && strings.HasSuffix(name, torrentSuffix) {
+		f.read = nil
+		return rereadFile{file, read}, nil
+	}
+	return file, err
+}
+
+func (f rereadFile) Close() error {
+	f.read()
+	return f.File.Close()
+}
+
+// Who read metainfo before it was written again does not call it damaged afterwards.
+func TestMetainfoThatIsMendedWhileItIsRead(t *testing.T) {
+	m := newMem(t, 0)
+	c := openMem(t, m)
+	film := newMedia(t, 1, 5*testPiece)
+	fill(t, create(t, c, film, Attr{}), film)
+	must(t, c.Flush())
+	must(t, c.Close())
+	must(t, durable.WriteFile(m, c.torrentPath(film.info.ID), make([]byte, len(film.torrent)), 0o644))
+	fsys := &rereadFS{FS: m}
+	c = openMem(t, m, func(o *Options) { o.FS = fsys })
+	var mended *Asset
+	fsys.read = func() { mended = create(t, c, film, Attr{}) }
+	if a, ok := c.Asset(film.info.ID); !ok || mended == nil || a != mended {
+		t.Error("read, but not given out")
+	}
+	e := mended.e
+	if a, ok := c.Asset(film.info.ID); !ok || a != mended || !a.Status().Complete || !e.unread.IsZero() || c.o.Health.Has(CodeMeta) {
+		t.Errorf("afterwards: given out %v, damaged %v, unread %v, warnings %v", ok, e.damaged, e.unread, c.o.Health.List())
+	}
+	// In the moment between its being written and the handle.
+	e.damaged, e.unread = true, time.Now()
+	c.metainfoHealth()
+	if e.attach(film.info); e.damaged || !e.unread.IsZero() || c.o.Health.Has(CodeMeta) {
+		t.Errorf("with the handle: damaged %v, unread %v, warnings %v", e.damaged, e.unread, c.o.Health.List())
+	}
 }
 
 // Damaged metainfo is told of once, makes its asset the first to go, and is written again when the catalog has it.

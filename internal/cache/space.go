@@ -40,15 +40,16 @@ func (e *SpaceError) Is(target error) bool {
 // that somebody has open stays until it is closed.
 const (
 	freeShows  = 10 * time.Second      // then what has not come free will not
-	roomWait   = 2 * time.Second       // so long an asset waits for what was evicted for it
+	roomWait   = 2 * time.Second       // so long assets wait for what was evicted for them, all together
 	roomLook   = 50 * time.Millisecond // and looks so often
 	mostFaults = 3                     // evictions that a disk may fail before no more are tried
 )
 
 // owed is what was freed and does not show in the free space yet. Cache.space guards it.
 type owed struct {
-	seen  int64 // free space at the last look
-	debts []debt
+	seen   int64 // free space at the last look
+	debts  []debt
+	waited time.Duration // for these debts: who asks waits for each asset of many, one after the other
 }
 
 type debt struct {
@@ -95,21 +96,23 @@ func (c *Cache) makeRoom(need, whole int64, in *Incoming) error {
 		return c.refuse(&SpaceError{in.ID, need, need - c.o.Quota, "larger than the whole quota", true})
 	}
 	tried := map[asset.ID]bool{}
-	waited := time.Duration(0)
-	for {
+	for first := true; ; first = false {
 		short, evict, err := c.shortOf(need)
 		if err != nil {
 			return fmt.Errorf("free space of %s: %w", c.o.Dir, err)
+		}
+		if first && len(c.owed.debts) == 0 {
+			c.owed.waited = 0 // not later: on a disk that others fill as fast, one asset would wait without end
 		}
 		if short <= 0 {
 			return nil
 		}
 		if evict <= 0 {
-			if waited >= roomWait {
+			if c.owed.waited >= roomWait {
 				return c.refuse(&SpaceError{ID: in.ID, Need: need, Short: short, Reason: "what was evicted is not free yet"})
 			}
 			time.Sleep(roomLook)
-			waited += roomLook
+			c.owed.waited += roomLook
 			continue
 		}
 		plan := c.plan(evict, in, tried)
