@@ -43,7 +43,7 @@ func statusError(resp *http.Response) error {
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		now = date // the server's clock, by which it names a moment; ours may be in 1970
 	}
-	if wait, ok := retryAfter(resp.Header.Get("Retry-After"), now); ok {
+	if wait, ok := retryAfter(resp.Header.Get("Retry-After"), now); ok && wait >= firstWait { // "at once" is no reason to ask for ever
 		asked := &askedError{status: resp.Status, wait: wait}
 		asked.busy = resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable
 		if resp.Request != nil {

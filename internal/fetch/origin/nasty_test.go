@@ -397,3 +397,14 @@ func TestRetryAfterByTheServersClock(t *testing.T) {
 		}
 	}
 }
+
+// A server that says "retry at once" of what is not there is not asked each second for ever.
+func TestRetryAfterOfNothing(t *testing.T) {
+	t.Parallel()
+	for _, wait := range []string{"0", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)} {
+		err := statusError(&http.Response{StatusCode: 404, Status: "404 Not Found", Header: http.Header{"Retry-After": {wait}}})
+		if gone := (*goneError)(nil); !errors.As(err, &gone) {
+			t.Errorf("Retry-After %s: %v", wait, err)
+		}
+	}
+}
