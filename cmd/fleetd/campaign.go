@@ -176,6 +176,9 @@ func campaignCreateCmd(c *client) *cobra.Command {
 				}
 				rollout := map[string]any{"stages": staged, "cohorts": cohorts}
 				if cmd.Flag("success").Changed {
+					if success <= 0 {
+						return usageError{Err: errors.New("--success must be above 0; leave it out for 0.95")}
+					}
 					rollout["success"] = success
 				}
 				if cmd.Flag("max-errors").Changed {
@@ -216,7 +219,7 @@ func campaignCreateCmd(c *client) *cobra.Command {
 	f.BoolVar(&missedStops, "missed-stops", false, "what is not complete at the deadline is not fetched any more")
 	f.StringArrayVar(&stages, "stage", nil, `staged rollout: "1%", "10% hold=1h", "100%" (repeatable, in order)`)
 	f.StringArrayVar(&cohorts, "cohort", nil, "box that is in from the first stage, by its id (repeatable)")
-	f.Float64Var(&success, "success", 0.95, "share of a stage's boxes that must be ready before the next")
+	f.Float64Var(&success, "success", 0.95, "share of a stage's boxes, above 0, that must be ready before the next")
 	f.Float64Var(&maxErrors, "max-errors", 0.05, "share of a stage's boxes that may fail or vanish before the campaign is paused")
 	return cmd
 }

@@ -34,6 +34,7 @@ func TestFlagsAreCheckedBeforeAnythingIsSent(t *testing.T) {
 		{"--stage", append(create, "--success", "0.9")},
 		{"--stage", append(create, "--max-errors", "0")},
 		{"--stage", append(create, "--stage", "0.01%")},
+		{"--success", append(create, "--stage", "1%", "--success", "0")},
 		{"--deadline", append(create, "--deadline", "2020-01-01T00:00:00Z")},
 		{"--spread", append(create, "--spread", "foo")},
 		{"--origin-delay", append(create, "--origin-delay", "foo")},
@@ -55,7 +56,7 @@ func TestFlagsAreCheckedBeforeAnythingIsSent(t *testing.T) {
 	}
 }
 
-// A share that is not set is the manager's to say; one that is nought is sent as nought.
+// A share that is not set is the manager's to say; a share of errors that is nought is sent as nought.
 func TestSharesAreSentAsTheyAreSet(t *testing.T) {
 	var got struct{ Staged map[string]any }
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -68,13 +69,13 @@ func TestSharesAreSentAsTheyAreSet(t *testing.T) {
 	t.Cleanup(api.Close)
 	create := []string{"campaign", "create", "--name", "n", "--asset", strings.Repeat("a", 40), "--stage", "1%", "--api", api.URL}
 	for _, c := range []struct {
-		args []string
-		want any
-	}{{nil, nil}, {[]string{"--success", "0", "--max-errors", "0"}, 0.0}, {[]string{"--success", "0.5", "--max-errors", "0.5"}, 0.5}} {
+		args            []string
+		success, errors any
+	}{{nil, nil, nil}, {[]string{"--max-errors", "0"}, nil, 0.0}, {[]string{"--success", "0.5", "--max-errors", "0.25"}, 0.5, 0.25}} {
 		if _, err := fleetd("", append(create, c.args...)...); err != nil {
 			t.Fatal(err)
 		}
-		if got.Staged["success"] != c.want || got.Staged["max_errors"] != c.want {
+		if got.Staged["success"] != c.success || got.Staged["max_errors"] != c.errors {
 			t.Errorf("%v: %v", c.args, got.Staged)
 		}
 	}

@@ -34,6 +34,8 @@ const (
 	goneAfter = 15 * time.Minute
 	// goneLeast is how many boxes must be missed before a rollout is stopped for them: fewer only keep it from going on.
 	goneLeast = 3
+	// othersLeast is how many other boxes tell what share goes anyway: compared with fewer, missed ones stop no rollout.
+	othersLeast = 50
 )
 
 // The verdicts of judge.
@@ -53,20 +55,32 @@ func (n Counts) reachable() (boxes, missed int) {
 	return there - (n.Gone - missed), missed
 }
 
+// lost is how many of the missed boxes stop a rollout: those that chance does not account for either, at three standard deviations
+// of the difference between the stage and the others. It is judged all night.
+func (n Counts) lost() int {
+	_, missed := n.reachable()
+	if n.Others < othersLeast {
+		return 0
+	}
+	there, p := float64(n.Included-n.away), share(n.OthersGone, n.Others)
+	lost := missed - int(math.Ceil(3*math.Sqrt(there*p*(1-p)*(1+there/float64(n.Others)))))
+	if lost < goneLeast {
+		return 0
+	}
+	return lost
+}
+
 // judge decides the next step of a rollout from its counts. It is pure.
 func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
 	reachable, missed := n.reachable()
 	ready := n.Ready - n.goneReady
 	judged := ready + n.Failed + missed
 	failed := max(0, n.Failed-s.Forgiven)
-	lost := missed
-	if lost < goneLeast || n.Others == 0 && n.Included == n.Boxes { // there is nobody left to be spared, nor to compare with
-		lost = 0
-	}
+	lost := n.lost()
 	if bad := failed + lost; bad > 0 && judged >= s.MinBoxes && share(bad, reachable) > *s.MaxErrors {
 		what := fmt.Sprintf("%d of %d boxes failed", failed, reachable)
 		if lost > 0 {
-			what = fmt.Sprintf("%d of %d boxes failed, %d went silent", failed, reachable, lost)
+			what = fmt.Sprintf("%d of %d boxes failed, %d more went silent than of the others", failed, reachable, lost)
 		}
 		return verdictStop, fmt.Sprintf("%s (%.1f %%, at most %.1f %% may)", what, 100*share(bad, reachable), 100**s.MaxErrors)
 	}
@@ -105,7 +119,8 @@ func (s *Staged) waitsForNobody(now time.Time, n Counts) string {
 	case n.Ready+n.Failed+n.Working < s.MinBoxes && since > emptyFor:
 		return fmt.Sprintf("%d boxes must have settled, and only %d can be reached", s.MinBoxes, n.Ready+n.Failed+n.Working)
 	case missed > 0 && share(missed, reachable) > 1-*s.Success && since > emptyFor:
-		return fmt.Sprintf("%d of %d boxes in it went silent since it began, and more of them than of the others", missed, reachable)
+		return fmt.Sprintf("%d of %d boxes in it went silent since it began, and more of them than of the others. "+
+			"Look after them; if they were just unplugged, resume the campaign (fleetd campaign resume): it goes on without them", missed, reachable)
 	}
 	return ""
 }

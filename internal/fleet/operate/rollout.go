@@ -20,7 +20,8 @@ type Stage struct {
 type Staged struct {
 	Stages  []Stage  `json:"stages"`
 	Cohorts []string `json:"cohorts,omitempty"` // boxes (by id), or groups, that are in from the first stage
-	// Success is the share of the stage's boxes (0 to 1) that must hold all assets before the next stage; 0.95 when it is left out.
+	// Success is the share of the stage's boxes (above 0, to 1) that must hold all assets before the next stage; 0.95 when it is
+	// left out.
 	Success *float64 `json:"success,omitempty"`
 	// MaxErrors is the share of the stage's boxes that may have failed or rejected an asset, or have vanished; above it the
 	// campaign is paused. 0.05 when it is left out; at 0 the first one stops it.
@@ -33,8 +34,38 @@ type Staged struct {
 	Done  bool      `json:"done"` // the last stage was reached
 	// Forgiven is how many of the boxes that had failed when the rollout was resumed still do: they do not stop it again.
 	Forgiven int `json:"forgiven,omitempty"`
+	// Fewer is set while fewer have failed than are forgiven.
+	Fewer *Fewer `json:"fewer,omitempty"`
 	// Stopped is true when the rollout paused the campaign itself.
 	Stopped bool `json:"stopped,omitempty"`
+}
+
+// Fewer is since when fewer boxes have failed than are forgiven, and how many at most at a time.
+type Fewer struct {
+	Since time.Time `json:"since"`
+	Most  int       `json:"most"`
+}
+
+// fewerFor is how long fewer boxes must have failed before fewer are forgiven: one that tries again has not failed for a while,
+// and its tries are at most 10 minutes apart.
+const fewerFor = 30 * time.Minute
+
+// recount learns how many boxes have failed now, and reports whether that is to be written down.
+func (s *Staged) recount(now time.Time, failed int) bool {
+	switch w := s.Fewer; {
+	case failed >= s.Forgiven:
+		s.Fewer = nil
+		return w != nil
+	case w == nil || w.Since.Before(s.Since): // resumed or widened since
+		s.Fewer = &Fewer{Since: now.UTC(), Most: failed}
+	case now.Sub(w.Since) > fewerFor: // they got well: what fails from now on is new
+		s.Forgiven, s.Fewer = max(w.Most, failed), nil
+	case failed > w.Most:
+		s.Fewer = &Fewer{Since: w.Since, Most: failed}
+	default:
+		return false
+	}
+	return true
 }
 
 func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
@@ -53,6 +84,9 @@ func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
 		errs = append(errs, fmt.Errorf("%d stages, want 1 to 32", len(s.Stages)))
 	}
 	s.Success, s.MaxErrors = orElse(s.Success, 0.95), orElse(s.MaxErrors, 0.05)
+	if *s.Success == 0 { // one box that is ready would do; fleetd campaign create once sent it when nobody had asked for it
+		errs = append(errs, errors.New("success must be above 0; leave it out for 0.95"))
+	}
 	if !isShare(*s.Success) || !isShare(*s.MaxErrors) || s.MinBoxes < 0 {
 		errs = append(errs, errors.New("success and max_errors are shares from 0 to 1, min_boxes is not negative"))
 	}
@@ -62,7 +96,7 @@ func (s *Staged) start(c *catalog.Campaign, now time.Time) error {
 	if s.MinBoxes == 0 {
 		s.MinBoxes = 1
 	}
-	s.Stage, s.Since, s.Done, s.Forgiven, s.Stopped = 0, now.UTC(), len(s.Stages) == 1, 0, false
+	s.Stage, s.Since, s.Done, s.Forgiven, s.Fewer, s.Stopped = 0, now.UTC(), len(s.Stages) == 1, 0, nil, false
 	c.Rollout = &catalog.Rollout{PerMille: s.Stages[0].PerMille, Cohorts: s.Cohorts}
 	return nil
 }
@@ -127,8 +161,8 @@ func (f *Fleet) stepRollout(ctx context.Context, c *Campaign) error {
 	if err != nil {
 		return err
 	}
-	if n.Failed < c.Staged.Forgiven { // they got well: what fails from now on is new
-		if err := f.forgive(ctx, c, n.Failed); err != nil {
+	if now, next := f.now(), *c.Staged; next.recount(now, n.Failed) {
+		if err := f.forgive(ctx, c, now, n.Failed); err != nil {
 			return err
 		}
 	}
@@ -146,16 +180,16 @@ func (f *Fleet) stepRollout(ctx context.Context, c *Campaign) error {
 	return err
 }
 
-// forgive lowers how many failed boxes do not stop a rollout. Boxes learn nothing of it.
-func (f *Fleet) forgive(ctx context.Context, c *Campaign, failed int) error {
+// forgive writes down how many failed boxes do not stop a rollout. Boxes learn nothing of it.
+func (f *Fleet) forgive(ctx context.Context, c *Campaign, now time.Time, failed int) error {
 	f.editing.Lock()
 	defer f.editing.Unlock()
 	return registry.EditDoc(ctx, f.o.Registry, tableCampaigns, c.ID, func(doc *Campaign) error {
 		if doc.Staged == nil || !doc.Staged.Since.Equal(c.Staged.Since) { // resumed or widened meanwhile
 			return fmt.Errorf("%w: campaign %s moved on meanwhile", ErrConflict, c.ID)
 		}
-		doc.Staged.Forgiven = min(doc.Staged.Forgiven, failed)
-		c.Staged.Forgiven = doc.Staged.Forgiven
+		doc.Staged.recount(now, failed)
+		c.Staged.Forgiven, c.Staged.Fewer = doc.Staged.Forgiven, doc.Staged.Fewer
 		return nil
 	})
 }
@@ -169,7 +203,7 @@ func (f *Fleet) advance(ctx context.Context, id string, from int, n Counts) erro
 		s.Stage++
 		s.Since = f.now().UTC()
 		s.Done = s.Stage == len(s.Stages)-1
-		s.Forgiven = min(s.Forgiven, n.Failed)
+		s.Forgiven = min(s.Forgiven, n.Included-n.Ready) // one that tries again has not failed, but it is not ready either
 		c.Rollout = &catalog.Rollout{PerMille: s.Stages[s.Stage].PerMille, Cohorts: s.Cohorts}
 		return nil
 	})

@@ -56,7 +56,21 @@ func TestARolloutJudgesItsStage(t *testing.T) {
 		},
 		"those gone for a moment": {2 * time.Hour, Counts{Boxes: 10000, Included: 100, Ready: 90, Offline: 10}, verdictWait},
 		"two of ten are missed":   {2 * time.Hour, Counts{Boxes: 10000, Included: 10, Ready: 8, Offline: 2, Gone: 2, Others: 90}, verdictWait},
-		"few are missed":          {2 * time.Hour, Counts{Boxes: 1000, Included: 100, Ready: 97, Offline: 3, Gone: 3, Others: 90}, verdictAdvance},
+		"by chance more have gone than of the others": {
+			2 * time.Hour, Counts{Boxes: 1000, Included: 100, Ready: 55, Offline: 45, Gone: 45, Others: 900, OthersGone: 360}, verdictWait,
+		},
+		"all but one have vanished of a hundred": {
+			2 * time.Hour, Counts{Boxes: 1000, Included: 100, Ready: 1, Offline: 99, Gone: 99, Others: 900, OthersGone: 27}, verdictStop,
+		},
+		"a few others tell little": {
+			2 * time.Hour, Counts{Boxes: 20, Included: 10, Ready: 5, Offline: 5, Gone: 5, Others: 10, OthersGone: 2}, verdictWait,
+		},
+		"49 others stop nothing": {2 * time.Hour, Counts{Boxes: 59, Included: 10, Ready: 1, Offline: 9, Gone: 9, Others: 49}, verdictWait},
+		"50 others do":           {2 * time.Hour, Counts{Boxes: 60, Included: 10, Ready: 1, Offline: 9, Gone: 9, Others: 50}, verdictStop},
+		"a small fleet's failures stop it": {
+			2 * time.Hour, Counts{Boxes: 20, Included: 10, Ready: 4, Failed: 1, Offline: 5, Gone: 5, Others: 10, OthersGone: 2}, verdictStop,
+		},
+		"few are missed": {2 * time.Hour, Counts{Boxes: 1000, Included: 100, Ready: 97, Offline: 3, Gone: 3, Others: 90}, verdictAdvance},
 	} {
 		s, _ := staged(t, Stage{PerMille: 100, Hold: hour}, Stage{PerMille: 1000})
 		got, why := s.judge(now.Add(c.after), c.n)
@@ -97,7 +111,7 @@ func TestAStageWithoutBoxesIsTold(t *testing.T) {
 		"a short night":          {2 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4}, ""},
 		"all are switched off":   {7 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4}, "all 4 boxes in it are offline"},
 		"fewer than must settle": {7 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 1, Ready: 3}, "5 boxes must have settled, and only 3"},
-		"some went silent":       {7 * time.Hour, Counts{Boxes: 40, Included: 20, Ready: 18, Offline: 2, Gone: 2}, "2 of 20 boxes in it went silent"},
+		"some went silent":       {7 * time.Hour, Counts{Boxes: 40, Included: 20, Ready: 18, Offline: 2, Gone: 2}, "fleetd campaign resume"},
 		"at work":                {7 * time.Hour, Counts{Boxes: 40, Included: 9, Working: 9}, ""},
 	} {
 		s, _ := staged(t, Stage{PerMille: 10, Hold: hour}, Stage{PerMille: 1000})
@@ -119,19 +133,19 @@ func TestBoxesThatVanishAreMissed(t *testing.T) {
 	d.Fleet.now = func() time.Time { return clock }
 	film := d.film("film", asset.ID{})
 	groups, cohort := map[string]string{}, []string{}
-	for i := range 8 {
-		groups[fmt.Sprintf("box-%d", i)] = DefaultGroup
+	for i := range 65 {
+		groups[fmt.Sprintf("box-%02d", i)] = DefaultGroup
 	}
 	if err := d.o.Registry.PutBoxes(ctx, groups); err != nil {
 		t.Fatal(err)
 	}
 	for box := range groups {
 		d.hear(box)
-		if box < "box-5" {
+		if box < "box-05" {
 			cohort = append(cohort, box)
 		}
 	}
-	d.leave("box-0") // long before
+	d.leave("box-00") // long before
 	clock = clock.Add(time.Hour)
 	_, err := d.CreateCampaign(ctx, "test", CampaignRequest{
 		Campaign: catalog.Campaign{ID: "firmware", Name: "firmware"}, AssetIDs: []asset.ID{film},
@@ -140,12 +154,16 @@ func TestBoxesThatVanishAreMissed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.o.Registry.SetHoldings(ctx, "box-1", &mqttwire.HoldingsList{Assets: []mqttwire.HeldAsset{{ID: film, At: clock}}}); err != nil {
+	held := &mqttwire.HoldingsList{Assets: []mqttwire.HeldAsset{{ID: film, At: clock}}}
+	if err := d.o.Registry.SetHoldings(ctx, "box-01", held); err != nil {
 		t.Fatal(err)
 	}
 	clock = clock.Add(time.Minute)
-	for _, box := range []string{"box-2", "box-3", "box-4", "box-7"} {
+	for _, box := range []string{"box-02", "box-03", "box-04"} {
 		d.leave(box)
+	}
+	for i := 45; i < 65; i++ {
+		d.leave(fmt.Sprintf("box-%d", i))
 	}
 	step := func(want string) {
 		t.Helper()
@@ -160,14 +178,27 @@ func TestBoxesThatVanishAreMissed(t *testing.T) {
 	clock = clock.Add(time.Hour)
 	c, err := d.Campaign(ctx, "firmware")
 	want := Counts{
-		Boxes: 8, Included: 5, Ready: 1, Offline: 4, Gone: 3, Others: 3, OthersGone: 1, away: 1,
+		Boxes: 65, Included: 5, Ready: 1, Offline: 4, Gone: 3, Others: 60, OthersGone: 20, away: 1,
 	}
 	if err != nil || *c.Counts != want {
 		t.Errorf("%+v, %v; want %+v", *c.Counts, err, want)
 	}
 	step(CampaignRunning) // a third of the others has gone too: two are missed
-	d.hear("box-7")
+	for i := 45; i < 65; i++ {
+		d.hear(fmt.Sprintf("box-%d", i))
+	}
 	step(CampaignPaused)
+
+	// Resumed, it goes on without them.
+	if _, err := d.SetCampaignState(ctx, "test", "firmware", CampaignRunning, "they were unplugged"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.stepRollouts(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if c := d.record("firmware"); c.State != CampaignRunning || c.Staged.Stage != 1 {
+		t.Errorf("resumed, it is %s (%s) at stage %d", c.State, c.Why, c.Staged.Stage)
+	}
 }
 
 func TestStagesOnlyWiden(t *testing.T) {
@@ -189,7 +220,9 @@ func TestStagesOnlyWiden(t *testing.T) {
 	if err := s.start(c, now); err != nil || c.Rollout.Cohorts[0] != "lab" {
 		t.Errorf("a rollout that begins with a cohort alone: %v", err)
 	}
-	for _, bad := range []Staged{{Success: new(2.0)}, {Success: new(math.NaN())}, {MaxErrors: new(-1.0)}, {MinBoxes: -1}} {
+	for _, bad := range []Staged{
+		{Success: new(2.0)}, {Success: new(0.0)}, {Success: new(-0.1)}, {Success: new(math.NaN())}, {MaxErrors: new(-1.0)}, {MinBoxes: -1},
+	} {
 		bad.Stages = []Stage{{PerMille: 1000}}
 		if err := bad.start(&catalog.Campaign{}, now); err == nil {
 			t.Errorf("%+v was taken", bad)
@@ -201,7 +234,7 @@ func TestStagesOnlyWiden(t *testing.T) {
 func TestNoughtIsAShare(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"stages":[{"per_mille":10},{"per_mille":1000}]}`:                              "0.95 0.05",
-		`{"stages":[{"per_mille":10},{"per_mille":1000}],"success":0,"max_errors":0}`:   "0 0",
+		`{"stages":[{"per_mille":10},{"per_mille":1000}],"success":0.5,"max_errors":0}`: "0.5 0",
 		`{"stages":[{"per_mille":10},{"per_mille":1000}],"success":1,"max_errors":"x"}`: "",
 		`{"stages":[{"per_mille":10},{"per_mille":1000}],"success":1,"max_errors":1}`:   "1 1",
 	} {
@@ -225,7 +258,7 @@ func TestNoughtIsAShare(t *testing.T) {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 		verdict, _ := again.judge(now, Counts{Boxes: 1000, Included: 1000, Ready: 999, Failed: 1})
-		if (verdict == verdictStop) != (want == "0 0") {
+		if (verdict == verdictStop) != (want == "0.5 0") {
 			t.Errorf("%s with one failure of 1000: %s", text, verdict)
 		}
 	}
@@ -262,6 +295,8 @@ func TestACohortIsNamedBoxes(t *testing.T) {
 // keeps no other from being stopped.
 func TestAResumedRolloutForgivesOldFailures(t *testing.T) {
 	d := newDesk(t)
+	clock := now
+	d.Fleet.now = func() time.Time { return clock }
 	film := d.film("film", asset.ID{})
 	ask := func(id string) {
 		t.Helper()
@@ -297,11 +332,20 @@ func TestAResumedRolloutForgivesOldFailures(t *testing.T) {
 	d.hear("box-b", broken)
 	step(CampaignPaused)
 
-	// Both are forgiven; one that gets well and fails again is not.
+	// Both are forgiven, one that tries again too; one that gets well and fails again is not.
 	if _, err := d.SetCampaignState(ctx, "test", "tonight", CampaignRunning, "go on"); err != nil {
 		t.Fatal(err)
 	}
+	for range 5 {
+		d.hear("box-b", fine)
+		step(CampaignRunning)
+		clock = clock.Add(10 * time.Minute)
+		d.hear("box-b", broken)
+		step(CampaignRunning)
+	}
 	d.hear("box-b", fine)
+	step(CampaignRunning)
+	clock = clock.Add(fewerFor + time.Second)
 	step(CampaignRunning)
 	if n := d.record("tonight").Staged.Forgiven; n != 1 {
 		t.Errorf("%d are forgiven, and one has failed", n)
@@ -326,6 +370,69 @@ func TestAResumedRolloutForgivesOldFailures(t *testing.T) {
 	for _, id := range []string{"first", "second"} {
 		if s := d.record(id).State; s != CampaignPaused {
 			t.Errorf("%s is %s", id, s)
+		}
+	}
+}
+
+// A forgiven box that tries again while its rollout widens is still forgiven.
+func TestWideningForgivesWhoTriesAgain(t *testing.T) {
+	d := newDesk(t)
+	film := d.film("film", asset.ID{})
+	if err := d.o.Registry.PutBoxes(ctx, map[string]string{"box-a": DefaultGroup, "box-b": DefaultGroup}); err != nil {
+		t.Fatal(err)
+	}
+	staged := &Staged{
+		Stages: []Stage{{PerMille: 0}, {PerMille: 1000}}, Cohorts: []string{"box-a", "box-b"}, Success: new(0.5), MaxErrors: new(0.0),
+	}
+	ask := CampaignRequest{Campaign: catalog.Campaign{ID: "c", Name: "c"}, AssetIDs: []asset.ID{film}, Staged: staged}
+	if _, err := d.CreateCampaign(ctx, "test", ask); err != nil {
+		t.Fatal(err)
+	}
+	step := func(state string, stage int) {
+		t.Helper()
+		if err := d.stepRollouts(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if c := d.record("c"); c.State != state || c.Staged.Stage != stage {
+			t.Errorf("it is %s (%s) at stage %d", c.State, c.Why, c.Staged.Stage)
+		}
+	}
+	broken := mqttwire.AssetProgress{ID: film, State: mqttwire.Failed, Code: "io", Size: 4}
+	d.hear("box-a", broken)
+	d.hear("box-b")
+	step(CampaignPaused, 0)
+	if _, err := d.SetCampaignState(ctx, "test", "c", CampaignRunning, "go on"); err != nil {
+		t.Fatal(err)
+	}
+	d.hear("box-a", mqttwire.AssetProgress{ID: film, State: mqttwire.Fetching, Size: 4})
+	step(CampaignRunning, 0)
+	held := &mqttwire.HoldingsList{Assets: []mqttwire.HeldAsset{{ID: film, At: now}}}
+	if err := d.o.Registry.SetHoldings(ctx, "box-b", held); err != nil {
+		t.Fatal(err)
+	}
+	step(CampaignRunning, 1)
+	d.hear("box-a", broken)
+	step(CampaignRunning, 1)
+}
+
+// Fewer boxes are forgiven once fewer have failed for longer than a box waits between two tries, and as many as did at a time.
+func TestFewerAreForgivenLater(t *testing.T) {
+	type at struct{ minute, failed, forgiven int }
+	for name, list := range map[string][]at{
+		"one tries again":       {{0, 5, 5}, {1, 4, 5}, {11, 5, 5}, {31, 4, 5}, {41, 4, 5}, {42, 5, 5}},
+		"one got well":          {{0, 4, 5}, {30, 4, 5}, {31, 4, 4}, {32, 5, 4}},
+		"two did, others try":   {{0, 1, 5}, {10, 3, 5}, {20, 2, 5}, {31, 0, 3}, {32, 3, 3}},
+		"all did, one by one":   {{0, 4, 5}, {20, 2, 5}, {31, 0, 4}, {32, 0, 4}, {63, 0, 0}, {64, 1, 0}},
+		"it was resumed before": {{-20, 1, 5}, {0, 1, 5}, {11, 1, 5}, {31, 1, 1}},
+		"new ones fail":         {{0, 9, 5}, {40, 9, 5}},
+	} {
+		s := &Staged{Forgiven: 5, Since: now}
+		for _, a := range list {
+			before := *s
+			changed := s.recount(now.Add(time.Duration(a.minute)*time.Minute), a.failed)
+			if same := before.Forgiven == s.Forgiven && before.Fewer == s.Fewer; s.Forgiven != a.forgiven || changed == same {
+				t.Errorf("%s: %+v: %d are forgiven (%+v), changed %t", name, a, s.Forgiven, s.Fewer, changed)
+			}
 		}
 	}
 }
