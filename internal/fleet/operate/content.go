@@ -139,6 +139,9 @@ func (f *Fleet) admit(ctx context.Context, who, publisher string, res *publish.R
 	if err != nil {
 		return Asset{}, err
 	}
+	if err := f.remember(ctx, &a); err != nil {
+		return a, err
+	}
 	detail := a.Name + " " + a.Version
 	if old.Path != "" && old.Path != ref.Path {
 		if _, err := f.swapInCampaigns(ctx, old.Path, &ref); err != nil {

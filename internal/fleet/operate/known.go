@@ -54,19 +54,26 @@ func (f *Fleet) Learn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fresh := map[asset.ID]knownAsset{}
+	fresh := map[string]knownAsset{}
 	for _, a := range list {
 		k := assets[a.ID]
 		if slices.Contains(k.Publishers, a.Publisher) {
 			continue
 		}
 		k = knownAsset{a.ID, a.Name, a.Length, append(slices.Clone(k.Publishers), a.Publisher)}
-		assets[a.ID], fresh[a.ID] = k, k
+		assets[a.ID], fresh[a.ID.String()] = k, k
 	}
-	for _, k := range fresh {
-		if err := f.o.Registry.PutDoc(ctx, tableKnown, k.ID.String(), k); err != nil {
+	if len(docs) == 0 {
+		gone, err := f.provenOnly(ctx, assets)
+		if err != nil {
 			return err
 		}
+		for id, k := range gone {
+			assets[id], fresh[id.String()] = k, k
+		}
+	}
+	if err := registry.PutDocs(ctx, f.o.Registry, tableKnown, fresh); err != nil {
+		return err
 	}
 	records, err := f.Campaigns(ctx, false)
 	if err != nil {
@@ -75,13 +82,84 @@ func (f *Fleet) Learn(ctx context.Context) error {
 	for i := range records {
 		campaigns[records[i].ID] = true
 	}
+	f.known.mu.RLock()
+	old := f.known.assets
+	maps.Copy(campaigns, f.known.campaigns) // those of which no record is left
+	f.known.mu.RUnlock()
+	if err := f.attribute(ctx, assets, old, campaigns); err != nil {
+		return err
+	}
 	f.known.mu.Lock()
 	defer f.known.mu.Unlock()
-	maps.Copy(campaigns, f.known.campaigns) // those of which no record is left
 	f.known.assets, f.known.campaigns, f.known.version = assets, campaigns, version
 	f.o.Registry.Judge(f.known.judge)
 	return nil
 }
+
+// provenOnly are the assets that have left the catalog before a manager kept what was ever published: proofs have them.
+func (f *Fleet) provenOnly(ctx context.Context, listed map[asset.ID]knownAsset) (map[asset.ID]knownAsset, error) {
+	list, err := f.o.Registry.Proven(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gone := map[asset.ID]knownAsset{}
+	for _, p := range list {
+		if _, there := listed[p.Asset]; there {
+			continue
+		}
+		k, there := gone[p.Asset]
+		if !there {
+			k = knownAsset{ID: p.Asset, Name: p.Name, Length: p.Length}
+		}
+		if !slices.Contains(k.Publishers, p.Publisher) {
+			k.Publishers = append(k.Publishers, p.Publisher)
+		}
+		gone[p.Asset] = k
+	}
+	return gone, nil
+}
+
+// attribute mends the proofs that came before this manager knew their assets. old is what it knew before, nil when it has just
+// started.
+func (f *Fleet) attribute(ctx context.Context, assets, old map[asset.ID]knownAsset, campaigns map[string]bool) error {
+	var nobodys map[asset.ID]bool
+	if old == nil {
+		var err error
+		if nobodys, err = f.o.Registry.Nobodys(ctx); err != nil {
+			return err
+		}
+	}
+	for id, k := range assets {
+		if _, had := old[id]; had || len(k.Publishers) != 1 || old == nil && !nobodys[id] {
+			continue
+		}
+		p := registry.Proven{Asset: id, Publisher: k.Publishers[0], Name: k.Name, Length: k.Length}
+		if err := f.o.Registry.Attribute(ctx, p, campaigns, k.most()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remember keeps a new asset, whose proofs may come after it has gone. Before this manager has learned for the first time there
+// is nothing to do: that finds it in the catalog.
+func (f *Fleet) remember(ctx context.Context, a *Asset) error {
+	f.known.mu.RLock()
+	learned := f.known.assets != nil
+	f.known.mu.RUnlock()
+	if !learned {
+		return nil
+	}
+	return registry.EditDoc(ctx, f.o.Registry, tableKnown, a.ID.String(), func(k *knownAsset) error {
+		if !slices.Contains(k.Publishers, a.Publisher) {
+			*k = knownAsset{a.ID, a.Name, a.Length, append(k.Publishers, a.Publisher)}
+		}
+		return nil
+	})
+}
+
+// most is how many bytes of it may have come from each source.
+func (k *knownAsset) most() int64 { return min(wasteAllowed*k.Length, mqttwire.MaxAsset) }
 
 // LearnOf learns anew when a batch has proofs of what is not known yet, and the catalog has changed since.
 func (f *Fleet) LearnOf(ctx context.Context, batch []mqttwire.Message) error {
@@ -112,13 +190,14 @@ func (k *known) all(e *mqttwire.Event) bool {
 	return there && slices.Contains(a.Publishers, e.Publisher) && (e.Campaign == "" || k.campaigns[e.Campaign])
 }
 
-// judge corrects what a box says of an asset by what the manager knows of it. What never was published is in nobody's statement.
+// judge corrects what a box says of an asset by what the manager knows of it. What never was published is in nobody's statement;
+// what is not known yet gets there once it is, with its campaign.
 func (k *known) judge(e *mqttwire.Event) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	a, there := k.assets[e.Asset]
 	if !there {
-		e.Publisher, e.Campaign = "", ""
+		e.Publisher = ""
 		return
 	}
 	e.Size, e.Name = a.Length, a.Name
@@ -132,6 +211,6 @@ func (k *known) judge(e *mqttwire.Event) {
 		e.Campaign = ""
 	}
 	for _, n := range []*int64{&e.From.LAN, &e.From.Peer, &e.From.Origin} {
-		*n = min(*n, wasteAllowed*a.Length)
+		*n = min(*n, a.most())
 	}
 }

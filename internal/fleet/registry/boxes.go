@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -231,35 +232,49 @@ func (g *Registry) GroupsOfBoxes(ctx context.Context) (map[string]string, error)
 	return groups, rows.Err()
 }
 
+// touchStep bounds how many boxes one transaction of Touch holds.
+const touchStep = 1000
+
 // Touch raises the last-seen times of boxes: telemetry is not stored, but proves that its sender lives. So one that was taken to
-// be offline before is online again.
+// be offline before is online again. What is written is taken out of seen, also when the rest fails.
 func (g *Registry) Touch(ctx context.Context, seen map[string]time.Time) error {
-	if len(seen) == 0 {
-		return nil
-	}
-	ids := slices.Sorted(maps.Keys(seen)) // one order for all fleetd: no deadlocks
-	return g.update(ctx, false, func(tx *sql.Tx) error {
-		for _, id := range ids {
-			at := ms(seen[id])
-			var online, since int64
-			err := tx.QueryRowContext(ctx, g.q("UPDATE boxes SET last_seen = ? WHERE id = ? AND (last_seen < ? OR last_seen > ?) "+
-				"RETURNING online, online_since"), at, id, at, at+farAhead).Scan(&online, &since)
-			switch {
-			case errors.Is(err, sql.ErrNoRows) || err == nil && (online == 1 || since >= at && since <= at+farAhead):
-				continue
-			case err != nil:
-				return fmt.Errorf("touch %s: %w", id, err)
-			}
-			if _, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET online = 1, online_since = ? WHERE id = ?"), at, id); err != nil {
-				return fmt.Errorf("touch %s: %w", id, err)
-			}
-			_, err = tx.ExecContext(ctx, g.q("INSERT INTO history (box, at, kind, text) VALUES (?, ?, 'online', 'heard of again')"), id, at)
-			if err != nil {
-				return fmt.Errorf("touch %s: %w", id, err)
-			}
-		}
-		return nil
+	ids := slices.Collect(maps.Keys(seen))
+	slices.SortFunc(ids, func(a, b string) int { // who waits for longest comes first, however few get through
+		return cmp.Or(seen[a].Compare(seen[b]), strings.Compare(a, b))
 	})
+	for step := range slices.Chunk(ids, touchStep) {
+		slices.Sort(step) // one order for all fleetd: no deadlocks
+		if err := g.update(ctx, false, func(tx *sql.Tx) error { return g.touch(ctx, tx, step, seen) }); err != nil {
+			return err
+		}
+		for _, id := range step {
+			delete(seen, id)
+		}
+	}
+	return nil
+}
+
+func (g *Registry) touch(ctx context.Context, tx *sql.Tx, ids []string, seen map[string]time.Time) error {
+	for _, id := range ids {
+		at := ms(seen[id])
+		var online, since int64
+		err := tx.QueryRowContext(ctx, g.q("UPDATE boxes SET last_seen = ? WHERE id = ? AND (last_seen < ? OR last_seen > ?) "+
+			"RETURNING online, online_since"), at, id, at, at+farAhead).Scan(&online, &since)
+		switch {
+		case errors.Is(err, sql.ErrNoRows) || err == nil && (online == 1 || since >= at && since <= at+farAhead):
+			continue
+		case err != nil:
+			return fmt.Errorf("touch %s: %w", id, err)
+		}
+		if _, err := tx.ExecContext(ctx, g.q("UPDATE boxes SET online = 1, online_since = ? WHERE id = ?"), at, id); err != nil {
+			return fmt.Errorf("touch %s: %w", id, err)
+		}
+		_, err = tx.ExecContext(ctx, g.q("INSERT INTO history (box, at, kind, text) VALUES (?, ?, 'online', 'heard of again')"), id, at)
+		if err != nil {
+			return fmt.Errorf("touch %s: %w", id, err)
+		}
+	}
+	return nil
 }
 
 // MarkSilent marks as offline the boxes that nothing was heard of since before, and returns how many. Wills are hints:

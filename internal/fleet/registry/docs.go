@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,6 +104,25 @@ func (g *Registry) PutDoc(ctx context.Context, table, key string, doc any) error
 		return fmt.Errorf("encode %s %s: %w", table, key, err)
 	}
 	return g.update(ctx, false, func(tx *sql.Tx) error { return caTx{ctx, g, tx}.Put(table, key, data) })
+}
+
+// PutDocs stores documents by key, all of them or none.
+func PutDocs[T any](ctx context.Context, g *Registry, table string, docs map[string]T) error {
+	if len(docs) == 0 {
+		return nil
+	}
+	return g.update(ctx, false, func(tx *sql.Tx) error {
+		for _, key := range slices.Sorted(maps.Keys(docs)) { // one order for all fleetd: no deadlocks
+			data, err := json.Marshal(docs[key])
+			if err != nil {
+				return fmt.Errorf("encode %s %s: %w", table, key, err)
+			}
+			if err := (caTx{ctx, g, tx}).Put(table, key, data); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // EditDoc reads, changes and writes a document in one transaction. edit gets the zero value when there is none.

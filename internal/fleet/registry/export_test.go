@@ -32,3 +32,13 @@ func (g *Registry) Inflate(ctx context.Context) error {
 	}
 	return nil
 }
+
+// RefuseTouch makes an SQLite store refuse that a box was heard of, until it is called with none.
+func (g *Registry) RefuseTouch(ctx context.Context, box string) error {
+	query := "DROP TRIGGER refuse"
+	if box != "" {
+		query = fmt.Sprintf("CREATE TRIGGER refuse BEFORE UPDATE ON boxes WHEN NEW.id = '%s' BEGIN SELECT RAISE(ABORT, 'refused'); END", box)
+	}
+	_, err := g.w.ExecContext(ctx, query)
+	return err
+}

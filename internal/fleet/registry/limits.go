@@ -15,24 +15,28 @@ const (
 	maxProofs = 5000
 	maxLines  = 2000 // of history
 	dayMS     = 24 * 60 * 60 * 1000
-	maxSpent  = 1 << 16 // boxes that are remembered before those that have all of theirs again are forgotten
+	maxSpent  = 1 << 18 // boxes that are remembered before those that have all of theirs again are forgotten
+	sweepMS   = 30_000  // at most so often: that looks at each of them
 )
 
 // spent is what boxes have written of late: it drains by a day's worth in a day. It is this process's own: a box cannot
 // make it start again.
 type spent struct {
-	mu    sync.Mutex // guards boxes
+	mu    sync.Mutex // guards the fields below
 	boxes map[string]written
+	swept int64 // milliseconds
 }
 
 type written struct {
 	proofs, lines float64
 	at            int64 // milliseconds
+	told          bool  // that there are no more lines, since half of them were left
 }
 
 func (w written) drained(now int64) written {
 	days := max(float64(now-w.at)/dayMS, 0)
-	return written{max(w.proofs-maxProofs*days, 0), max(w.lines-maxLines*days, 0), now}
+	proofs, lines := max(w.proofs-maxProofs*days, 0), max(w.lines-maxLines*days, 0)
+	return written{proofs, lines, now, w.told && lines > maxLines/2}
 }
 
 func (s *spent) of(box string, now int64) written {
@@ -48,16 +52,27 @@ func (s *spent) add(batch map[string]written) {
 	if s.boxes == nil {
 		s.boxes = map[string]written{}
 	}
+	var now int64
+	for _, w := range batch {
+		now = max(now, w.at)
+	}
+	s.sweep(now)
 	for box, w := range batch {
-		if len(s.boxes) >= maxSpent {
-			for id, old := range s.boxes {
-				if old = old.drained(w.at); old.proofs == 0 && old.lines == 0 {
-					delete(s.boxes, id)
-				}
-			}
-		}
 		old := s.boxes[box].drained(w.at)
-		s.boxes[box] = written{old.proofs + w.proofs, old.lines + w.lines, w.at}
+		s.boxes[box] = written{old.proofs + w.proofs, old.lines + w.lines, w.at, old.told || w.told}
+	}
+}
+
+// sweep forgets the boxes that have all of theirs again, when there are many. The caller holds mu.
+func (s *spent) sweep(now int64) {
+	if len(s.boxes) < maxSpent || now >= s.swept && now < s.swept+sweepMS {
+		return
+	}
+	s.swept = now
+	for id, w := range s.boxes {
+		if w = w.drained(now); w.proofs == 0 && w.lines == 0 {
+			delete(s.boxes, id)
+		}
 	}
 }
 
@@ -82,15 +97,18 @@ func (b *batch) proved(box string, at int64) {
 	b.wrote[box] = w
 }
 
-// mayNote takes one of the day's lines of a box's history; the last one says that there are no more.
+// mayNote takes one of the day's lines of a box's history; the last one says that there are no more. Those that the box gets
+// again little by little are its own.
 func (b *batch) mayNote(box string, at int64) (yes, last bool) {
-	w := b.wrote[box]
-	left := maxLines - b.g.spent.of(box, at).lines - w.lines
+	w, old := b.wrote[box], b.g.spent.of(box, at)
+	left := maxLines - old.lines - w.lines
 	if left < 1 {
 		return false, false
 	}
+	last = left < 2 && !old.told && !w.told
 	w.lines++
 	w.at = at
+	w.told = w.told || last
 	b.wrote[box] = w
-	return true, left < 2
+	return true, last
 }

@@ -72,6 +72,7 @@ var common = map[string]func(*testing.T, opener){
 	"ASlowReaderOfProofsStopsNobody":         testASlowReaderOfProofsStopsNobody,
 	"StandingOfAGroup":                       testStandingOfAGroup,
 	"SilentBoxesAreOffline":                  testSilentBoxesAreOffline,
+	"NobodysProofsAreAttributed":             testNobodysProofsAreAttributed,
 }
 
 type opener func(now func() time.Time) *registry.Registry
