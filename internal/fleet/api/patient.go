@@ -6,8 +6,11 @@ import (
 	"time"
 )
 
-// stallLimit is how long the reader of an answer may take nothing. Exports may be long, and have no limit of their own.
-const stallLimit = time.Minute
+// The reader of an answer may take nothing for so long. Exports may be long, and have no limit of their own.
+const (
+	stallLimit = time.Minute
+	stallStep  = 64 << 10 // bytes that may take so long: a large answer in one piece is no reason to hurry
+)
 
 // patient waits for a slow reader, and not for one that has stopped: what it holds (memory, a connection, a page of the
 // database) is given back.
@@ -17,9 +20,16 @@ type patient struct {
 	stall time.Duration
 }
 
-func (p patient) Write(data []byte) (int, error) {
-	_ = p.ctl.SetWriteDeadline(time.Now().Add(p.stall)) // not every connection has deadlines
-	return p.ResponseWriter.Write(data)
+func (p patient) Write(data []byte) (n int, _ error) {
+	for first := true; first || len(data) > 0; first = false {
+		_ = p.ctl.SetWriteDeadline(time.Now().Add(p.stall)) // not every connection has deadlines
+		wrote, err := p.ResponseWriter.Write(data[:min(len(data), stallStep)])
+		if n += wrote; err != nil {
+			return n, err
+		}
+		data = data[wrote:]
+	}
+	return n, nil
 }
 
 // Unwrap is for http.ResponseController.

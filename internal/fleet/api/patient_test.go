@@ -54,3 +54,24 @@ func TestAReaderThatStopsIsLetGo(t *testing.T) {
 		t.Error("the answer waits for ever")
 	}
 }
+
+// deadlines is an answer that counts how often its reader was given more time.
+type deadlines struct {
+	httptest.ResponseRecorder
+	given int
+}
+
+func (d *deadlines) SetWriteDeadline(time.Time) error { d.given++; return nil }
+
+// A large answer in one piece has as much time as the same in many.
+func TestALargeAnswerIsGivenTimeByItsSize(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 1, stallStep, stallStep + 1, 10 * stallStep} {
+		w := &deadlines{ResponseRecorder: *httptest.NewRecorder()}
+		p := patient{w, http.NewResponseController(w), time.Minute}
+		n, err := p.Write(make([]byte, size))
+		if want := max(1, (size+stallStep-1)/stallStep); err != nil || n != size || w.Body.Len() != size || w.given != want {
+			t.Errorf("%d bytes: %d written, %v, time given %d times, want %d", size, n, err, w.given, want)
+		}
+	}
+}
