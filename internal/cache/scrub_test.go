@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -185,6 +186,28 @@ func TestGroupCommitByBytesAndByTime(t *testing.T) {
 		cancel()
 		must(t, <-done)
 	})
+}
+
+// A reserve that no disk of this size could hold wraps nowhere: it costs nothing that is here, takes nothing in, and is told of.
+func TestAReserveLargerThanTheDisk(t *testing.T) {
+	for _, reserve := range []int64{200 * testPiece, 1 << 62, math.MaxInt64} {
+		mem := newMem(t, 200*testPiece)
+		c := openMem(t, mem)
+		m := newMedia(t, 64, 30*testPiece)
+		fill(t, create(t, c, m, Attr{}), m)
+		c.o.Reserve = reserve
+		c.CheckSpace()
+		if n := len(c.Assets()); n != 1 || !c.o.Health.Has(CodeReserve) {
+			t.Errorf("reserve %d: %d assets, warnings %v", reserve, n, c.o.Health.List())
+		}
+		if _, err := c.Create(newMedia(t, 65, testPiece).torrent, Attr{Priority: 9}); !errors.Is(err, ErrNoSpace) {
+			t.Errorf("reserve %d: created: %v", reserve, err)
+		}
+		c.o.Reserve = testPiece
+		if c.CheckSpace(); c.o.Health.Has(CodeReserve) {
+			t.Errorf("reserve %d: the warning stays", reserve)
+		}
+	}
 }
 
 func TestShrinksWithinTenSecondsWhenOthersFillTheDisk(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"syscall"
 	"time"
@@ -149,9 +150,13 @@ func (c *Cache) evictAll(steps []Step, tried map[asset.ID]bool) error {
 // shortOf says how many bytes must come free for need more, and how many of these must be evicted, as the others are
 // freed already and do not show; zero or less is none. space must be held.
 func (c *Cache) shortOf(need int64) (short, evict int64, err error) {
-	free, _, err := c.fs.Free(c.o.Dir)
+	free, total, err := c.fs.Free(c.o.Dir)
 	if err != nil {
 		return 0, 0, err
+	}
+	reserve := c.o.Reserve
+	if need == 0 && c.vain(total) {
+		reserve = 0
 	}
 	coming := c.owed.look(free)
 	c.mu.Lock()
@@ -165,15 +170,27 @@ func (c *Cache) shortOf(need int64) (short, evict int64, err error) {
 		}
 		e.mu.Unlock()
 	}
-	short = c.o.Reserve - free
+	short = plus(reserve, -free)
 	if need > 0 {
-		short += need + metaSlack
+		short = plus(short, plus(need, metaSlack))
 	}
 	evict = short - coming
 	if c.o.Quota > 0 {
-		short, evict = max(short, used+need-c.o.Quota), max(evict, used+need-c.o.Quota)
+		over := plus(used, need) - c.o.Quota
+		short, evict = max(short, over), max(evict, over)
 	}
 	return short, evict, nil
+}
+
+// vain reports whether the reserve can never be kept on a disk of total bytes: a slip of the pen, for which nothing is evicted.
+func (c *Cache) vain(total int64) bool { return total > 0 && c.o.Reserve >= total }
+
+// plus adds, and stays at the largest number where the sum is larger.
+func plus(a, b int64) int64 {
+	if b > 0 && a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 func (c *Cache) plan(short int64, in *Incoming, except map[asset.ID]bool) EvictionPlan {
@@ -276,7 +293,11 @@ func (c *Cache) CheckSpace() {
 			return
 		}
 		if short <= 0 {
-			c.o.Health.Clear(CodeReserve)
+			if _, total, err := c.fs.Free(c.o.Dir); err == nil && c.vain(total) {
+				c.reserveBroken("no disk of this size could hold it: nothing is evicted for it, and nothing taken in")
+			} else {
+				c.o.Health.Clear(CodeReserve)
+			}
 			return
 		}
 		if evict <= 0 || time.Now().Before(c.evictAfter) {

@@ -98,6 +98,14 @@ prefixes = ["192.168.0.0/16", "::/0"]
 	}
 }
 
+// What is larger than any disk is a slip of the pen.
+func TestAbsurdSizesAreRefused(t *testing.T) {
+	fs := faultsOf(t, minimal+"[cache]\nquota = \"9000000000GB\"\nreserve = \"9223372036854774784\"\n")
+	if len(fs) != 2 || fs[0].Key != "cache.quota" || fs[1].Key != "cache.reserve" || !strings.HasSuffix(fs[1].Text, "want at most 1024TiB") {
+		t.Errorf("%v", fs)
+	}
+}
+
 func TestSyntaxFaultHasItsLine(t *testing.T) {
 	fs := faultsOf(t, minimal+"\n[cache\nquota = 1\n")
 	if len(fs) != 1 || fs[0].Line != 4 {

@@ -20,6 +20,9 @@ const (
 	MinMemory     Size     = 16 << 20
 )
 
+// MaxDisk is larger than any disk of a box: a larger figure is a slip of the pen.
+const MaxDisk Size = 1 << 50
+
 type validator struct{ faults Faults }
 
 func (v *validator) add(key, format string, args ...any) {
@@ -121,6 +124,12 @@ func (v *validator) url(key, s, scheme string) {
 func (v *validator) bounds(c *Config) {
 	if c.Cache.Quota < MinQuota {
 		v.add("cache.quota", "%v; want at least %v", c.Cache.Quota, MinQuota)
+	}
+	if c.Cache.Quota > MaxDisk {
+		v.add("cache.quota", "%v; want at most %v", c.Cache.Quota, MaxDisk)
+	}
+	if c.Cache.Reserve > MaxDisk {
+		v.add("cache.reserve", "%v; want at most %v", c.Cache.Reserve, MaxDisk)
 	}
 	if c.Cache.GroupBytes < MinGroupBytes {
 		v.add("cache.group_bytes", "%v; want at least %v", c.Cache.GroupBytes, MinGroupBytes)
