@@ -45,6 +45,7 @@ func (f *Fetcher) load(mono time.Time) {
 		most = defaultMaxLoaded
 	}
 	n := 0
+	f.asking = 0
 	for _, it := range f.ordered() {
 		f.reserve(it, mono)
 		if !f.shouldLoad(it, mono) || n >= most {

@@ -61,8 +61,9 @@ type Fetcher struct {
 	totals   totals
 	wanBoxes map[string]given // of torrents that have left the swarm
 	reach    reach
-	urgent   *item     // somebody waits for it; see mostUrgent
-	next     time.Time // of the plan
+	urgent   *item         // somebody waits for it; see mostUrgent
+	next     time.Time     // of the plan
+	asking   time.Duration // the cache for space, in this step
 
 	withdrawn   map[asset.ID]bool // of the catalog that withdrawnBy is
 	withdrawnBy *catalog.Snapshot

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -102,6 +103,36 @@ func TestWithdrawnThatStaysIsTriedLessAndLess(t *testing.T) {
 		d.wait(11 * time.Minute)
 		if _, here := d.cache.Asset(film); here {
 			t.Error("it is here when the disk lets it go")
+		}
+	})
+}
+
+// Where the cache takes its time for each of many assets that are wanted at once, the fetcher still answers: the watchdog asks,
+// and players do.
+func TestManyAssetsThatTakeLongToReserve(t *testing.T) {
+	aDay(t, "2026-03-02 12:00", func(t *testing.T, d *day) {
+		const many = 45
+		var films []asset.ID
+		for i := range many {
+			films = append(films, d.publish(strings.Repeat("x", i+1), 4<<10))
+		}
+		d.campaign("night", catalog.Campaign{Windows: []catalog.Window{hm("13:00", "15:00", -1)}}, films...)
+		d.cache.slow = 2 * time.Second
+		d.start(fetch.Limits{})
+		for d.cache.created() < many {
+			asked := time.Now()
+			if !d.Alive(t.Context()) {
+				t.Fatal("it has ended")
+			}
+			if took := time.Since(asked); took > 3*time.Second {
+				t.Fatalf("it answers after %v", took)
+			}
+			d.wait(time.Second)
+		}
+		for _, id := range films {
+			if s := d.asset(id); s.State != fetch.Accepted {
+				t.Errorf("%s is %s", id.Short(), s.State)
+			}
 		}
 	})
 }

@@ -81,6 +81,7 @@ type memCache struct {
 	onEvict func(asset.ID)
 	stuck   error // what Remove fails with
 	removes int
+	slow    time.Duration // that Create takes; set before it starts
 }
 
 func newMemCache(room int64) *memCache {
@@ -99,6 +100,7 @@ func (c *memCache) Create(torrent []byte, a fetch.Attr) (fetch.Asset, error) {
 	if err != nil {
 		return nil, err
 	}
+	time.Sleep(c.slow)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.creates++

@@ -9,6 +9,17 @@ import (
 // growAgain is how long the cache is left alone after it had no space.
 const growAgain = 30 * time.Second
 
+// askTime is how long one step may stand still for the cache: where freed space shows late, or a disk is slow, each of many
+// assets may have to wait. The others have their turn in the next step, so that whoever asks meanwhile is answered between.
+const askTime = time.Second
+
+// room asks the cache for space, and counts what that takes of the step.
+func (f *Fetcher) room(torrent []byte, attr Attr) (Asset, error) {
+	began := time.Now()
+	defer func() { f.asking += time.Since(began) }()
+	return f.o.Cache.Create(torrent, attr)
+}
+
 // reserve creates a wanted asset in the cache: admission precedes download. Of an asset whose campaign wants its beginning
 // first only that is reserved, until it is here. When the rest is refused, what is here stays.
 func (f *Fetcher) reserve(it *item, mono time.Time) {
@@ -23,6 +34,10 @@ func (f *Fetcher) reserve(it *item, mono time.Time) {
 	if it.want.Prefix && !f.wantedBeyond(it) {
 		attr.PrefixBytes = f.prefixBytes(it)
 		need = min(need, attr.PrefixBytes)
+	}
+	if f.asking > askTime {
+		f.wake()
+		return
 	}
 	if it.store == nil {
 		f.create(it, attr, mono)
@@ -46,7 +61,7 @@ func (f *Fetcher) create(it *item, attr Attr, mono time.Time) {
 	if rejected || !(it.want.Fetch || it.state == Rejected) {
 		return
 	}
-	store, err := f.o.Cache.Create(it.meta.torrent, attr)
+	store, err := f.room(it.meta.torrent, attr)
 	if err != nil {
 		it.state, it.code, it.codeText = Rejected, rejectCode(err), err.Error()
 		it.retryAt = mono.Add(growAgain)
@@ -66,7 +81,7 @@ func (f *Fetcher) grow(it *item, attr Attr, mono time.Time) {
 	if it.growErr != nil && mono.Before(it.growAt) {
 		return
 	}
-	_, err := f.o.Cache.Create(it.meta.torrent, attr)
+	_, err := f.room(it.meta.torrent, attr)
 	it.attr = attr // the cache takes it over in any case
 	if err == nil {
 		it.growErr = nil
