@@ -27,6 +27,8 @@ type Counts struct {
 
 	goneReady int // of Gone: hold every asset
 	away      int // of Offline: they were offline before the stage began
+	longGone  int // of Gone: for longer than a night
+	longOff   int // of Offline: for longer than a night
 }
 
 const (
@@ -55,19 +57,12 @@ func (n Counts) reachable() (boxes, missed int) {
 	return there - (n.Gone - missed), missed
 }
 
-// lost is how many of the missed boxes stop a rollout: those that chance does not account for either, at three standard deviations
-// of the difference between the stage and the others. It is judged all night.
+// lost is how many of the missed boxes stop a rollout: those that chance does not account for.
 func (n Counts) lost() int {
-	_, missed := n.reachable()
-	if n.Others < othersLeast {
+	if _, missed := n.reachable(); missed < goneLeast || n.Others < othersLeast {
 		return 0
 	}
-	there, p := float64(n.Included-n.away), share(n.OthersGone, n.Others)
-	lost := missed - int(math.Ceil(3*math.Sqrt(there*p*(1-p)*(1+there/float64(n.Others)))))
-	if lost < goneLeast {
-		return 0
-	}
-	return lost
+	return max(0, n.Gone-byChance(n.Included-n.away, n.OthersGone, n.Others, stopChance))
 }
 
 // judge decides the next step of a rollout from its counts. It is pure.
@@ -100,29 +95,44 @@ func (s *Staged) judge(now time.Time, n Counts) (verdict, why string) {
 	return verdictAdvance, ""
 }
 
-// emptyFor is how long a stage may be without a box that could be reached before somebody is told: a night without power in a
-// small stage is no reason.
-const emptyFor = 6 * time.Hour
+const (
+	// emptyFor is how long a stage may be without a box that could be reached before somebody is told: an hour without power in
+	// a small one is no reason.
+	emptyFor = 6 * time.Hour
+	// aNight is how long boxes may be off because nobody watches.
+	aNight = 14 * time.Hour
+)
 
 // waitsForNobody says why a stage will stay as it is if nothing changes; empty when it need not.
 func (s *Staged) waitsForNobody(now time.Time, n Counts) string {
 	since := now.Sub(s.Since)
 	reachable, missed := n.reachable()
+	mayCome := n.Included - n.longOff
 	switch {
 	case s.Done || since < time.Duration(s.Stages[s.Stage].Hold):
 		return ""
 	case n.Included == 0:
 		return fmt.Sprintf("none of the group's %d boxes is in it, so none can show that it is safe to go on. "+
 			"Create the campaign anew with a larger first stage, or with cohorts", n.Boxes)
-	case n.Included == n.Offline && since > emptyFor:
+	case since <= emptyFor:
+		return ""
+	case mayCome == 0:
 		return fmt.Sprintf("all %d boxes in it are offline", n.Included)
-	case n.Ready+n.Failed+n.Working < s.MinBoxes && since > emptyFor:
-		return fmt.Sprintf("%d boxes must have settled, and only %d can be reached", s.MinBoxes, n.Ready+n.Failed+n.Working)
-	case missed > 0 && share(missed, reachable) > 1-*s.Success && since > emptyFor:
+	case mayCome < s.MinBoxes:
+		return fmt.Sprintf("%d boxes must have settled, and only %d can be reached", s.MinBoxes, mayCome)
+	case share(missed, reachable) > 1-*s.Success && !s.comeBack(n):
 		return fmt.Sprintf("%d of %d boxes in it went silent since it began, and more of them than of the others. "+
 			"Look after them; if they were just unplugged, resume the campaign (fleetd campaign resume): it goes on without them", missed, reachable)
 	}
 	return ""
+}
+
+// comeBack reports whether those that are missed may just be off for the night: they have not been gone for longer, and not
+// strikingly more of them than of the others.
+func (s *Staged) comeBack(n Counts) bool {
+	reachable, missed := n.reachable()
+	return share(min(missed, n.longGone), reachable) <= 1-*s.Success &&
+		n.Gone <= byChance(n.Included-n.away, n.OthersGone, n.Others, tellChance)
 }
 
 // explain says of a running campaign why it does not go on, if it does not.
@@ -162,6 +172,7 @@ func (f *Fleet) count(ctx context.Context, c *Campaign) (Counts, error) {
 		n.Boxes++
 		in := c.Includes(s.Box, []string{c.Group})
 		gone := c.Staged != nil && !s.Online && s.Since.After(c.Staged.Since) && now.Sub(s.Since) > goneAfter
+		long := !s.Online && now.Sub(s.Since) > aNight
 		if !in {
 			if c.Staged != nil && (s.Online || s.Since.After(c.Staged.Since)) {
 				n.Others++
@@ -175,11 +186,14 @@ func (f *Fleet) count(ctx context.Context, c *Campaign) (Counts, error) {
 			n.Ready++
 			n.Gone += one(gone)
 			n.goneReady += one(gone)
+			n.longGone += one(gone && long)
 		case s.Failed > 0:
 			n.Failed++
 		case !s.Online:
 			n.Offline++
+			n.longOff += one(long)
 			n.Gone += one(gone)
+			n.longGone += one(gone && long)
 			n.away += one(c.Staged == nil || !s.Since.After(c.Staged.Since))
 		default:
 			n.Working++

@@ -70,6 +70,9 @@ func TestARolloutJudgesItsStage(t *testing.T) {
 		"a small fleet's failures stop it": {
 			2 * time.Hour, Counts{Boxes: 20, Included: 10, Ready: 4, Failed: 1, Offline: 5, Gone: 5, Others: 10, OthersGone: 2}, verdictStop,
 		},
+		"chance, where none of a few others has gone": {
+			2 * time.Hour, Counts{Boxes: 110, Included: 50, Ready: 45, Offline: 5, Gone: 5, Others: 50}, verdictWait,
+		},
 		"few are missed": {2 * time.Hour, Counts{Boxes: 1000, Included: 100, Ready: 97, Offline: 3, Gone: 3, Others: 90}, verdictAdvance},
 	} {
 		s, _ := staged(t, Stage{PerMille: 100, Hold: hour}, Stage{PerMille: 1000})
@@ -97,6 +100,47 @@ func TestARolloutThatIsOpenStillStopsItself(t *testing.T) {
 	}
 }
 
+// A stage whose boxes go as all others do, every minute of a night, is stopped for that in one night of thousands, however small
+// it is and however few others there are; and one that loses most of its boxes is stopped.
+func TestChanceStopsNoRollout(t *testing.T) {
+	s, _ := staged(t, Stage{PerMille: 100}, Stage{PerMille: 1000})
+	stops := func(n Counts) bool {
+		n.Boxes, n.Ready, n.Offline = n.Included+n.Others, n.Included-n.Gone, n.Gone
+		verdict, _ := s.judge(now.Add(time.Hour), n)
+		return verdict == verdictStop
+	}
+	for _, p := range []float64{0.005, 0.02, 0.1, 0.4} {
+		for _, others := range []int{50, 90, 900} {
+			for _, in := range []int{4, 10, 50, 100} {
+				var wrong float64
+				for gone := range others + 1 {
+					if likely := binomial(others, gone, p); likely > 1e-9 {
+						for k := range in + 1 {
+							if stops(Counts{Included: in, Gone: k, Others: others, OthersGone: gone}) {
+								wrong += likely * binomial(in, k, p)
+							}
+						}
+					}
+				}
+				if wrong > stopChance {
+					t.Errorf("%d boxes beside %d others, of which %.1f %% go: stopped with a probability of %.5f", in, others, 100*p, wrong)
+				}
+				if lost := (Counts{Included: in, Gone: in, Others: others, OthersGone: int(p * float64(others))}); p < 0.05 && !stops(lost) {
+					t.Errorf("all %d boxes went silent, and %d of %d others: not stopped", in, lost.OthersGone, others)
+				}
+			}
+		}
+	}
+	if n := byChance(1_000_000, 0, 50, stopChance); n < 100_000 || n > 300_000 {
+		t.Errorf("of a million %d may go by chance when none of 50 others did", n)
+	}
+}
+
+func binomial(n, k int, p float64) float64 {
+	choose := lgamma(float64(n+1)) - lgamma(float64(k+1)) - lgamma(float64(n-k+1))
+	return math.Exp(choose + float64(k)*math.Log(p) + float64(n-k)*math.Log(1-p))
+}
+
 // A stage in which nobody is stays for ever, and somebody has to be told.
 func TestAStageWithoutBoxesIsTold(t *testing.T) {
 	hour := catalog.Duration(time.Hour)
@@ -109,10 +153,20 @@ func TestAStageWithoutBoxesIsTold(t *testing.T) {
 		"nobody is in it":        {2 * time.Hour, Counts{Boxes: 40}, "none of the group's 40 boxes"},
 		"nobody is in it yet":    {2 * time.Hour, Counts{}, "none of the group's 0 boxes"},
 		"a short night":          {2 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4}, ""},
-		"all are switched off":   {7 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4}, "all 4 boxes in it are offline"},
-		"fewer than must settle": {7 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 1, Ready: 3}, "5 boxes must have settled, and only 3"},
-		"some went silent":       {7 * time.Hour, Counts{Boxes: 40, Included: 20, Ready: 18, Offline: 2, Gone: 2}, "fleetd campaign resume"},
-		"at work":                {7 * time.Hour, Counts{Boxes: 40, Included: 9, Working: 9}, ""},
+		"an ordinary one":        {9 * time.Hour, Counts{Boxes: 40, Included: 6, Offline: 6, Gone: 6, Others: 34, OthersGone: 30}, ""},
+		"all are switched off":   {20 * time.Hour, Counts{Boxes: 40, Included: 4, Offline: 4, longOff: 4}, "all 4 boxes in it are offline"},
+		"fewer than must settle": {7 * time.Hour, Counts{Boxes: 40, Included: 6, Offline: 3, longOff: 2, Ready: 3}, "5 boxes must have settled, and only 4"},
+		"enough may":             {7 * time.Hour, Counts{Boxes: 40, Included: 6, Offline: 3, longOff: 1, Ready: 3}, ""},
+		"some went silent": {
+			20 * time.Hour, Counts{Boxes: 40, Included: 20, Ready: 18, Offline: 2, Gone: 2, longGone: 2, longOff: 2}, "fleetd campaign resume",
+		},
+		"some went silent tonight": {
+			9 * time.Hour, Counts{Boxes: 40, Included: 20, Ready: 12, Offline: 8, Gone: 8, Others: 20, OthersGone: 4}, "",
+		},
+		"strikingly many did": {
+			7 * time.Hour, Counts{Boxes: 40, Included: 20, Ready: 4, Offline: 16, Gone: 16, Others: 20, OthersGone: 4}, "more of them than of the others",
+		},
+		"at work": {7 * time.Hour, Counts{Boxes: 40, Included: 9, Working: 9}, ""},
 	} {
 		s, _ := staged(t, Stage{PerMille: 10, Hold: hour}, Stage{PerMille: 1000})
 		s.MinBoxes = 5
