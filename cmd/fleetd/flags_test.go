@@ -44,6 +44,9 @@ func TestFlagsAreCheckedBeforeAnythingIsSent(t *testing.T) {
 		{"--args", []string{"command", "box-1", "evict", "--args", "{bad"}},
 		{"private key", []string{"publisher", "add", "bob", "--public-key", filepath.Join(dir, "private.pem")}},
 		{"serial", []string{"keys", "revoke", "not-hex"}},
+		{"want fleetd statement PUBLISHER; see", []string{"statement"}},
+		{"want fleetd campaign abort|create|", []string{"campaign"}},
+		{`fleetd campaign list: unknown argument "x"`, []string{"campaign", "list", "x"}},
 	} {
 		var bad usageError
 		_, err := fleetd("", append(c.args, "--api", api.URL)...)

@@ -10,6 +10,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -79,12 +80,16 @@ or BOXD_FLEET_TOKEN elsewhere ("fleetd user add" makes one).`,
 	return cmd
 }
 
-// args wraps cobra's checks so that a wrong number of arguments is bad usage.
+// args makes a wrong number of arguments bad usage, and says what is wanted.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, a []string) error {
-		if err := check(cmd, a); err != nil {
-			return cli.Usagef("%s: %w; see %[1]s --help", cmd.CommandPath(), err)
+		if check(cmd, a) == nil {
+			return nil
 		}
-		return nil
+		_, what, _ := strings.Cut(cmd.Use, " ")
+		if what == "" {
+			return cli.NoArgs(cmd, a)
+		}
+		return cli.Usagef("want %s %s; see %[1]s --help", cmd.CommandPath(), what)
 	}
 }

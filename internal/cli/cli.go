@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -49,8 +50,11 @@ func Prepare(root *cobra.Command) {
 func groups(cmd *cobra.Command) {
 	if !cmd.Runnable() && cmd.HasSubCommands() {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			switch {
+			case len(args) == 0 && !cmd.HasParent():
 				return cmd.Help()
+			case len(args) == 0:
+				return Usagef("want %s %s; see %[1]s --help", cmd.CommandPath(), choice(cmd))
 			}
 			text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
 			for i, s := range cmd.SuggestionsFor(args[0]) {
@@ -68,6 +72,17 @@ func groups(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		groups(sub)
 	}
+}
+
+// choice lists the commands that a group holds.
+func choice(cmd *cobra.Command) string {
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() && sub.Name() != "help" {
+			names = append(names, sub.Name())
+		}
+	}
+	return strings.Join(names, "|")
 }
 
 // Execute runs a prepared root command and returns the exit code; isUsage may name more errors that are bad usage.

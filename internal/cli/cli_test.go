@@ -45,7 +45,8 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 	}{
 		{"", ExitDone, "Usage:"},
 		{"--version", ExitDone, "prog 1.2"},
-		{"group", ExitDone, "Available Commands:"},
+		{"group", ExitUsage, "prog: want prog group leaf|other; see prog group --help\n"},
+		{"group --help", ExitDone, "Available Commands:"},
 		{"group leaf x", ExitDone, ""},
 		{"group leaf fault", ExitFault, "prog: it broke\n"},
 		{"group other", ExitFault, ""},
