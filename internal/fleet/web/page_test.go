@@ -248,6 +248,8 @@ func publishFromThePage(t *testing.T, b *browser, s *scene) {
 	arrive(half, len(page.Boxes))
 	shows(len(page.Boxes))
 	b.Until(`/Complete since/.test(document.getElementById('curve-words').textContent)`)
+	// It came within seconds, and can be seen nevertheless.
+	b.Until(`(a => a.width >= 9 && a.height > 100)(document.querySelector('#curve path.area').getBBox())`)
 
 	b.Do(chromedp.Click("[data-do=abort]"))
 	b.Until(`document.getElementById('dialog').open`)

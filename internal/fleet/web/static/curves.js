@@ -100,8 +100,10 @@ export function arrival(el, camp) {
     c.svg.lastChild.previousSibling.setAttribute('y1', 22 + (bottom - 22) * (1 - f));
   }
   axis(c, x, start, to, 22, bottom);
-  const path = pts.map(([t, v], i) => (i ? 'L' : 'M') + x(t).toFixed(1) + ' ' + y(v).toFixed(1)).join('');
-  c.svg.append(s('path', { class: 'area', d: `${path}L${x(last).toFixed(1)} ${bottom}L${left} ${bottom}Z` }), s('path', { class: 'line', d: path }));
+  // What came within seconds would be a hair at the edge of a chart that goes on to the deadline: it gets a step that can be seen.
+  const end = Math.max(x(last), left + 10), at = (t, v) => t.toFixed(1) + ' ' + y(v).toFixed(1);
+  const path = pts.map(([t, v], i) => (i ? 'L' : 'M') + at(x(t), v)).join('') + 'L' + at(end, sum);
+  c.svg.append(s('path', { class: 'area', d: `${path}L${end.toFixed(1)} ${bottom}L${left} ${bottom}Z` }), s('path', { class: 'line', d: path }));
   if (finish) {
     c.svg.append(s('line', { class: 'guess', x1: x(now), y1: y(sum), x2: x(Math.min(finish, to)), y2: y(sum + (wish - sum) * (Math.min(finish, to) - now) / (finish - now)) }));
   }
