@@ -184,6 +184,7 @@ type Cache struct {
 	used     int64    // reserved bytes and metainfo of entries and limbo
 	dirty    map[*entry]struct{}
 	changed  chan struct{}
+	waiting  chan struct{}
 	onEvict  []func(asset.ID)
 	events   []Event
 	lastTick time.Time
@@ -213,8 +214,8 @@ func Open(o Options) (*Cache, error) {
 	c := &Cache{
 		o: o, fs: o.FS, dir: filepath.Join(o.Dir, "assets"), bufs: make(chan []byte, 4), soon: make(chan extent, 64),
 		entries: map[asset.ID]*entry{}, dirty: map[*entry]struct{}{}, changed: make(chan struct{}),
-		flushed: make(chan struct{}),
-		arm:     make(chan struct{}, 1), kick: make(chan struct{}, 1), check: make(chan struct{}, 1),
+		flushed: make(chan struct{}), waiting: make(chan struct{}),
+		arm: make(chan struct{}, 1), kick: make(chan struct{}, 1), check: make(chan struct{}, 1),
 	}
 	for range cap(c.bufs) {
 		c.bufs <- make([]byte, bufSize)
@@ -269,6 +270,14 @@ func (c *Cache) Changed() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.changed
+}
+
+// Waiting returns a channel that is closed when a reader comes to wait for bytes that are not here, other than those it
+// waited for before.
+func (c *Cache) Waiting() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting
 }
 
 // wake must be called with mu held.

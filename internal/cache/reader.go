@@ -33,6 +33,8 @@ type Reader struct {
 	full     bool // as much is here ahead of it as is wanted
 	followed bool // the next is known
 	follow   []asset.File
+
+	lacks int // the piece that was last told to be lacking, plus 1; of the goroutine that reads
 }
 
 // OpenFile opens a file of the asset for a player. Reads wait for pieces that are missing, until ctx ends, and make
@@ -162,7 +164,8 @@ func (r *Reader) next(limit int64) (off, n int64, err error) {
 		if lost == nil && e.c.stats.readFailing.Load() {
 			lost = time.After(e.c.o.RepairWait)
 		}
-		r.announce()
+		r.announce(r.lacks != i+1)
+		r.lacks = i + 1
 		select {
 		case <-changed:
 		case <-r.stop:
@@ -173,12 +176,16 @@ func (r *Reader) next(limit int64) (off, n int64, err error) {
 	}
 }
 
-// announce tells whoever fetches or re-hashes that this reader waits.
-func (r *Reader) announce() {
+// announce tells whoever fetches or re-hashes that this reader waits, and whether it is for something new.
+func (r *Reader) announce(anew bool) {
 	c := r.a.e.c
 	c.poke(c.check)
 	c.mu.Lock()
 	c.wake()
+	if anew {
+		close(c.waiting)
+		c.waiting = make(chan struct{})
+	}
 	c.mu.Unlock()
 }
 

@@ -85,10 +85,14 @@ func (d *day) at(local string) time.Time {
 func (d *day) now() time.Time { now, _ := d.clock.Now(); return now }
 
 // publish adds an asset of so many bytes, in pieces of 16 KiB.
-func (d *day) publish(name string, n int) asset.ID {
+func (d *day) publish(name string, n int) asset.ID { return d.publishFilm(name, n, nil) }
+
+// publishFilm publishes a file that begins so.
+func (d *day) publishFilm(name string, n int, begin []byte) asset.ID {
 	const piece = 16 << 10
 	data := make([]byte, n)
 	_, _ = mrand.NewChaCha8([32]byte{name[0], byte(len(name))}).Read(data)
+	copy(data, begin)
 	var hashes []byte
 	for off := 0; off < n; off += piece {
 		h := sha1.Sum(data[off:min(off+piece, n)]) //nolint:gosec // BEP 3

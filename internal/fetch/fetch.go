@@ -64,6 +64,7 @@ type Fetcher struct {
 	urgent   *item         // somebody waits for it; see mostUrgent
 	next     time.Time     // of the plan
 	asking   time.Duration // the cache for space, in this step
+	hurried  time.Time     // when it last looked at once, for a player
 
 	withdrawn   map[asset.ID]bool // of the catalog that withdrawnBy is
 	withdrawnBy *catalog.Snapshot
@@ -173,7 +174,7 @@ func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bo
 	defer plan.Stop()
 	for {
 		catalogChanged, cacheChanged := f.o.Catalog.Changed(), f.o.Cache.Changed()
-		swarmChanged := f.swarm.Changed()
+		swarmChanged, waiting := f.swarm.Changed(), f.o.Cache.Waiting()
 		var lanChanged <-chan struct{}
 		if f.o.LAN != nil {
 			lanChanged = f.o.LAN.Changed()
@@ -203,7 +204,7 @@ func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bo
 		case <-swarmChanged:
 		case <-lanChanged:
 		}
-		f.settle(ctx)
+		f.settle(ctx, waiting)
 	}
 }
 
@@ -218,20 +219,23 @@ func (f *Fetcher) idle() bool {
 	return true
 }
 
-// settle lets what comes in bursts (pieces, peers) arrive before everything is looked at again.
-func (f *Fetcher) settle(ctx context.Context) {
-	t := time.NewTimer(20 * time.Millisecond)
+// settleTime is how long what comes in bursts (pieces, peers) is let arrive before everything is looked at again.
+const settleTime = 20 * time.Millisecond
+
+// settle waits for that, but for a player who comes to wait, unless the last one came just before.
+func (f *Fetcher) settle(ctx context.Context, waiting <-chan struct{}) {
+	t := time.NewTimer(settleTime)
 	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case call := <-f.calls:
-			call(time.Now())
-			return // who asks waits for what follows
-		case <-t.C:
-			return
-		}
+	if time.Since(f.hurried) < settleTime {
+		waiting = nil
+	}
+	select {
+	case <-ctx.Done():
+	case call := <-f.calls:
+		call(time.Now()) // who asks waits for what follows
+	case <-waiting:
+		f.hurried = time.Now()
+	case <-t.C:
 	}
 }
 

@@ -169,6 +169,7 @@ func (c *memCache) Remove(id asset.ID, _ string) error {
 func (c *memCache) Pin(asset.ID, bool) error { return nil }
 func (c *memCache) Pinned(asset.ID) bool     { return false }
 
+func (c *memCache) Waiting() <-chan struct{} { return nil }
 func (c *memCache) OnEvict(f func(asset.ID)) { c.onEvict = f }
 
 // evict takes an asset away; as in the cache, it is still listed while the callback runs.

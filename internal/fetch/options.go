@@ -58,6 +58,7 @@ type Cache interface {
 	Pinned(id asset.ID) bool
 	OnEvict(func(asset.ID))
 	Changed() <-chan struct{}
+	Waiting() <-chan struct{} // closed when a player comes to wait for something else than before
 }
 
 // Catalog is what the operator wants.

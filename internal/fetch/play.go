@@ -23,10 +23,16 @@ type player struct {
 	since  time.Time // when it came to be; zero: nothing is needed soon
 	helped time.Time // when the courier was found too slow
 
-	opening int       // the first piece of a place to which the player has just come, plus 1; 0: none
-	place   int       // the piece after the last such one
+	opening Span      // the first piece of a place to which the player has just come, or an index; End 0: none
+	place   int       // the piece after the last such one; 0: none
 	wait    time.Time // before it is asked for
+
+	index     Span // of the film whose beginning has come; End 0: none
+	indexEnds time.Time
 }
+
+// opens says that a request from a piece on is the one that was decided on to bring the beginning of a place.
+func (p *player) opens(first int) bool { return p.opening.End > 0 && p.opening.First == first }
 
 // look takes what is needed now.
 func (p *player) look(demand []Span, mono time.Time) {
@@ -67,7 +73,11 @@ func (f *Fetcher) neighbourDemand(it *item) []Span {
 
 // needs is what players here and elsewhere in the home need: first what they need soon, those here before others.
 func (f *Fetcher) needs(it *item) []Span {
-	list := slices.Concat(it.demand, f.neighbourDemand(it))
+	index := it.indexNeeds()
+	list := slices.Concat(index, it.demand, f.neighbourDemand(it))
+	for i := len(index); i < len(list) && len(index) > 0; i++ {
+		list[i].Now = false // it comes first
+	}
 	slices.SortStableFunc(list, func(a, b Span) int {
 		switch {
 		case a.Soon == b.Soon:
@@ -241,8 +251,12 @@ func (it *item) playRuns(needs []Span, waiting []int, mono time.Time) (n, first 
 		}
 	case first == it.player.place && mono.Before(it.player.wait):
 	case !it.inflight[first] && live <= runsPerAsset:
-		if it.player.opening = 0; first != it.player.place && it.long(first) {
-			it.player.opening = first + 1
+		p := &it.player
+		switch p.opening = (Span{}); {
+		case p.index.First <= first && first < p.index.End:
+			p.opening = Span{First: first, End: p.index.End}
+		case (first == 0 || first != p.place) && it.long(first):
+			p.opening = Span{First: first, End: first + 1}
 		}
 		return 1, first
 	}

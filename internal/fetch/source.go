@@ -221,8 +221,8 @@ func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demand
 		in[p] = true
 	}
 	first = pieces[0]
-	if demanded && first+1 == it.player.opening {
-		return first, first + 1
+	if demanded && it.player.opens(first) {
+		return first, it.player.opening.End
 	}
 	if mode == schedule.OriginSpare && !demanded {
 		first = pieces[f.offset(it)%uint64(len(pieces))] // boxes that know nothing of each other begin at different places
@@ -253,9 +253,9 @@ func (f *Fetcher) offset(it *item) uint64 {
 
 func (f *Fetcher) startRun(it *item, first, end int, demanded bool) {
 	ctx, cancel := context.WithCancel(f.jobs)
-	r := &originRun{first: first, end: end, cancel: cancel, demanded: demanded, opens: demanded && first+1 == it.player.opening}
+	r := &originRun{first: first, end: end, cancel: cancel, demanded: demanded, opens: demanded && it.player.opens(first)}
 	if r.opens {
-		it.player.opening = 0
+		it.player.opening = Span{}
 	}
 	it.runs[r] = true
 	for i := first; i < end; i++ {
@@ -280,8 +280,7 @@ func (f *Fetcher) ranOrigin(it *item, r *originRun, res origin.Result, mono time
 	switch {
 	case res.Err == nil:
 		if r.opens {
-			it.player.place, it.player.wait = r.end, mono.Add(afterFirst)
-			time.AfterFunc(afterFirst, f.wake)
+			f.opened(it, r, mono)
 		}
 		it.srcErr = nil
 		f.reach.success(mono)
