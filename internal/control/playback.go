@@ -6,9 +6,19 @@ import (
 	"time"
 )
 
-// playbackLinger is how long playback is assumed to go on after the last byte that a player took: players read ahead
-// in bursts.
-const playbackLinger = 10 * time.Second
+const (
+	// playbackLinger is how long playback goes on after the last byte that players took, though none has a connection
+	// open: many ask for segments of ten seconds one by one.
+	playbackLinger = 30 * time.Second
+
+	// PlayerStall is how long an open connection counts without taking a byte: whoever plays little has much of it in
+	// memory. Then its server lets it go.
+	PlayerStall = 5 * time.Minute
+
+	// pausedFor is how long connections that take only what fills their buffers count, however often they come back: a
+	// television that was left on pause does not hold the night up.
+	pausedFor = 30 * time.Minute
+)
 
 // MaxLease bounds a playback lease.
 const MaxLease = 6 * time.Hour
@@ -23,8 +33,10 @@ type Playback struct {
 	mu      sync.Mutex // guards the fields below; never held while set is called
 	players int        // open connections
 	waiting int        // of them, those that wait for bytes that are not here yet
-	until   time.Time  // the later of the last byte plus linger and the lease's end
-	lease   time.Time
+	took    time.Time  // when one took bytes last
+	opened  time.Time  // when one came last
+	played  time.Time  // when one took more than its first bytes last, or came after a long time without any
+	lease   time.Time  // when it ends
 }
 
 // NewPlayback tells set of every change while Run runs; now is the clock.
@@ -34,18 +46,28 @@ func NewPlayback(set func(bool), now func() time.Time) *Playback {
 
 // Open counts a player connection until the returned function is called.
 func (p *Playback) Open() (closed func()) {
-	p.change(func() { p.players++ })
+	p.change(func() {
+		now := p.now()
+		if p.players++; now.Sub(p.took) > pausedFor && now.Sub(p.opened) > pausedFor {
+			p.played = now
+		}
+		p.opened = now
+	})
 	return sync.OnceFunc(func() { p.change(func() { p.players-- }) })
 }
 
 // Touch says that a player took bytes.
 func (p *Playback) Touch() {
 	p.mu.Lock()
-	until := p.now().Add(playbackLinger)
-	fresh := until.Sub(p.until) > time.Second
+	now := p.now()
+	fresh := now.Sub(p.took) > time.Second
 	p.mu.Unlock()
 	if fresh { // else told a moment ago
-		p.change(func() { p.until = later(p.until, until) })
+		p.change(func() {
+			if p.took = now; now.Sub(p.opened) > playbackLinger {
+				p.played = now
+			}
+		})
 	}
 }
 
@@ -69,8 +91,21 @@ func (p *Playback) Lease(d time.Duration) time.Time {
 func (p *Playback) State() (players int, active bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
-	return p.players, p.waiting > 0 || now.Before(p.until) || now.Before(p.lease)
+	active, _ = p.active(p.now())
+	return p.players, active
+}
+
+// active says whether somebody is watching, and if so, until when if nothing happens; mu is held.
+func (p *Playback) active(now time.Time) (bool, time.Time) {
+	until := later(p.took.Add(playbackLinger), p.lease)
+	if p.players > 0 {
+		still := later(p.took, p.opened).Add(PlayerStall)
+		if most := p.played.Add(pausedFor); most.Before(still) {
+			still = most
+		}
+		until = later(until, still)
+	}
+	return p.waiting > 0 || now.Before(until), until
 }
 
 func (p *Playback) change(fn func()) {
@@ -89,11 +124,12 @@ func (p *Playback) Run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		if _, active := p.State(); active != told {
+		active, next := p.look()
+		if active != told {
 			told = active
 			p.set(active)
 		}
-		timer.Reset(p.next())
+		timer.Reset(next)
 		select {
 		case <-ctx.Done():
 			return
@@ -103,14 +139,17 @@ func (p *Playback) Run(ctx context.Context) {
 	}
 }
 
-func (p *Playback) next() time.Duration {
+// look says whether somebody is watching, and when to look again. It goes by one look at the clock: what ends between two
+// would be told of much later.
+func (p *Playback) look() (active bool, next time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	end := later(p.until, p.lease)
-	if d := end.Sub(p.now()); d > 0 {
-		return min(d, time.Hour)
+	now := p.now()
+	active, until := p.active(now)
+	if d := until.Sub(now); d > 0 {
+		return active, min(d, time.Hour)
 	}
-	return time.Hour
+	return active, time.Hour
 }
 
 func later(a, b time.Time) time.Time {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,7 +52,7 @@ func TestPlaybackFollowsPlayersAndLeases(t *testing.T) {
 		time.Sleep(playbackLinger - time.Second)
 		expect("it took bytes a while ago", 1, true)
 		time.Sleep(2 * time.Second)
-		expect("it stopped taking bytes", 1, true, false)
+		expect("its buffer is full", 1, true)
 		closed()
 		closed()
 		expect("closed once", 0, true, false)
@@ -65,6 +66,94 @@ func TestPlaybackFollowsPlayersAndLeases(t *testing.T) {
 		expect("leased again", 0, true, false, true, false, true)
 		p.Lease(0)
 		expect("given back", 0, true, false, true, false, true, false)
+	})
+}
+
+// An open connection is playback as long as its server lets it live, however little it takes; but a television that was
+// left on pause does not hold the night up, however often its player comes back to fill its buffer.
+func TestAnOpenConnectionIsPlaybackButNotForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPlayback(func(bool) {}, time.Now)
+		watched := func(want bool, step string) {
+			t.Helper()
+			if _, active := p.State(); active != want {
+				t.Errorf("%s: somebody watches: %v", step, active)
+			}
+		}
+		watched(false, "before anything")
+		closed := p.Open()
+		p.Touch()
+		for range 200 { // hours of sound, a buffer at a time
+			time.Sleep(PlayerStall - time.Second)
+			watched(true, "its buffer lasts for minutes")
+			p.Touch()
+		}
+		time.Sleep(PlayerStall - time.Second)
+		watched(true, "paused just now")
+		time.Sleep(2 * time.Second)
+		watched(false, "paused for long")
+		closed()
+		var held time.Duration
+		for range 120 { // ten hours in which it comes back whenever it is let go
+			closed = p.Open()
+			p.Touch()
+			for range PlayerStall / time.Second {
+				time.Sleep(time.Second)
+				if _, active := p.State(); active {
+					held += time.Second
+				}
+			}
+			closed()
+		}
+		if least, most := pausedFor/2, pausedFor+120*playbackLinger; held < least || held > most {
+			t.Errorf("a paused television counted for %s of 10 hours, want %s to %s", held, least, most)
+		}
+		closed = p.Open()
+		p.Touch()
+		time.Sleep(playbackLinger + time.Second)
+		p.Touch()
+		time.Sleep(PlayerStall - time.Second)
+		watched(true, "it was played again")
+		closed()
+		time.Sleep(pausedFor + time.Second)
+		closed = p.Open()
+		p.Touch()
+		time.Sleep(PlayerStall - time.Second)
+		watched(true, "after a while without any")
+		closed()
+		watched(false, "closed")
+	})
+}
+
+// What ends while the loop looks at the clock is told of at once, not an hour later.
+func TestTheEndOfPlaybackIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told atomic.Bool
+		var looks, slow atomic.Int64
+		now := func() time.Time {
+			n := time.Now()
+			if looks.Add(1) == slow.Load() { // this goroutine loses the processor after its look
+				time.Sleep(5 * time.Millisecond)
+			}
+			return n
+		}
+		p := NewPlayback(told.Store, now)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go p.Run(ctx)
+		for after := int64(1); after <= 3; after++ { // whichever look it is
+			p.Lease(time.Minute)
+			synctest.Wait()
+			time.Sleep(time.Minute - 2*time.Millisecond)
+			slow.Store(looks.Load() + after)
+			p.Wait()() // anything that wakes it, shortly before the end
+			synctest.Wait()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if _, active := p.State(); active || told.Load() {
+				t.Errorf("a minute after the lease's end State says %v, told %v", active, told.Load())
+			}
+		}
 	})
 }
 

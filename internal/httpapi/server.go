@@ -60,9 +60,9 @@ const (
 	maxBody       = 64 << 10
 	headerTimeout = 5 * time.Second
 	idleTimeout   = time.Minute
-	bodyTimeout   = 10 * time.Second // for the body of a request to come
-	answerTimeout = 30 * time.Second // for everything but media and events
-	stallTimeout  = 5 * time.Minute  // a player that takes no byte for so long is let go; it comes back with a Range
+	bodyTimeout   = 10 * time.Second    // for the body of a request to come
+	answerTimeout = 30 * time.Second    // for everything but media and events
+	stallTimeout  = control.PlayerStall // a player that takes no byte for so long is let go; it comes back with a Range
 	shutdownGrace = 2 * time.Second
 )
 
