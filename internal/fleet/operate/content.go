@@ -56,12 +56,11 @@ func (f *Fleet) Publish(ctx context.Context, who string, r PublishRequest) (Asse
 	if err != nil {
 		return Asset{}, err
 	}
-	f.publishing.Lock()
-	defer f.publishing.Unlock()
-	res, err := f.copyToOrigin(ctx, r)
+	res, done, err := f.copyToOrigin(ctx, r)
 	if err != nil {
 		return Asset{}, err
 	}
+	defer done()
 	a, err := f.admit(ctx, who, r.Publisher, res, old)
 	if err != nil {
 		return a, errors.Join(err, f.dropCopy(ctx, res))
@@ -84,35 +83,50 @@ func (f *Fleet) replaced(ctx context.Context, r PublishRequest) (repo.AssetEntry
 	return a.AssetEntry, nil
 }
 
-// copyToOrigin hashes an asset and copies it to the origin, if its publisher has room for it. The caller holds f.publishing.
-func (f *Fleet) copyToOrigin(ctx context.Context, r PublishRequest) (*publish.Result, error) {
-	room, err := f.room(ctx, r.Publisher)
-	if err != nil {
-		return nil, err
+// importsAtOnce is how many assets are hashed at a time. One that hangs, on a share that is gone or a client that does not read,
+// keeps no other waiting.
+const importsAtOnce = 8
+
+// copyToOrigin hashes an asset and copies it to the origin, if its publisher has room for it. What it has counts as the publisher's
+// until done is called: when the catalog or a draft has it, or it was refused.
+func (f *Fleet) copyToOrigin(ctx context.Context, r PublishRequest) (res *publish.Result, done func(), err error) {
+	if room, err := f.room(ctx, r.Publisher); err != nil {
+		return nil, nil, err
+	} else if room <= 0 {
+		return nil, nil, fmt.Errorf("%w: publisher %s has no byte left", repo.ErrQuota, r.Publisher)
 	}
-	if room <= 0 {
-		return nil, fmt.Errorf("%w: publisher %s has no byte left", repo.ErrQuota, r.Publisher)
+	select {
+	case f.imports <- struct{}{}:
+		defer func() { <-f.imports }()
+	case <-ctx.Done():
+		return nil, nil, fmt.Errorf("wait for other imports: %w", ctx.Err())
 	}
-	res, err := publish.Publish(ctx, publish.Options{
+	var refused error
+	done = func() {}
+	res, err = publish.Publish(ctx, publish.Options{
 		Source: r.Source, OriginDir: f.o.OriginDir, OriginURLs: f.o.OriginURLs, Announce: f.o.Announce, Title: r.Name,
 		Version: r.Version, Publisher: r.Publisher, Types: r.Types, PieceLength: r.PieceLength, Progress: r.Progress,
-		MaxBytes: room, Root: r.Root, Forbid: r.Forbid,
+		Root: r.Root, Forbid: r.Forbid, Take: func(total int64) error {
+			done, refused = f.takeRoom(ctx, r.Publisher, total)
+			return refused
+		},
 	})
 	switch {
-	case errors.Is(err, publish.ErrTooLong):
-		return nil, fmt.Errorf("%w: %w", repo.ErrQuota, err)
+	case refused != nil:
+		return nil, nil, refused
 	case err != nil:
-		return nil, fmt.Errorf("%w: %w", ErrBad, err)
+		done()
+		return nil, nil, fmt.Errorf("%w: %w", ErrBad, err)
 	}
-	return res, nil
+	return res, done, nil
 }
 
 // admit signs a .torrent whose bytes are at the origin. It takes old's place in all campaigns, if that has a path.
 func (f *Fleet) admit(ctx context.Context, who, publisher string, res *publish.Result, old repo.AssetEntry) (Asset, error) {
 	f.editing.Lock()
 	defer f.editing.Unlock()
-	if _, err := os.Stat(res.Dir); err != nil { // another publisher's copy of the same bytes, which was removed just now
-		return Asset{}, fmt.Errorf("%w: the origin's copy is gone; publish it again: %w", ErrConflict, err)
+	if err := stillThere(res); err != nil {
+		return Asset{}, err
 	}
 	var ref catalog.AssetRef
 	err := f.o.Repo.Update(func(tx *repo.Tx) error {
@@ -150,6 +164,14 @@ func (f *Fleet) admit(ctx context.Context, who, publisher string, res *publish.R
 		detail += " replaces " + old.Path
 	}
 	return a, f.o.Registry.Audit(ctx, who, "publish", a.Path, detail)
+}
+
+// stillThere is an error when the copy at the origin is another import's of the same bytes, which was removed just now.
+func stillThere(res *publish.Result) error {
+	if _, err := os.Stat(res.Dir); err != nil {
+		return fmt.Errorf("%w: the origin's copy is gone; publish it again: %w", ErrConflict, err)
+	}
+	return nil
 }
 
 func keyless(err error) error {

@@ -53,12 +53,11 @@ func (f *Fleet) DraftAsset(ctx context.Context, who string, r PublishRequest) (D
 	if !r.Replaces.IsZero() { // its campaigns are signed by another key, at another time
 		return DraftedAsset{}, fmt.Errorf("%w: a draft cannot replace an asset: publish it, and name it in the campaigns then", ErrBad)
 	}
-	f.publishing.Lock()
-	defer f.publishing.Unlock()
-	res, err := f.copyToOrigin(ctx, r)
+	res, done, err := f.copyToOrigin(ctx, r)
 	if err != nil {
 		return DraftedAsset{}, err
 	}
+	defer done()
 	d, err := f.draftAsset(ctx, who, r, res)
 	if err != nil {
 		return d, errors.Join(err, f.dropCopy(ctx, res))
@@ -67,6 +66,11 @@ func (f *Fleet) DraftAsset(ctx context.Context, who string, r PublishRequest) (D
 }
 
 func (f *Fleet) draftAsset(ctx context.Context, who string, r PublishRequest, res *publish.Result) (DraftedAsset, error) {
+	f.editing.Lock()
+	defer f.editing.Unlock()
+	if err := stillThere(res); err != nil {
+		return DraftedAsset{}, err
+	}
 	id, name := res.Info.ID, res.Info.Name
 	if r.Name != "" {
 		name = r.Name

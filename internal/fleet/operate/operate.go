@@ -56,23 +56,26 @@ type Fleet struct {
 	now func() time.Time
 	log *slog.Logger
 
-	leases     leases            // nil where no other fleetd can share the database
-	leasing    sync.Mutex        // the lease is asked for by one at a time
-	flushing   sync.Mutex        // who was heard of is written by one at a time
-	publishing sync.Mutex        // one asset at a time is hashed
-	judging    paced             // rollouts; lead's
-	alerting   paced             // lead's
-	syncing    paced             // campaigns with the catalog; lead's
-	resent     map[string]string // the box after which resending goes on, by target; resend's
-	waits      map[string]string // campaigns whose stage will stay as it is, and why; lead's
-	index      atomic.Pointer[Index]
-	known      known
-	messages   atomic.Int64 // committed since the start
-	refused    atomic.Int64 // of those, how many made no sense
+	leases   leases            // nil where no other fleetd can share the database
+	leasing  sync.Mutex        // the lease is asked for by one at a time
+	flushing sync.Mutex        // who was heard of is written by one at a time
+	imports  chan struct{}     // so many assets at a time are hashed
+	judging  paced             // rollouts; lead's
+	alerting paced             // lead's
+	syncing  paced             // campaigns with the catalog; lead's
+	resent   map[string]string // the box after which resending goes on, by target; resend's
+	waits    map[string]string // campaigns whose stage will stay as it is, and why; lead's
+	index    atomic.Pointer[Index]
+	known    known
+	messages atomic.Int64 // committed since the start
+	refused  atomic.Int64 // of those, how many made no sense
 
 	editing sync.Mutex        // a campaign's record and the catalog change together
 	differs map[string]string // campaigns that could not be published, and why; guarded by editing
 	settled int64             // the catalog's version whose assets the records have; guarded by editing
+
+	quotas  sync.Mutex       // guards copying; what is left of a quota is looked up with it held
+	copying map[string]int64 // bytes that each publisher's imports under way have, which neither catalog nor drafts know yet
 
 	mu        sync.Mutex // guards the fields below
 	wants     map[string]wish
@@ -115,6 +118,8 @@ func New(o Options) *Fleet {
 		receiving: map[string]int64{},
 		resent:    map[string]string{},
 		newGroup:  make(chan struct{}, 1),
+		imports:   make(chan struct{}, importsAtOnce),
+		copying:   map[string]int64{},
 	}
 	if o.Registry.Postgres() { // SQLite's one fleetd has a lock on its directory
 		f.leases = o.Registry

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -220,6 +221,40 @@ func TestAQuotaBoundsTheDisk(t *testing.T) {
 	}
 	if _, _, err := d.Receive(ctx, "nobody", 1); !errors.Is(err, repo.ErrNotFound) {
 		t.Errorf("a publisher that there is not: %v", err)
+	}
+}
+
+// An import that hangs, as one from a share that is gone, keeps no other waiting; what it brings counts as its publisher's.
+func TestAnImportThatHangsHoldsUpNobody(t *testing.T) {
+	d := newDesk(t)
+	d.publisher("acme", 10)
+	d.publisher("other", 0)
+	publish := func(publisher, content string, meanwhile func()) error {
+		_, err := d.Publish(ctx, "x", PublishRequest{
+			Source: d.file("film", content), Publisher: publisher, Progress: func(int64, int64) { meanwhile() },
+		})
+		return err
+	}
+	err := publish("acme", "sixsix", sync.OnceFunc(func() {
+		nothing := func() {}
+		if err := publish("other", "elsewhere", nothing); err != nil {
+			t.Errorf("another publisher's: %v", err)
+		}
+		if err := publish("acme", "fives", nothing); !errors.Is(err, repo.ErrQuota) {
+			t.Errorf("more than is left beside it: %v", err)
+		}
+		if err := publish("acme", "four", nothing); err != nil {
+			t.Errorf("as much as is left beside it: %v", err)
+		}
+		if err := publish("other", "sixsix", nothing); err != nil {
+			t.Errorf("the same bytes of another publisher: %v", err)
+		}
+	}))
+	if err != nil || len(d.copies()) != 3 || len(d.copying) != 0 {
+		t.Errorf("%v, the origin has %v, under way %v", err, d.copies(), d.copying)
+	}
+	if err := publish("acme", "1", func() {}); !errors.Is(err, repo.ErrQuota) {
+		t.Errorf("beyond the quota: %v", err)
 	}
 }
 

@@ -68,6 +68,27 @@ func (f *Fleet) room(ctx context.Context, publisher string) (int64, error) {
 	return room, nil
 }
 
+// takeRoom counts bytes of an import as its publisher's until done is called, if there is room for them.
+func (f *Fleet) takeRoom(ctx context.Context, publisher string, bytes int64) (done func(), err error) {
+	f.quotas.Lock()
+	defer f.quotas.Unlock()
+	room, err := f.room(ctx, publisher)
+	if err != nil {
+		return nil, err
+	}
+	if room -= f.copying[publisher]; bytes > room {
+		return nil, fmt.Errorf("%w: %d bytes, and %d are left to publisher %s", repo.ErrQuota, bytes, max(0, room), publisher)
+	}
+	f.copying[publisher] += bytes
+	return func() {
+		f.quotas.Lock()
+		defer f.quotas.Unlock()
+		if f.copying[publisher] -= bytes; f.copying[publisher] == 0 {
+			delete(f.copying, publisher)
+		}
+	}, nil
+}
+
 // Receive sets bytes of a publisher's quota aside for an upload; a length below zero is one that is not known. It returns how
 // many may come at most, and what gives them back when the upload was published or refused.
 func (f *Fleet) Receive(ctx context.Context, publisher string, length int64) (most int64, done func(), err error) {

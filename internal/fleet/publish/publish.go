@@ -38,7 +38,8 @@ type Options struct {
 	// Types overrides the content types that file names suggest.
 	Types       map[string]string
 	PieceLength int64 // bytes; 0: by size
-	MaxBytes    int64 // of all files; 0: no bound. More is ErrTooLong, before anything is copied
+	// Take, if set, is asked whether so many bytes, which all files have, may come, before anything is copied.
+	Take func(total int64) error
 	// Root, if set, is a directory outside of which nothing is read, wherever symbolic links lead.
 	Root string
 	// Forbid, if set, is a directory of which no file is read, under whatever name.
@@ -99,8 +100,10 @@ func build(ctx context.Context, st *staging, name string, single bool, files []f
 	if total == 0 {
 		return nil, ErrEmpty
 	}
-	if opt.MaxBytes > 0 && total > opt.MaxBytes {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLong, total, opt.MaxBytes)
+	if opt.Take != nil {
+		if err := opt.Take(total); err != nil {
+			return nil, err
+		}
 	}
 	bo := asset.BuildOptions{
 		Name: name, Single: single, PieceLength: opt.PieceLength, Announce: opt.Announce, Extra: extra,

@@ -96,7 +96,9 @@ func (s *staging) commit(id asset.ID) (dir string, fresh bool, err error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", false, err
 	}
-	if err := os.Rename(s.dir, final); err != nil {
+	if err := os.Rename(s.dir, final); errors.Is(err, fs.ErrExist) { // the same bytes were published at the same time
+		return final, false, nil
+	} else if err != nil {
 		return "", false, fmt.Errorf("place the origin's copy: %w", err)
 	}
 	return final, true, syncDir(s.origin)
