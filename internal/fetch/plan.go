@@ -345,7 +345,11 @@ func (f *Fetcher) decide(now time.Time) {
 	alone.MaxActive = len(alone.Assets) + 1
 	alone.Assets = append([]schedule.Asset(nil), alone.Assets...)
 	for i := range alone.Assets {
-		alone.Assets[i].Follower = false
+		a := &alone.Assets[i]
+		a.Follower = false
+		if id, err := asset.ParseID(a.ID); err == nil && f.neighbourCannot(id) {
+			a.Playing = true
+		}
 	}
 	f.take(schedule.Decide(now, alone).Wants, func(it *item, w schedule.Want) { it.alone = w })
 }

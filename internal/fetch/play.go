@@ -4,7 +4,9 @@ import (
 	"slices"
 	"time"
 
+	"boxd/internal/asset"
 	"boxd/internal/fetch/engine"
+	"boxd/internal/lan"
 )
 
 const (
@@ -69,6 +71,23 @@ func (f *Fetcher) neighbourDemand(it *item) []Span {
 		}
 	}
 	return list
+}
+
+// neighbourCannot says that a player elsewhere in the home needs an asset whose box may not fetch it over the access line:
+// another must then offer to carry it, outside of the windows, too.
+func (f *Fetcher) neighbourCannot(id asset.ID) bool {
+	if f.o.LAN == nil {
+		return false
+	}
+	for _, n := range f.o.LAN.Neighbours() {
+		if !slices.ContainsFunc(n.Demand, func(d lan.Demand) bool { return d.ID == id }) {
+			continue
+		}
+		if !n.WAN || slices.ContainsFunc(n.Wants, func(w lan.Want) bool { return w.ID == id && w.NoWAN }) {
+			return true
+		}
+	}
+	return false
 }
 
 // needs is what players here and elsewhere in the home need: first what they need soon, those here before others.

@@ -194,9 +194,13 @@ func (h *told) Neighbours() []lan.Neighbour {
 	defer h.mu.Unlock()
 	return []lan.Neighbour{h.other}
 }
-func (h *told) Courier(asset.ID) (box string, me bool) { return h.courier, h.courier == h.self }
-func (h *told) IsLAN(netip.Addr) bool                  { return false }
-func (h *told) Changed() <-chan struct{}               { return nil }
+func (h *told) Courier(asset.ID) (box string, me bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.courier, h.courier == h.self
+}
+func (h *told) IsLAN(netip.Addr) bool    { return false }
+func (h *told) Changed() <-chan struct{} { return nil }
 
 func (h *told) demand(d ...lan.Demand) {
 	h.mu.Lock()
@@ -247,6 +251,44 @@ func TestAFollowerHelpsItselfWhenTheCourierDoesNot(t *testing.T) {
 		if !d.kept(a).Have(90) {
 			t.Error("it asked a courier first that had just been too slow")
 		}
+		d.stop()
+	})
+}
+
+// Outside of its windows a box offers to carry what a player elsewhere in the home needs whose box may not use the access
+// line, and nothing else.
+func TestABoxCarriesForAPlayerWhoseBoxMayNot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDay(t, "2026-06-05 12:00")
+		h := &told{self: "box-a", other: lan.Neighbour{ID: "box-b", WAN: true}}
+		d.home = h
+		a := d.shut("film", 64)
+		d.start(fetch.Limits{})
+		offers := func(when string, noWAN bool, want bool, demand ...lan.Demand) {
+			t.Helper()
+			h.mu.Lock()
+			h.other.Wants, h.other.Demand = []lan.Want{{ID: a, NoWAN: noWAN}}, demand
+			h.mu.Unlock()
+			d.wait(12 * time.Second)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if len(h.told.Wants) != 1 || h.told.Wants[0].NoWAN == want {
+				t.Errorf("%s: it tells %+v", when, h.told.Wants)
+			}
+		}
+		needs := lan.Demand{ID: a, First: 7, Last: 9, Soon: true}
+		offers("nobody plays", true, false)
+		offers("a player whose box may", false, false, needs)
+		offers("a player whose box may not", true, true, needs)
+		h.mu.Lock()
+		h.courier = "box-a"
+		h.mu.Unlock()
+		d.wait(30 * time.Second)
+		if got := d.here(a); !slices.Equal(got, []int{7, 8, 9}) {
+			t.Errorf("for that player came %v", got)
+		}
+		offers("it has ended", true, false)
 		d.stop()
 	})
 }
