@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"boxd/internal/durable"
 	"boxd/internal/fleet/repo"
 )
 
@@ -123,12 +124,38 @@ func addFile(tw *tar.Writer, path, name string) error {
 	return nil
 }
 
-// Restore unpacks a backup into a directory that has no fleet.
+// Restore unpacks a backup into a directory that has no fleet. Nothing has its place there before all of the archive was read:
+// one that is cut off leaves no keys behind. What a kill leaves in the staging directory goes at the next start or restore.
 func Restore(dir string, r io.Reader) error {
 	if _, err := os.Stat(filepath.Join(dir, fileFleet)); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("restore: there is a fleet in %s already", dir)
 	}
-	var last []byte // fleet.json is written last: a restore that was cut off is not a fleet
+	aside := filepath.Join(dir, dirStaging, "restore")
+	err := os.RemoveAll(aside)
+	if err == nil {
+		err = os.MkdirAll(aside, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	set, err := unpack(aside, r)
+	if err == nil {
+		err = moveAll(aside, dir)
+	}
+	if err := errors.Join(err, os.RemoveAll(aside)); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	set.Restored = time.Now().UTC().Truncate(time.Second)
+	last, err := json.MarshalIndent(set, "", "  ")
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", fileFleet, err)
+	}
+	return writeFile(filepath.Join(dir, fileFleet), last, 0o600) // a restore that was cut off is not a fleet
+}
+
+// unpack writes the files of an archive into a directory, but for the settings, which it returns.
+func unpack(dir string, r io.Reader) (set settings, err error) {
+	begun, last := false, "" // the database is written last
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
@@ -136,35 +163,53 @@ func Restore(dir string, r io.Reader) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("restore: %w", err)
+			return set, err
 		}
 		if h.Typeflag != tar.TypeReg || !filepath.IsLocal(filepath.FromSlash(h.Name)) {
-			return fmt.Errorf("restore: %q does not belong in a backup", h.Name)
+			return set, fmt.Errorf("%q does not belong in a backup", h.Name)
 		}
-		if h.Name == fileFleet {
-			if last, err = io.ReadAll(io.LimitReader(tr, 1<<20)); err != nil {
-				return fmt.Errorf("restore %s: %w", h.Name, err)
+		if last = h.Name; last == fileFleet {
+			if err := json.NewDecoder(io.LimitReader(tr, 1<<20)).Decode(&set); err != nil {
+				return set, fmt.Errorf("%s: %w", h.Name, err)
 			}
+			begun = true
 			continue
 		}
 		path := filepath.Join(dir, filepath.FromSlash(h.Name))
 		if err := restoreFile(path, tr, fs.FileMode(h.Mode).Perm()); err != nil { //nolint:gosec // permission bits only
-			return fmt.Errorf("restore %s: %w", h.Name, err)
+			return set, fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
-	if last == nil {
-		return errors.New("restore: the archive has no fleet.json: it is cut off or no backup")
+	if !begun || last != fileRegistry {
+		return set, errors.New("the archive has no fleet.json, or does not end with the database: it is cut off or no backup")
 	}
-	var set settings
-	if err := json.Unmarshal(last, &set); err != nil {
-		return fmt.Errorf("restore %s: %w", fileFleet, err)
+	return set, nil
+}
+
+// moveAll gives all files below one directory their place below another on the same disk, durably.
+func moveAll(from, to string) error {
+	dirs := map[string]bool{}
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		there := filepath.Join(to, rel)
+		if err := os.MkdirAll(filepath.Dir(there), 0o700); err != nil {
+			return err
+		}
+		for d := filepath.Dir(there); !dirs[d] && len(d) >= len(to); d = filepath.Dir(d) {
+			dirs[d] = true
+		}
+		return os.Rename(path, there)
+	})
+	for d := range dirs {
+		err = errors.Join(err, durable.OS().SyncDir(d))
 	}
-	set.Restored = time.Now().UTC().Truncate(time.Second)
-	last, err := json.MarshalIndent(set, "", "  ")
-	if err != nil {
-		return fmt.Errorf("restore %s: %w", fileFleet, err)
-	}
-	return writeFile(filepath.Join(dir, fileFleet), last, 0o600)
+	return err
 }
 
 // restoreFile copies a file out of the archive; it may be larger than memory.

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"archive/tar"
 	"bytes"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -59,5 +61,51 @@ func TestBackupsWhileTheCatalogChanges(t *testing.T) {
 		if err := back.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A backup that is cut off, between two files or within one, is no fleet, and leaves no key behind.
+func TestABackupThatIsCutOff(t *testing.T) {
+	s, err := Open(t.Context(), Options{
+		Dir: t.TempDir(), Listen: "127.0.0.1:0", MQTT: "127.0.0.1:0", API: "127.0.0.1:0", Hosts: []string{"127.0.0.1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // the directory goes
+	var backup bytes.Buffer
+	if err := s.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	var cuts []int
+	whole := bytes.NewReader(backup.Bytes())
+	for tr := tar.NewReader(whole); ; {
+		h, err := tr.Next()
+		if err != nil {
+			break
+		}
+		at := backup.Len() - whole.Len() // the content begins here; its header has a block of 512 bytes
+		cuts = append(cuts, at-512, at, at+int(h.Size)/2)
+	}
+	to := t.TempDir()
+	for _, at := range cuts {
+		if err := Restore(to, bytes.NewReader(backup.Bytes()[:at])); err == nil {
+			t.Errorf("cut at %d of %d bytes, it was restored", at, backup.Len())
+		}
+		err := filepath.WalkDir(to, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				t.Errorf("cut at %d of %d bytes, it left %s", at, backup.Len(), path)
+			}
+			return err
+		})
+		if err != nil || t.Failed() {
+			t.Fatal(err)
+		}
+	}
+	if err := Restore(to, &backup); err != nil {
+		t.Error(err)
+	}
+	if id, err := FleetOf(to); err != nil || id != s.ca.Fleet() {
+		t.Errorf("restored, it is fleet %q, %v", id, err)
 	}
 }
