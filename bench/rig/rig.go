@@ -3,10 +3,10 @@
 package rig
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha1" //nolint:gosec // BEP 3
 	"fmt"
+	"io"
 	mrand "math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -37,7 +37,7 @@ type FleetSide struct {
 	URL     string
 	Torrent []byte
 	Info    *asset.Info
-	Data    []byte
+	Data    []byte       // what it consists of, once or repeated
 	Sent    atomic.Int64 // bytes of the origin
 	Sunk    atomic.Int64 // bytes that somebody sent to /sink
 	Closed  atomic.Bool  // the origin answers nobody
@@ -60,11 +60,16 @@ func ServeFleet(t testing.TB, lab *netlab.Lab, size, piece int) *FleetSide {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &FleetSide{URL: "http://" + ln.Addr().String(), Data: make([]byte, size)}
+	f := &FleetSide{URL: "http://" + ln.Addr().String(), Data: make([]byte, min(size, pattern))}
 	_, _ = mrand.NewChaCha8([32]byte{1}).Read(f.Data)
 	var hashes []byte
 	for off := 0; off < size; off += piece {
-		h := sha1.Sum(f.Data[off:min(off+piece, size)]) //nolint:gosec // BEP 3
+		n := min(piece, size-off)
+		if off >= len(f.Data) && n == piece {
+			hashes = append(hashes, hashes[off%len(f.Data)/piece*sha1.Size:][:sha1.Size]...)
+			continue
+		}
+		h := sha1.Sum(f.Data[off%len(f.Data):][:n]) //nolint:gosec // BEP 3
 		hashes = append(hashes, h[:]...)
 	}
 	f.Torrent, err = bencode.Marshal(map[string]any{
@@ -94,12 +99,26 @@ func ServeFleet(t testing.TB, lab *netlab.Lab, size, piece int) *FleetSide {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
-		http.ServeContent(counting{w, f}, r, "film", time.Time{}, bytes.NewReader(f.Data))
+		http.ServeContent(counting{w, f}, r, "film", time.Time{}, io.NewSectionReader(repeated(f.Data), 0, int64(size)))
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = srv.Serve(ln) }()
 	t.Cleanup(func() { _ = srv.Close() })
 	return f
+}
+
+// pattern is how much of an asset is its own: what is longer repeats it, so that it fits into memory. It is a multiple of all
+// piece lengths.
+const pattern = 64 << 20
+
+// repeated is the same bytes for ever.
+type repeated []byte
+
+func (r repeated) ReadAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		n += copy(p[n:], r[(off+int64(n))%int64(len(r)):])
+	}
+	return n, nil
 }
 
 // paper is a catalog with one campaign.
@@ -121,17 +140,38 @@ func TraceTo(t testing.TB, name string, line *netlab.Line) {
 	last := line.Counters()
 	const perSecond = 20 // decisions
 	mega := func(n int64) float64 { return float64(n) / 1e6 }
+	worst := watchQueue(t, line)
 	Trace = func(e fetch.Trace) {
 		c := line.Counters()
 		d := c.Sub(last)
 		last = c
 		_, _ = fmt.Fprintf(f, "%7.2f %-9s %-5s rate %6.2f line %6.2f arrived %6.2f read %6.2f MB/s "+
-			"queue %5.1f ms down %6.2f dropped %d up %-9s rate %5.3f line %5.3f sent %5.3f MB/s up %5.3f\n",
+			"queue %5.1f of %5.1f ms down %6.2f dropped %d up %-9s rate %5.3f line %5.3f sent %5.3f MB/s up %5.3f\n",
 			e.At.Sub(begin).Seconds(), e.Phase, e.Signal, mega(e.Rate), e.Line/1e6, mega(e.Arrived)*perSecond,
-			mega(e.Read)*perSecond, 1e3*e.Queue.Seconds(), mega(d.Down.Bytes)*perSecond, d.Down.Dropped,
+			mega(e.Read)*perSecond, 1e3*e.Queue.Seconds(), float64(worst.Swap(0))/1e6, mega(d.Down.Bytes)*perSecond, d.Down.Dropped,
 			e.UpPhase, mega(e.UpRate), e.UpLine/1e6, mega(e.Sent)*perSecond, mega(d.Up.Bytes)*perSecond)
 	}
 	t.Cleanup(func() { Trace = nil; _ = f.Close() })
+}
+
+// watchQueue keeps the longest queue of the downlink, in nanoseconds, until the test ends.
+func watchQueue(t testing.TB, line *netlab.Line) *atomic.Int64 {
+	var worst atomic.Int64
+	done := make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	go func() {
+		for tick := time.NewTicker(time.Millisecond); ; {
+			select {
+			case <-done:
+				tick.Stop()
+				return
+			case <-tick.C:
+				down, _ := line.Waits()
+				worst.Store(max(worst.Load(), int64(down)))
+			}
+		}
+	}()
+	return &worst
 }
 
 // Ours is one boxd's fetching half in a namespace.

@@ -19,6 +19,7 @@ type LineConfig struct {
 	Delay    time.Duration // one way
 	Queue    int64         // bytes that wait at the bottleneck of each direction before packets are dropped; 0: see below
 	Loss     float64       // share of the packets that are lost in each direction, 0 to 1
+	MTU      int           // bytes of the longest packet, there and in the home; 0: 1,500; a long one costs the pump no more than a short one
 }
 
 // defaultQueue is how long a full queue is when LineConfig.Queue is 0, as home routers have it.
@@ -56,6 +57,7 @@ type pipe struct {
 	packets atomic.Int64
 	dropped atomic.Int64
 	late    atomic.Int64
+	free    atomic.Int64 // when the queue will be empty, in nanoseconds since 1970
 }
 
 func newLine(wan *NS, wanDev string, home *NS, homeDev string, cfg LineConfig) (*Line, error) {
@@ -123,12 +125,18 @@ func (l *Line) Set(cfg LineConfig) {
 func (p *pipe) set(rate int64, cfg LineConfig) {
 	queue := cfg.Queue
 	if queue == 0 {
-		queue = max(rate/8*int64(defaultQueue)/int64(time.Second), 20*mtu)
+		queue = max(rate/8*int64(defaultQueue)/int64(time.Second), 20*usualMTU)
 	}
 	p.queue.Store(queue)
 	p.delay.Store(int64(cfg.Delay))
 	p.loss.Store(int64(cfg.Loss * 1e6))
 	p.rate.Store(rate)
+}
+
+// Waits returns how long a packet would wait now at the bottleneck of each direction.
+func (l *Line) Waits() (down, up time.Duration) {
+	now := time.Now().UnixNano()
+	return time.Duration(max(0, l.down.free.Load()-now)), time.Duration(max(0, l.up.free.Load()-now))
 }
 
 // Counters returns what has crossed the line so far: everything on the wire, headers included.

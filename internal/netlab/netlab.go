@@ -60,6 +60,7 @@ type Home struct {
 	Line   *Line
 
 	index int
+	mtu   int
 }
 
 // Box is a network namespace with one address in the home.
@@ -170,11 +171,14 @@ func (lab *Lab) newHome(index int, hc HomeConfig) (*Home, error) {
 		lan = netip.AddrFrom4([4]byte{10, byte(index), 0, 0})
 	}
 	up, down := fmt.Sprintf("100.64.%d.1", index), fmt.Sprintf("100.64.%d.2", index)
+	if h.mtu = hc.Line.MTU; h.mtu == 0 {
+		h.mtu = usualMTU
+	}
 	steps := []error{
-		lab.WAN.IP(fmt.Sprintf("addr add %s/30 dev %s", up, wan), "link set "+wan+" up"),
-		h.Router.IP("addr add "+down+"/30 dev wan", "link set wan up", "route add default via "+up,
+		lab.WAN.IP(fmt.Sprintf("addr add %s/30 dev %s", up, wan), fmt.Sprintf("link set %s up mtu %d", wan, h.mtu)),
+		h.Router.IP("addr add "+down+"/30 dev wan", fmt.Sprintf("link set wan up mtu %d", h.mtu), "route add default via "+up,
 			"link add br0 type bridge mcast_snooping 0", fmt.Sprintf("addr add %s/24 dev br0", last(lan, 1)),
-			"link set br0 up"),
+			fmt.Sprintf("link set br0 up mtu %d", h.mtu)),
 		h.Router.sysctl("net/ipv4/ip_forward", "1"),
 	}
 	switch {
@@ -249,8 +253,8 @@ func (b *Box) wire(port, dev, addr string) error {
 	router := b.home.Router
 	return errors.Join(
 		router.IP(fmt.Sprintf("link add %s type veth peer name %s netns %s", port, dev, b.NS.Name),
-			fmt.Sprintf("link set %s master br0 up", port)),
-		b.NS.IP(fmt.Sprintf("addr add %s dev %s", addr, dev), fmt.Sprintf("link set %s up", dev)))
+			fmt.Sprintf("link set %s master br0 up mtu %d", port, b.home.mtu)),
+		b.NS.IP(fmt.Sprintf("addr add %s dev %s", addr, dev), fmt.Sprintf("link set %s up mtu %d", dev, b.home.mtu)))
 }
 
 // Line is the access line of the box's home.

@@ -179,6 +179,23 @@ func (n *NS) IP(commands ...string) error {
 // Nft loads nftables rules inside the namespace.
 func (n *NS) Nft(rules string) error { return run(n.stdin(rules, "nft", "-f", "-")) }
 
+// SetCongestion makes everybody who sends from the namespace over IPv4 use a congestion control of the kernel's, for
+// connections that begin after this. It is said of the routes: a namespace's own default cannot be any.
+func (n *NS) SetCongestion(name string) error {
+	routes, err := n.Exec(context.Background(), "ip", "-4", "route", "show")
+	if err != nil {
+		return err
+	}
+	var changes []string
+	for line := range strings.Lines(string(routes)) {
+		changes = append(changes, "route change "+strings.TrimSpace(line)+" congctl "+name)
+	}
+	if err := n.IP(changes...); err != nil {
+		return fmt.Errorf("congestion control %s in %s: %w", name, n.Name, err)
+	}
+	return nil
+}
+
 func (n *NS) stdin(text, name string, args ...string) *Cmd {
 	c := n.Command(context.Background(), name, args...)
 	c.Stdin = strings.NewReader(text)

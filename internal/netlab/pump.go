@@ -33,7 +33,8 @@ func init() {
 // inFlight bounds the packets in one direction; 16,384 of them are 25 MB, 400 ms at 500 Mbit/s.
 const inFlight = 16384
 
-const mtu = 1500
+// usualMTU is the longest packet of a line that names no other, mostMTU the longest of any.
+const usualMTU, mostMTU = 1500, 9000
 
 type packet struct {
 	due time.Time
@@ -46,19 +47,19 @@ type belt struct {
 	ring  [inFlight]packet
 	first int
 	count int
-	data  []byte // mtu for each
+	data  []byte // mostMTU for each
 	free  []int  // parts of data; what was used last is used again first
 }
 
 func newBelt() *belt {
-	b := &belt{data: make([]byte, inFlight*mtu)}
+	b := &belt{data: make([]byte, inFlight*mostMTU)}
 	for i := range inFlight {
 		b.free = append(b.free, inFlight-1-i)
 	}
 	return b
 }
 
-func (b *belt) buffer(i int) []byte { return b.data[i*mtu : (i+1)*mtu] }
+func (b *belt) buffer(i int) []byte { return b.data[i*mostMTU : (i+1)*mostMTU] }
 
 func (b *belt) push(p packet) {
 	b.free = b.free[:len(b.free)-1]
@@ -131,6 +132,7 @@ func (p *pipe) takes(n int, free *time.Time) bool {
 	}
 	if rate > 0 {
 		*free = free.Add(time.Duration(float64(n) * 8 / float64(rate) * float64(time.Second)))
+		p.free.Store(free.UnixNano())
 	}
 	return true
 }

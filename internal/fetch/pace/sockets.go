@@ -32,6 +32,7 @@ type Socket struct {
 	late            int64     // packets out of order so far
 	lossy           time.Time // when there was one last
 	clamp, buffer   int       // as set last
+	packet          int       // bytes of the longest
 	share           float64   // of all windows
 	left            int64     // of the present answer; -1: it has no end
 	begun           int64     // of the present answer, bytes that came
@@ -44,6 +45,7 @@ type info struct {
 	rcvRTT          time.Duration // of what is sent to us because of our acknowledgements; 0: not known
 	minRTT          time.Duration // the way itself
 	late            int64         // packets that came out of order
+	packet          int           // bytes of the longest that either end sends
 }
 
 // Look is what happened on the sockets since the last look.
@@ -69,7 +71,7 @@ func (s *Sockets) Add(c net.Conn) *Socket {
 	lowWater(raw)
 	k := &Socket{of: s, raw: raw, left: -1, share: 0.5}
 	if in, ok := readInfo(raw); ok {
-		k.received, k.acked, k.late = in.received, in.acked, in.late
+		k.received, k.acked, k.late, k.packet = in.received, in.acked, in.late, in.packet
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +135,7 @@ func (s *Sockets) Look(now time.Time, rate float64, slack time.Duration) Look {
 		if in.late != k.late {
 			k.late, k.lossy = in.late, now
 		}
-		k.received, k.acked = in.received, in.acked
+		k.received, k.acked, k.packet = in.received, in.acked, in.packet
 		k.got = (k.got + float64(got)) / 2
 		l.Received += got
 		l.Acked += acked
@@ -215,6 +217,7 @@ const (
 	leastBuffer = 32 << 10
 	mostWindow  = 32 << 20
 	firstWindow = 32 << 10 // for the first bytes of an answer
+	leastAhead  = 4        // packets that may be under way at least: into less a sender hardly fits one (RFC 9293, section 3.8.6.2)
 )
 
 // open holds the window to this connection's share of what all may have under way, and along with an answer's beginning
@@ -229,10 +232,11 @@ func (k *Socket) open() {
 		}
 		return
 	}
-	w := min(max(k.of.windows*k.share, leastWindow), mostWindow)
-	buffer := max(int(w), leastBuffer)
+	ahead := float64(leastAhead * k.packet)
+	w := min(max(k.of.windows*k.share, leastWindow, ahead), mostWindow)
+	buffer := max(int(w), leastBuffer, 2*leastAhead*k.packet)
 	if k.left >= 0 {
-		w = min(w, firstWindow+float64(min(2*k.begun, k.left)))
+		w = min(w, max(firstWindow, ahead)+float64(min(2*k.begun, k.left)))
 	}
 	if math.Abs(float64(buffer-k.buffer)) > 0.1*float64(k.buffer) {
 		k.buffer = buffer

@@ -24,6 +24,7 @@ func readInfo(raw syscall.RawConn) (in info, ok bool) {
 		in.received, in.acked = int64(t.Bytes_received), int64(t.Bytes_acked) //nolint:gosec // far below 2^63
 		in.minRTT = bestRTT(t.Min_rtt)
 		in.late = int64(t.Rcv_ooopack)
+		in.packet = int(max(t.Rcv_mss, t.Snd_mss))
 		in.rcvRTT = time.Duration(t.Rcv_rtt) * time.Microsecond
 		if t.Last_ack_recv < freshACK {
 			in.rtt = time.Duration(t.Rtt) * time.Microsecond
