@@ -34,10 +34,23 @@ func (a *Asset) HashPiece(i int) ([asset.HashSize]byte, error) {
 
 // hashFile hashes a piece from the file alone.
 func (e *entry) hashFile(i int) (sum [asset.HashSize]byte, err error) {
+	return e.hashFileUnless(nil, i)
+}
+
+// errBusy says that something that matters more has begun.
+var errBusy = errors.New("somebody needs the box")
+
+// hashFileUnless is hashFile, but it ends with errBusy within a portion when busy says so.
+func (e *entry) hashFileUnless(busy func() bool, i int) (sum [asset.HashSize]byte, err error) {
 	h := sha1.New() //nolint:gosec // see the import
 	_, length := e.span(i)
-	if err := e.feed(h, i, 0, length, false); err != nil {
-		return sum, err
+	for from := int64(0); from < length; from += bufSize {
+		if busy != nil && busy() {
+			return sum, errBusy
+		}
+		if err := e.feed(h, i, from, min(from+bufSize, length), false); err != nil {
+			return sum, err
+		}
 	}
 	return [asset.HashSize]byte(h.Sum(nil)), nil
 }

@@ -25,9 +25,7 @@ func (c *Cache) Verify(ctx context.Context, id asset.ID) (res VerifyResult, err 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// This goroutine's thread, which ends with it. Not the last for the processor: where one thread of the program may
-		// run at a time, as while somebody watches, the player would wait for it.
-		courtesy.IdleIO()
+		courtesy.IdleIO() // this goroutine's thread, which ends with it
 		res, err = c.verify(ctx, id)
 	}()
 	<-done
@@ -46,11 +44,11 @@ func (c *Cache) verify(ctx context.Context, id asset.ID) (VerifyResult, error) {
 			return res, err
 		}
 		began := time.Now()
-		good, n, err := a.recheck(i)
+		good, n, err := a.recheck(i, nil)
 		if err != nil {
 			return res, fmt.Errorf("verify %s: %w", id.Short(), err)
 		}
-		if c.stats.readers.Load() > 0 || c.quiet.Load() {
+		if c.busy() {
 			wait(ctx, verifyRest*time.Since(began)) // ctx is looked at above
 		}
 		if n == 0 {
@@ -79,8 +77,8 @@ func (e *entry) setChecked(n int64) {
 }
 
 // recheck hashes one verified piece from the disk. n is 0 when there is nothing to check. A piece that is wrong, or
-// cannot be read, is taken back.
-func (a *Asset) recheck(i int) (good bool, n int64, err error) {
+// cannot be read, is taken back. When busy says that somebody needs the box it ends with errBusy; nil: nobody does.
+func (a *Asset) recheck(i int, busy func() bool) (good bool, n int64, err error) {
 	e := a.e
 	e.mu.Lock()
 	have, gone, seq := e.have.get(i), e.gone, e.lostSeq
@@ -93,10 +91,10 @@ func (a *Asset) recheck(i int) (good bool, n int64, err error) {
 	}
 	_, length := e.span(i)
 	e.uncache(i)
-	sum, err := e.hashFile(i)
+	sum, err := e.hashFileUnless(busy, i)
 	e.uncache(i)
 	switch {
-	case errors.Is(err, ErrGone), passing(err):
+	case errors.Is(err, ErrGone), errors.Is(err, errBusy), passing(err):
 		return false, 0, err
 	case err == nil && sum == a.info.PieceHash(i):
 		return true, length, nil
@@ -148,7 +146,9 @@ func (c *Cache) runScrub(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	courtesy.Idle()
+	// Not the last for the processor, too: where one thread of the program may run at a time, as while somebody watches,
+	// the player would wait for this one.
+	courtesy.IdleIO()
 	for wait(ctx, min(scrubLook, c.o.ScrubPeriod/8)) {
 		for {
 			a := c.scrubNext()
@@ -178,6 +178,9 @@ func wait(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
+
+// busy says that somebody plays what is here, or that the box needs its rest.
+func (c *Cache) busy() bool { return c.stats.readers.Load() > 0 || c.quiet.Load() }
 
 // scrubNext is the asset whose last scrub is longest ago, when that is due.
 func (c *Cache) scrubNext() *Asset {
@@ -216,12 +219,16 @@ func (c *Cache) scrubNext() *Asset {
 func (c *Cache) scrubAsset(ctx context.Context, a *Asset) error {
 	bad := 0
 	for i := 0; i < a.e.n; i++ {
-		for c.stats.readers.Load() > 0 || c.quiet.Load() {
+		for c.busy() {
 			if !wait(ctx, scrubPause) {
 				return ctx.Err()
 			}
 		}
-		good, n, err := a.recheck(i)
+		good, n, err := a.recheck(i, c.busy)
+		if errors.Is(err, errBusy) {
+			i--
+			continue
+		}
 		if err != nil {
 			return err
 		}

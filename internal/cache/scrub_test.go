@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,6 +138,45 @@ func TestScrubPausesWhileSomethingPlays(t *testing.T) {
 		got := c.Stats().ScrubbedBytes - before
 		if got < 5*testPiece || got > 12*testPiece {
 			t.Fatalf("%d bytes in 10 s at %d a second", got, testPiece)
+		}
+		cancel()
+		must(t, <-done)
+	})
+}
+
+// A scrub in the middle of a large piece makes room at once, and begins that piece anew later.
+func TestScrubLeavesAPieceWhenSomebodyComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const piece = 16 * bufSize
+		mem := newMem(t, 0)
+		c := openMem(t, mem, func(o *Options) { o.ScrubPeriod = time.Hour })
+		data := make([]byte, 2*piece)
+		m := mediaOf(t, "film", data, piece, []int{len(data)})
+		a := create(t, c, m, Attr{})
+		fill(t, a, m)
+		must(t, c.Flush())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		var reads atomic.Int64
+		go func() { done <- c.Run(ctx) }()
+		mem.SetFault(func(op durable.Op) error {
+			if op.Kind == durable.OpRead {
+				if reads.Add(1) == 3 {
+					c.SetQuiet(true)
+				}
+			}
+			return nil
+		})
+		time.Sleep(2 * time.Hour)
+		if n := reads.Load(); n != 3 || c.Stats().ScrubbedBytes != 0 {
+			t.Errorf("%d portions were read, %d bytes done; it was to rest after 3", n, c.Stats().ScrubbedBytes)
+		}
+		c.SetQuiet(false)
+		for c.Stats().ScrubbedBytes < int64(len(data)) {
+			time.Sleep(time.Second)
+		}
+		if n := reads.Load(); n != 3+int64(len(data)/bufSize) || c.Stats().RottenPieces != 0 {
+			t.Errorf("%d portions were read of %d, %d pieces rotten", n, len(data)/bufSize, c.Stats().RottenPieces)
 		}
 		cancel()
 		must(t, <-done)

@@ -23,7 +23,7 @@ type Heat int
 const (
 	Cool Heat = iota
 	Warm      // near where the system slows itself down: little is fetched, nothing is scrubbed
-	Hot       // near where the system shuts itself down: nothing is fetched but what is watched
+	Hot       // beyond what slowing down holds, or near where it shuts down: nothing is fetched but what is watched
 )
 
 func (h Heat) String() string { return [...]string{"cool", "warm", "hot"}[h] }

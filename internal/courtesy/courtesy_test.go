@@ -2,8 +2,10 @@ package courtesy
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -66,6 +68,55 @@ func TestHeatFollowsTripPointsWithHysteresis(t *testing.T) {
 	}
 	if got := read(fstest.MapFS{}, Hot); got != Cool {
 		t.Fatalf("a box without zones is %v", got)
+	}
+}
+
+// Trip points as usual device trees have them. A box that its own governor holds at a temperature is not hot, or a
+// fanless one would never fetch again.
+func TestTripPointsOfRealBoxes(t *testing.T) {
+	type trip struct {
+		kind string
+		at   int
+	}
+	for _, c := range []struct {
+		name      string
+		trips     []trip
+		warm, hot int // degrees, from which it is
+	}{
+		{"Amlogic S905X2, S905D3", []trip{{"passive", 85}, {"hot", 95}, {"critical", 110}}, 80, 95},
+		{"Amlogic S905X, S912", []trip{{"passive", 80}, {"hot", 90}, {"critical", 110}}, 75, 90},
+		{"Amlogic S905 of the vendor", []trip{{"passive", 70}, {"passive", 80}, {"hot", 85}, {"critical", 110}}, 75, 85},
+		{"rk3328", []trip{{"passive", 70}, {"passive", 85}, {"critical", 95}}, 80, 88},
+		{"rk3399", []trip{{"passive", 70}, {"passive", 75}, {"critical", 95}}, 70, 85},
+		{"bcm2711", []trip{{"critical", 90}}, 75, 80},
+		{"a slowing down only", []trip{{"passive", 95}}, 90, 100},
+		{"all at once", []trip{{"passive", 100}, {"critical", 100}}, 92, 97},
+		{"none", nil, 85, 100},
+	} {
+		sys := fstest.MapFS{}
+		for i, tr := range c.trips {
+			sys[fmt.Sprintf("thermal_zone0/trip_point_%d_type", i)] = file(tr.kind)
+			sys[fmt.Sprintf("thermal_zone0/trip_point_%d_temp", i)] = file(strconv.Itoa(tr.at * 1000))
+		}
+		for temp := 40; temp <= 110; temp++ {
+			sys["thermal_zone0/temp"] = file(strconv.Itoa(temp * 1000))
+			want, after := Cool, Cool
+			if temp >= c.warm {
+				want = Warm
+			}
+			if temp >= c.hot {
+				want = Hot
+			}
+			if temp >= c.warm-5 {
+				after = Warm
+			}
+			if temp >= c.hot-5 {
+				after = Hot
+			}
+			if got, still := read(sys, Cool), read(sys, Hot); got != want || still != after {
+				t.Errorf("%s at %d degrees: %s, want %s; after it was hot %s, want %s", c.name, temp, got, want, still, after)
+			}
+		}
 	}
 }
 

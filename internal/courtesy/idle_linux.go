@@ -29,12 +29,6 @@ func Rest(idle bool) {
 	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, ioprioWhoProcess, 0, uintptr(prio)) // a courtesy
 }
 
-// Idle is IdleIO, and the same for the processor.
-func Idle() {
-	IdleIO()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19) // a courtesy
-}
-
 // IOClass is the class of the calling thread's I/O priority: 0 none of its own, 2 best-effort, 3 idle.
 func IOClass() int {
 	p, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, ioprioWhoProcess, 0, 0)

@@ -12,8 +12,10 @@ import (
 const (
 	warmByDefault = 85_000 // where a zone names no trip point
 	hotByDefault  = 100_000
-	margin        = 5_000 // below a trip point
-	hysteresis    = 5_000 // to cool down before it counts
+	margin        = 5_000  // below the point at which the system slows itself down
+	criticalRoom  = 10_000 // below the point at which it shuts down
+	slowedRoom    = 3_000  // above the point at which it slows itself down: what it holds there does no harm
+	hysteresis    = 5_000  // to cool down before it counts
 	believable    = 200_000
 	mostZones     = 64
 	mostTrips     = 16
@@ -48,7 +50,7 @@ func zone(sys fs.FS, name string, before Heat) Heat {
 	if !ok || temp <= 0 || temp > believable {
 		return Cool // sensors that are asleep or broken say such things
 	}
-	warm, hot := warmByDefault, hotByDefault
+	slowed, noted, critical := 0, hotByDefault, believable // no trip point of the kind
 	for i := range mostTrips {
 		at, ok := number(sys, fmt.Sprintf("%s/trip_point_%d_temp", name, i))
 		if !ok {
@@ -59,13 +61,19 @@ func zone(sys fs.FS, name string, before Heat) Heat {
 			continue // not set
 		}
 		switch kind {
-		case "passive": // the processor is slowed down
-			warm = min(warm, at-margin)
-		case "hot", "critical": // the system shuts down
-			hot = min(hot, at-2*margin)
+		case "passive": // the processor is slowed down; the lowest of several is often only where the governor begins to look
+			slowed = max(slowed, at)
+		case "hot": // somebody is told; many device trees slow down further there
+			noted = min(noted, at)
+		case "critical": // the system shuts down
+			critical = min(critical, at)
 		}
 	}
-	warm = min(warm, hot-margin)
+	hot := min(max(min(noted, critical-criticalRoom), slowed+slowedRoom), critical-slowedRoom)
+	warm := min(warmByDefault, hot-margin)
+	if slowed > 0 {
+		warm = min(slowed, hot) - margin
+	}
 	if before >= Warm {
 		warm -= hysteresis
 	}

@@ -4,8 +4,10 @@ import (
 	"testing"
 	"time"
 
+	"boxd/internal/asset"
 	"boxd/internal/courtesy"
 	"boxd/internal/fetch/pace"
+	"boxd/internal/schedule"
 )
 
 // What a player gets over the home's network comes though a box is hot, or plays something itself.
@@ -33,5 +35,25 @@ func TestAPlayerInTheHomeIsNotStarved(t *testing.T) {
 		if got := f.hold(all, c.playback); got != usual {
 			t.Errorf("%s: a minute later %+v, usually %+v", c.heat, got, usual)
 		}
+	}
+}
+
+// Whoever asks why nothing comes is told that the box is hot.
+func TestAHotBoxSaysSo(t *testing.T) {
+	t.Parallel()
+	f := &Fetcher{}
+	it := &item{info: &asset.Info{}, wanOn: true, want: schedule.Want{Fetch: true, WAN: true}}
+	code := func(h courtesy.Heat, watching bool) string {
+		f.heat.Store(int32(h)) //nolint:gosec // one of three
+		f.watching.Store(watching)
+		a := AssetStatus{Code: "now"}
+		f.explain(it, &a)
+		return a.Code
+	}
+	if got := code(courtesy.Hot, false); got != "hot" {
+		t.Errorf("hot: %q", got)
+	}
+	if a, b := code(courtesy.Warm, false), code(courtesy.Hot, true); a != "now" || b != "now" {
+		t.Errorf("warm: %q, hot and watched: %q", a, b)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/courtesy"
 	"boxd/internal/fetch/engine"
 	"boxd/internal/schedule"
 )
@@ -209,6 +210,9 @@ func (f *Fetcher) explain(it *item, a *AssetStatus) {
 		a.Why = fmt.Sprintf("It comes from %s, which carries it over the access line for the home.", it.courier)
 	case it.want.WAN && !it.wanOn:
 		a.Why = "It comes from the other boxes of the home, which have part of it already."
+	case it.wanOn && courtesy.Heat(f.heat.Load()) == courtesy.Hot && !f.watching.Load():
+		a.Code = "hot"
+		a.Why = "The box is hot: nothing comes over the access line but what is being watched, until it has cooled down."
 	case it.wanOn && it.srcErr != nil && it.rates.smooth.Total() == 0:
 		a.Why = fmt.Sprintf("Nothing arrives: no peer has what is missing, and the origin failed (%v).", it.srcErr)
 	}
