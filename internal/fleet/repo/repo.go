@@ -79,7 +79,8 @@ type Options struct {
 	FS     durable.FS       // nil means the operating system's
 	Now    func() time.Time // nil means time.Now
 	Expiry Expiry
-	// Fence, if set, is asked right before timestamp.json is replaced: an error (a lost lease) stops the commit.
+	// Fence, if set, is asked before anything is written, and again right before timestamp.json is replaced: an error (a lost
+	// lease) stops the commit.
 	Fence func() error
 	// BinAssets is how many assets a publisher's role holds before it is split into hashed bins; 0 means 256.
 	BinAssets int

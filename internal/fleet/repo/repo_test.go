@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -505,14 +506,31 @@ func TestLostLeaseStopsCommit(t *testing.T) {
 	opt := testOptions(t)
 	r := newTestRepo(t, opt)
 	lost := errors.New("another holds the lease")
-	opt.Fence = func() error { return lost }
+	files := func() (n int) {
+		must(t, filepath.WalkDir(opt.Dir, func(_ string, _ fs.DirEntry, err error) error { n++; return err }))
+		return n
+	}
+	before, asked := files(), 0
+	opt.Fence = func() error { asked++; return lost }
 	r2, err := Open(opt)
 	must(t, err)
 	if err := r2.Update(func(tx *Tx) error { return tx.SetRevocations([]string{"ab"}) }); !errors.Is(err, lost) {
 		t.Fatal(err)
 	}
-	if v, _ := r.Version(); v != 1 {
-		t.Fatalf("published version %d without the lease", v)
+	if v, _ := r.Version(); v != 1 || files() != before {
+		t.Fatalf("published version %d without the lease, %d files in place of %d", v, files(), before)
+	}
+	// Lost while the files were written.
+	asked = 0
+	r2.opt.Fence = func() error {
+		if asked++; asked > 1 {
+			return lost
+		}
+		return nil
+	}
+	err = r2.Update(func(tx *Tx) error { return tx.SetRevocations([]string{"ab"}) })
+	if v, _ := r.Version(); v != 1 || !errors.Is(err, lost) {
+		t.Fatalf("published version %d without the lease: %v", v, err)
 	}
 	must(t, r.Update(func(tx *Tx) error { return tx.SetRevocations([]string{"cd"}) }))
 }

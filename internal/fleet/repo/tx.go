@@ -149,6 +149,9 @@ func (tx *Tx) commit() error {
 	if err != nil {
 		return err
 	}
+	if err := tx.mayPublish(); err != nil { // what is written has names that another's commit may have, too
+		return err
+	}
 	if err := tx.writeFiles(); err != nil {
 		return err
 	}
@@ -165,16 +168,25 @@ func (tx *Tx) commit() error {
 	if err := tx.write(versioned(metadata.SNAPSHOT, snap.Signed.Version), snapRaw); err != nil {
 		return err
 	}
-	if tx.r.opt.Fence != nil {
-		if err := tx.r.opt.Fence(); err != nil {
-			return fmt.Errorf("publish catalog: %w", err)
-		}
+	if err := tx.mayPublish(); err != nil {
+		return err
 	}
 	if err := tx.write("timestamp.json", stampRaw); err != nil {
 		return err
 	}
 	tx.r.log.Info("catalog published", "version", tx.timestamp.Signed.Version, "roles", len(raws))
 	tx.r.wake()
+	return nil
+}
+
+// mayPublish asks the fence.
+func (tx *Tx) mayPublish() error {
+	if tx.r.opt.Fence == nil {
+		return nil
+	}
+	if err := tx.r.opt.Fence(); err != nil {
+		return fmt.Errorf("publish catalog: %w", err)
+	}
 	return nil
 }
 
