@@ -2,6 +2,7 @@ package mgmt
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"strings"
 	"sync"
@@ -35,6 +36,19 @@ const (
 	firstAgain = 2 * time.Second
 	lastAgain  = 5 * time.Minute
 )
+
+// A version counts up from 1, or from the second in which a manager's backup was restored. A higher one than these is no
+// manager's, and would keep out every wish that one gives: fleetd lifts its own as far, and no further.
+const (
+	versionAhead = 365 * 24 * time.Hour // beyond now, in seconds since 1970
+	versionMost  = 1 << 40              // while the time is not known
+)
+
+// absurd reports that no manager can have given a wish this version.
+func (d *desired) absurd(version int64) bool {
+	now, trusted := d.m.o.Now()
+	return version > versionMost || trusted && version > now.Add(versionAhead).Unix()
+}
 
 func openDesired(m *Manager) (*desired, error) {
 	d := &desired{m: m, wishes: map[string]*mqttwire.Desired{}, applied: map[string]int64{}, waiting: map[string][]byte{}}
@@ -88,8 +102,18 @@ func (d *desired) arrived(ctx context.Context, topic string, raw []byte) error {
 		})
 		return nil
 	}
+	if d.absurd(w.Version) {
+		d.m.o.Log.Warn("desired state refused: no manager can have given its version", "target", target, "version", w.Version)
+		d.m.o.Health.Raise(health.Warning{
+			Code: CodeVersion, Severity: health.Critical,
+			Text:   fmt.Sprintf("a wish was refused: no manager can have given it version %d", w.Version),
+			Action: "replace the operations key if it may be stolen, and look at the clocks of fleetd and of this box",
+		})
+		return nil
+	}
 	d.m.o.Health.Clear(CodeUnsigned)
 	d.m.o.Health.Clear(CodeProtocol)
+	d.m.o.Health.Clear(CodeVersion)
 	fresh, err := d.store(target, w, msg.Payload)
 	if err != nil || !fresh {
 		return err
@@ -137,12 +161,13 @@ func (d *desired) retry(ctx context.Context) error {
 	return nil
 }
 
-// store commits a newer wish; an older or equal version (a replay) is left alone.
+// store commits a newer wish; an older or equal version (a replay) is left alone. One that an earlier boxd took under an absurd
+// version gives way.
 func (d *desired) store(target string, w *mqttwire.Desired, payload []byte) (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	old, had := d.wishes[target]
-	if had && w.Version <= old.Version {
+	if had && w.Version <= old.Version && !d.absurd(old.Version) {
 		return false, nil
 	}
 	var left []string

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"boxd/internal/health"
 )
 
 // countingDB counts the writes.
@@ -84,6 +87,65 @@ func TestWishesOfGroupsThatTheBoxLeftMakeRoom(t *testing.T) {
 	}
 	if got := newManager(t, newFakeBox(), db, own); len(got.desired.wishes) != len(m.desired.wishes) {
 		t.Errorf("%d wishes were kept, %d are in memory", len(got.desired.wishes), len(m.desired.wishes))
+	}
+}
+
+// A stolen operations key, or a clock that is wrong, cannot sign a wish after which a box takes no other.
+func TestAWishOfAnAbsurdVersion(t *testing.T) {
+	db := openDB(t, filepath.Join(t.TempDir(), "state.db"))
+	defer func() { _ = db.Close() }()
+	now, trusted := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC), false
+	faults := health.New(nil)
+	begin := func() *Manager {
+		return newManager(t, newFakeBox(), db, func(o *Options) {
+			o.Now, o.Health = func() (time.Time, bool) { return now, trusted }, faults
+		})
+	}
+	m := begin()
+	day := int64(24 * 60 * 60)
+	for _, c := range []struct {
+		version int64
+		trusted bool
+		takes   int64 // the version that it has then
+	}{
+		{math.MaxInt64 - 200, false, 0},
+		{1 << 41, false, 0},
+		{3, false, 3},
+		{math.MaxInt64 - 200, true, 3},
+		{now.Unix() + 366*day, true, 3},
+		{now.Unix() + 364*day, true, now.Unix() + 364*day}, // above what a restored backup may have given
+		{now.Unix() + 365*day, true, now.Unix() + 365*day},
+		{4, true, now.Unix() + 365*day},
+		{now.Unix() + 1000*day, false, now.Unix() + 1000*day}, // which day it is was not known
+		{4, false, now.Unix() + 1000*day},
+		{4, true, 4}, // now it is
+	} {
+		trusted = c.trusted
+		if err := m.desired.arrived(t.Context(), "box", wishOf(t, "box-a", c.version, "")); err != nil {
+			t.Fatal(err)
+		}
+		var has int64
+		if w := m.desired.wishes["box"]; w != nil {
+			has = w.Version
+		}
+		if has != c.takes || faults.Has(CodeVersion) != (m.desired.absurd(c.version)) {
+			t.Errorf("%d, trusted %t: it has %d, want %d; warnings %v", c.version, c.trusted, has, c.takes, faults.List())
+		}
+	}
+
+	// An earlier boxd took one: its config holds until the manager wishes something.
+	err := db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(bucketDesired)).Put([]byte("box"), []byte(`{"v":1,"version":9223372036854775807,"config":{"wan_down":5}}`))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m = begin()
+	if w := m.desired.wishes["box"]; w == nil || w.Version != math.MaxInt64 {
+		t.Errorf("after a restart: %+v", w)
+	}
+	if err := m.desired.arrived(t.Context(), "box", wishOf(t, "box-a", 4, "")); err != nil || m.desired.wishes["box"].Version != 4 {
+		t.Errorf("the manager's wish: %+v, %v", m.desired.wishes["box"], err)
 	}
 }
 

@@ -33,6 +33,7 @@ const (
 	CodeUnreachable = "fleet-unreachable" // no session with any broker for a while
 	CodeRefused     = "fleet-refused"     // a broker refused this box, or one of its subscriptions
 	CodeProtocol    = "fleet-protocol"    // the fleet speaks a version that this program does not know
+	CodeVersion     = "fleet-version"     // a wish arrived with a version that no manager can have given
 	CodeUnsigned    = "fleet-unsigned"    // a wish or command arrived that no operations key of the catalog signed
 )
 

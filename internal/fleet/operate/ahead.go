@@ -18,7 +18,7 @@ import (
 const (
 	tableAhead  = "ahead"
 	aheadShown  = 24 * time.Hour       // how long the alert stays
-	aheadMost   = 365 * 24 * time.Hour // in seconds beyond now: no manager gave a version above that
+	aheadMost   = 365 * 24 * time.Hour // in seconds beyond now: no manager gave a version above that, and boxes take none
 	aheadPause  = time.Hour            // between two lifts of one group: its wish goes to all of its boxes, and any box may lie
 	aheadBounds = 1 << 16              // targets
 )
@@ -113,7 +113,7 @@ func (f *Fleet) liftAlerts(ctx context.Context) ([]registry.Alert, error) {
 			"The wish was sent again under a higher version; look whether it is still what you want", a.Version, a.Target, a.Ours)
 		if a.Version > f.now().Add(aheadMost).Unix() {
 			text = fmt.Sprintf("it reports version %d of the wish for %s, which no manager has given: replace the operations key if "+
-				"it may be stolen, and enrol the box again", a.Version, a.Target)
+				"it may be stolen, and look at the box's clock. An old boxd takes no other wish any more: update it", a.Version, a.Target)
 		}
 		alerts = append(alerts, registry.Alert{Box: a.Box, Code: AlertAhead, Severity: "critical", Text: text})
 	}
