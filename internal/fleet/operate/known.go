@@ -192,13 +192,13 @@ func (k *known) all(e *mqttwire.Event) bool {
 
 // judge corrects what a box says of an asset by what the manager knows of it. What never was published is in nobody's statement;
 // what is not known yet gets there once it is, with its campaign.
-func (k *known) judge(e *mqttwire.Event) {
+func (k *known) judge(e *mqttwire.Event) (there bool) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	a, there := k.assets[e.Asset]
 	if !there {
 		e.Publisher = ""
-		return
+		return false
 	}
 	e.Size, e.Name = a.Length, a.Name
 	if !slices.Contains(a.Publishers, e.Publisher) {
@@ -213,4 +213,5 @@ func (k *known) judge(e *mqttwire.Event) {
 	for _, n := range []*int64{&e.From.LAN, &e.From.Peer, &e.From.Origin} {
 		*n = min(*n, a.most())
 	}
+	return true
 }

@@ -68,6 +68,18 @@ func TestStatementsRestOnTheCatalog(t *testing.T) {
 		t.Errorf("somebody else's statement: %+v, %v", lines, err)
 	}
 
+	// What boxes say of lengths is in no sum either.
+	series, err := d.o.Registry.ArrivalSeries(ctx, nil, "", d.now().Add(-time.Hour), d.now().Add(time.Hour), time.Hour)
+	var sum registry.Arrivals
+	for _, p := range series {
+		sum.Boxes += p.Boxes
+		sum.Length += p.Length
+		sum.Origin += p.Origin
+	}
+	if err != nil || sum.Boxes != 5 || sum.Length != 4*film.Length || sum.Origin != 3*wasteAllowed*film.Length {
+		t.Errorf("arrivals in all: %+v, %v", sum, err)
+	}
+
 	// The asset goes; its erasure is the publisher's still, also for a manager that has just started.
 	if err := d.Remove(ctx, "op", film); err != nil {
 		t.Fatal(err)

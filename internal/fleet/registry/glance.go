@@ -32,7 +32,9 @@ type arrivalKey struct {
 	minute       int64
 }
 
-func (b *batch) countArrival(r *row, e *mqttwire.Event, at int64) {
+// countArrival counts an arrival by its minute. Of an asset that was never published it adds no bytes: the sums would have what
+// any box cares to say, and cannot be mended as proofs are.
+func (b *batch) countArrival(r *row, e *mqttwire.Event, known bool, at int64) {
 	if e.Kind != mqttwire.EventArrived {
 		return
 	}
@@ -42,6 +44,10 @@ func (b *batch) countArrival(r *row, e *mqttwire.Event, at int64) {
 	for _, k := range []arrivalKey{{e.Asset.String(), r.Group, at / 60_000}, {"", "", at / 60_000}} {
 		n := b.arrived[k]
 		n.Boxes++
+		if !known {
+			b.arrived[k] = n
+			continue
+		}
 		n.Length += e.Size
 		n.LAN += min(e.From.LAN, mqttwire.MaxAsset)
 		n.Peer += min(e.From.Peer, mqttwire.MaxAsset)

@@ -151,10 +151,11 @@ func (b *batch) take(ctx context.Context, tx *sql.Tx, r *row, m mqttwire.Message
 			return err
 		}
 		b.out.Acks = append(b.out.Acks, Ack{r.ID, e.Epoch, e.Evt})
+		known := true
 		if judge := b.g.judge.Load(); judge != nil {
-			(*judge)(&e)
+			known = (*judge)(&e)
 		}
-		return b.proof(ctx, tx, r, &e, at)
+		return b.proof(ctx, tx, r, &e, known, at)
 	case mqttwire.KindCmdAck:
 		var a mqttwire.CommandAck
 		if b.bad(mqttwire.Decode(m.Payload, mqttwire.MaxPayload, &a)) || a.ID != m.Topic.ID {
@@ -316,7 +317,7 @@ func (b *batch) note(r *row, at int64, kind, text string) {
 
 // proof stores an event once. A number that comes again with another content is a box that lost its state: it is kept
 // under a name of its own rather than thrown away.
-func (b *batch) proof(ctx context.Context, tx *sql.Tx, r *row, e *mqttwire.Event, at int64) error {
+func (b *batch) proof(ctx context.Context, tx *sql.Tx, r *row, e *mqttwire.Event, known bool, at int64) error {
 	r.dirty = true
 	insert := func(epoch string) (bool, error) {
 		res, err := tx.ExecContext(ctx, b.g.q("INSERT INTO proofs (box, epoch, evt, kind, asset, name, publisher, campaign, "+
@@ -349,7 +350,7 @@ func (b *batch) proof(ctx context.Context, tx *sql.Tx, r *row, e *mqttwire.Event
 	}
 	b.out.New++
 	b.proved(r.ID, at)
-	b.countArrival(r, e, at)
+	b.countArrival(r, e, known, at)
 	b.note(r, at, e.Kind, e.Name+" "+e.Asset.Short())
 	if e.Kind == mqttwire.EventErased {
 		_, err = tx.ExecContext(ctx, b.g.q("DELETE FROM holdings WHERE asset = ? AND box = ?"), e.Asset.String(), r.ID)

@@ -49,7 +49,7 @@ type Registry struct {
 	dbClock bool
 
 	spent spent // by boxes
-	judge atomic.Pointer[func(*mqttwire.Event)]
+	judge atomic.Pointer[func(*mqttwire.Event) bool]
 
 	ledger group // concurrent changes of the certificate authority's ledger; SQLite only
 }
@@ -117,8 +117,9 @@ func (g *Registry) Close() error {
 	return err
 }
 
-// Judge makes Ingest ask before it believes a proof: judge corrects what a box says of an asset. It must not block.
-func (g *Registry) Judge(judge func(*mqttwire.Event)) { g.judge.Store(&judge) }
+// Judge makes Ingest ask before it believes a proof: judge corrects what a box says of an asset, and reports whether
+// it knows it. It must not block.
+func (g *Registry) Judge(judge func(*mqttwire.Event) (known bool)) { g.judge.Store(&judge) }
 
 // Postgres reports whether the store is PostgreSQL.
 func (g *Registry) Postgres() bool { return g.pg }
