@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -24,6 +25,7 @@ type families struct {
 	mu    sync.Mutex // guards the fields below
 	fails [2]int
 	next  [2]time.Time
+	down  bool // the last time nobody was reached: whoever was left out may be the one that is
 }
 
 // way is one of them.
@@ -43,11 +45,32 @@ func (f *Fetcher) ways(now time.Time) []way {
 	f.families.mu.Lock()
 	defer f.families.mu.Unlock()
 	good := slices.DeleteFunc(slices.Clone(list), func(w way) bool { return now.Before(f.families.next[w.number]) })
-	if len(good) == 0 {
+	if len(good) == 0 || f.families.down {
 		return list
 	}
 	return good
 }
+
+// heard notes what came of asking over several families. Where none was reached the line is down, or the tracker: that is no
+// family's fault, and none is left out for it when the line is back.
+func (f *Fetcher) heard(results map[int]error, now time.Time) {
+	if len(results) == 0 {
+		return // it was ended
+	}
+	reached := slices.ContainsFunc(slices.Collect(maps.Values(results)), reachedTracker)
+	f.families.mu.Lock()
+	f.families.down = !reached
+	f.families.mu.Unlock()
+	if !reached {
+		return
+	}
+	for w, err := range results {
+		f.tried(way{number: w}, err, now)
+	}
+}
+
+// reachedTracker reports whether an announce got to the tracker; a refusal came from it.
+func reachedTracker(err error) bool { return err == nil || errors.Is(err, tracker.ErrRefused) }
 
 // portOf is where the box is reached from outside.
 func (f *Fetcher) portOf(external func() int) func() int {
@@ -57,10 +80,10 @@ func (f *Fetcher) portOf(external func() int) func() int {
 	return func() int { return f.o.Port }
 }
 
-// tried notes whether the tracker was reached; a refusal came from it. What fails while the family is left out says nothing
-// new: all assets' announces may fail at one moment.
+// tried notes whether the tracker was reached over a family, as it was over one at least. What fails while the family is left out
+// says nothing new: all assets' announces may fail at one moment.
 func (f *Fetcher) tried(w way, err error, now time.Time) {
-	reached := err == nil || errors.Is(err, tracker.ErrRefused)
+	reached := reachedTracker(err)
 	f.families.mu.Lock()
 	defer f.families.mu.Unlock()
 	if !reached && now.Before(f.families.next[w.number]) {
@@ -81,6 +104,7 @@ func (f *Fetcher) tried(w way, err error, now time.Time) {
 // last time that it tells is marked.
 func (f *Fetcher) askTracker(ctx context.Context, req tracker.Request, tell func(ans tracker.Answer, err error, last bool)) {
 	type reply struct {
+		way int
 		ans tracker.Answer
 		err error
 	}
@@ -94,15 +118,16 @@ func (f *Fetcher) askTracker(ctx context.Context, req tracker.Request, tell func
 		r.Port = w.port()
 		f.running.Go(func() {
 			ans, err := tracker.Announce(ctx, w.client, f.o.TrackerURL, r)
-			if whole.Err() == nil || err == nil {
-				f.tried(w, err, time.Now())
-			}
-			replies <- reply{ans, err}
+			replies <- reply{w.number, ans, err}
 		})
 	}
 	var first *tracker.Answer
+	results := map[int]error{}
 	for left := len(ways) - 1; ; left-- {
 		r := <-replies
+		if whole.Err() == nil || r.err == nil {
+			results[r.way] = r.err
+		}
 		switch {
 		case r.err == nil && first == nil:
 			first = &r.ans
@@ -110,6 +135,7 @@ func (f *Fetcher) askTracker(ctx context.Context, req tracker.Request, tell func
 			first.Peers = together(first.Peers, r.ans.Peers)
 		}
 		if left == 0 {
+			f.heard(results, time.Now())
 			if first != nil {
 				r.ans, r.err = *first, nil
 			}

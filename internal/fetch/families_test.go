@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -160,4 +161,53 @@ func TestAFamilyIsLeftOutByTimeNotByAnnounces(t *testing.T) {
 	if left() != firstFamilyWait {
 		t.Errorf("failed for the first time, left out for %v", left())
 	}
+}
+
+// While the line is down no family is reached. When it is back both are asked at once, but for one that led nowhere before; and
+// one that was left out is asked when the other is not reached any more.
+func TestALineThatWasDownIsNoFamilysFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, w := dualBox(t)
+		down := func(yes bool) {
+			w.broken[at4], w.broken[at6] = nil, nil
+			if yes {
+				w.broken[at4], w.broken[at6] = errors.New("no route"), errors.New("no route")
+			}
+		}
+		ask(f, t.Context(), tracker.Started)
+		down(true)
+		for range 30 { // three hours
+			if told := ask(f, t.Context(), tracker.Regular); !slices.Equal(told, []string{"false true"}) {
+				t.Fatalf("told %v", told)
+			}
+			time.Sleep(6 * time.Minute)
+		}
+		down(false)
+		before := maps.Clone(w.asked)
+		for range 2 {
+			ask(f, t.Context(), tracker.Regular)
+		}
+		if w.asked[at4] != before[at4]+2 || w.asked[at6] != before[at6]+2 {
+			t.Errorf("the line is back: asked %v, before %v", w.asked, before)
+		}
+
+		w.broken[at6] = errors.New("no route")
+		ask(f, t.Context(), tracker.Regular)
+		before = maps.Clone(w.asked)
+		ask(f, t.Context(), tracker.Regular)
+		if w.asked[at6] != before[at6] {
+			t.Error("one that leads nowhere was asked again at once")
+		}
+		w.broken[at4], w.broken[at6] = errors.New("no route"), nil
+		ask(f, t.Context(), tracker.Regular)
+		if told := ask(f, t.Context(), tracker.Regular); len(told) == 0 || told[len(told)-1] != "true true" {
+			t.Errorf("the other way round: told %v", told)
+		}
+		w.broken[at4] = nil
+		time.Sleep(firstFamilyWait)
+		ask(f, t.Context(), tracker.Regular)
+		if got := w.whereOthersFind(); len(got) != 2 {
+			t.Errorf("others find it at %v", got)
+		}
+	})
 }
