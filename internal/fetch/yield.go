@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +55,12 @@ type yielder struct {
 	next   time.Time // when the line may be probed
 	hops   int       // away that the probe's target is looked for
 	counts bool      // the kernel counts what arrives: Linux 4.1 and later
+	blind  blind     // whether the probe's target sees the line's queue
+	reject func()    // ends the present probe, whose target does not; nil: there is none. Guarded by mu
+
+	looked time.Time      // when it was looked last whether the fleet is behind the line
+	looks  sync.WaitGroup // such looks
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 const (
@@ -69,6 +74,7 @@ const (
 
 func newYielder(f *Fetcher) *yielder {
 	y := &yielder{f: f, sockets: pace.NewSockets(), down: pace.NewYield(0), up: pace.NewYield(0).Patient(), hops: nearHops}
+	y.lookup = net.DefaultResolver.LookupNetIP
 	y.exempt.Store(f.o.Probe.Off)
 	return y
 }
@@ -79,14 +85,13 @@ func (y *yielder) run(ctx context.Context) {
 		y.sockets.Look(time.Now(), 0, 0)
 		return
 	}
-	far, err := y.far(ctx)
+	far, err := y.far()
 	if err != nil {
 		y.f.log.Info("the access line is not watched; only the limits hold", "err", err)
-		y.exempt.Store(true)
-		y.sockets.Look(time.Now(), 0, 0)
-		y.f.applyRates()
+		y.spare(true)
 		return
 	}
+	defer y.looks.Wait()
 	t := time.NewTicker(lineWatch)
 	defer t.Stop()
 	var passed int64
@@ -98,7 +103,10 @@ func (y *yielder) run(ctx context.Context) {
 		}
 		p := y.passed()
 		if p != passed || y.f.usesWAN.Load() {
-			y.measure(ctx, far)
+			y.relook(ctx, far, homeSoon)
+			if !y.exempt.Load() {
+				y.measure(ctx, far)
+			}
 		}
 		passed = p
 	}
@@ -119,12 +127,15 @@ func (y *yielder) measure(ctx context.Context, far string) {
 	y.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { y.echo(ctx, func() error { return y.probe(ctx, far) }) })
-	y.steer(ctx)
+	y.steer(ctx, far)
 	cancel()
 	wg.Wait()
 	y.mu.Lock()
 	y.live = false
 	y.mu.Unlock()
+	if y.exempt.Load() {
+		y.sockets.Look(time.Now(), 0, 0)
+	}
 	y.f.applyRates()
 }
 
@@ -150,11 +161,14 @@ func (y *yielder) echo(ctx context.Context, probe func() error) {
 		y.f.log.Info("the access line cannot be probed; our own connections tell how long its queue is", "err", err)
 		y.mu.Lock()
 		y.wait = min(max(2*y.wait, probeSoon), probeLate)
-		y.next = time.Now().Add(y.wait)
-		y.mu.Unlock()
 		if y.hops++; y.hops > farHops {
 			y.hops = nearHops
+			if errors.Is(err, errBlind) { // all of them
+				y.wait = probeLate
+			}
 		}
+		y.next = time.Now().Add(y.wait)
+		y.mu.Unlock()
 	}
 }
 
@@ -165,26 +179,38 @@ func (y *yielder) probe(ctx context.Context, far string) error {
 		return err
 	}
 	p, err := pace.OpenProbe(target, y.f.o.Probe.Do)
+	y.permitted(err)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.Close() }() // nothing to lose
-	return p.Run(ctx, pace.Interval, func(now time.Time, rtt time.Duration) {
-		y.mu.Lock()
-		defer y.mu.Unlock()
-		y.wait = 0
-		y.down.Sample(now, rtt)
-		y.up.Sample(now, rtt)
-	}, func(now time.Time) {
-		y.mu.Lock()
-		defer y.mu.Unlock()
-		y.down.Lost(now)
-		y.up.Lost(now)
+	err = y.watch(ctx, func(ctx context.Context) error {
+		return p.Run(ctx, pace.Interval, func(now time.Time, rtt time.Duration) {
+			y.mu.Lock()
+			defer y.mu.Unlock()
+			y.answered(now, rtt)
+		}, func(now time.Time) {
+			y.mu.Lock()
+			defer y.mu.Unlock()
+			y.down.Lost(now)
+			y.up.Lost(now)
+		})
 	})
+	if err != nil {
+		return fmt.Errorf("probe %s: %w", target, err)
+	}
+	return nil
+}
+
+// answered takes an answer to the probe. mu is held.
+func (y *yielder) answered(now time.Time, rtt time.Duration) {
+	y.wait = 0
+	y.down.Sample(now, rtt)
+	y.up.Sample(now, rtt)
 }
 
 // steer sets the rates until the line is idle.
-func (y *yielder) steer(ctx context.Context) {
+func (y *yielder) steer(ctx context.Context, far string) {
 	t := time.NewTicker(pace.Interval)
 	defer t.Stop()
 	down, up := y.f.swarm.Down().Passed(), y.f.swarm.Up().Passed()
@@ -207,7 +233,8 @@ func (y *yielder) steer(ctx context.Context) {
 		idle := use.idle(now, d-down+u-up, y.f.usesWAN.Load())
 		down, up = d, u
 		y.f.applyRates()
-		if idle {
+		y.relook(ctx, far, homeLate)
+		if idle || y.exempt.Load() {
 			return
 		}
 	}
@@ -250,6 +277,7 @@ func (y *yielder) decide(now time.Time, read, written int64) {
 	}
 	y.down.Tick(now, arrived, y.up)
 	y.up.Tick(now, sent, y.down)
+	y.mistrust(now, look, arrived, sent)
 	if y.f.o.Probe.Trace != nil {
 		y.f.o.Probe.Trace(Trace{
 			At: now, Rate: y.down.Rate(), Line: y.down.Line(), Queue: y.down.Queue(), Arrived: arrived, Read: read,
@@ -294,69 +322,4 @@ func (y *yielder) line() float64 {
 		return 0
 	}
 	return y.down.Line()
-}
-
-// far names a server of the fleet when it is behind the access line.
-func (y *yielder) far(ctx context.Context) (string, error) {
-	if y.f.o.Probe.Target.IsValid() {
-		return y.f.o.Probe.Target.String(), nil
-	}
-	host, err := y.fleetHost()
-	if err != nil {
-		return "", err
-	}
-	if a, err := netip.ParseAddr(host); err == nil {
-		return host, y.behind(a)
-	}
-	if ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host); err == nil && len(ips) > 0 {
-		return host, y.behind(ips[0])
-	}
-	return host, nil // not known yet: it is behind something
-}
-
-func (y *yielder) behind(a netip.Addr) error {
-	if a = a.Unmap(); y.f.isLAN(a) || a.IsLoopback() {
-		return errors.New("the fleet is not behind an access line")
-	}
-	return nil
-}
-
-// target finds what to ping: the first router behind the access line on the way to the fleet's servers.
-func (y *yielder) target(ctx context.Context, far string) (netip.Addr, error) {
-	if y.f.o.Probe.Target.IsValid() {
-		return y.f.o.Probe.Target, nil
-	}
-	ips := []netip.Addr{}
-	if a, err := netip.ParseAddr(far); err == nil {
-		ips = append(ips, a)
-	} else if ips, err = net.DefaultResolver.LookupNetIP(ctx, "ip", far); err != nil {
-		return netip.Addr{}, fmt.Errorf("the fleet's address is not known: %w", err)
-	}
-	a := reachable(ips, y.f.o.Probe.Do)
-	if !a.IsValid() {
-		return a, errors.New("there is no way to any of the fleet's addresses")
-	}
-	if y.hops >= farHops {
-		return a, nil
-	}
-	return pace.Hop(ctx, a, y.hops, y.f.o.Probe.Do)
-}
-
-// reachable is the first address that this box has a way to, IPv4 before IPv6.
-func reachable(ips []netip.Addr, do func(func() error) error) (first netip.Addr) {
-	for _, a := range ips {
-		if a = a.Unmap(); (!first.IsValid() || a.Is4() && !first.Is4()) && pace.Reachable(a, do) {
-			first = a
-		}
-	}
-	return first
-}
-
-func (y *yielder) fleetHost() (string, error) {
-	for _, s := range append([]string{y.f.o.TrackerURL}, y.f.o.OriginURLs...) {
-		if u, err := url.Parse(s); err == nil && u.Hostname() != "" {
-			return u.Hostname(), nil
-		}
-	}
-	return "", errors.New("no tracker or origin names the fleet")
 }
