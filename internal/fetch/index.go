@@ -14,7 +14,7 @@ func (f *Fetcher) opened(it *item, r *originRun, mono time.Time) {
 	p := &it.player
 	p.place, p.wait = r.end, mono.Add(afterFirst)
 	if index, ok := it.indexOf(r.first); ok {
-		p.index, p.indexEnds, p.wait = index, mono.Add(indexFor), mono
+		p.index, p.indexEnds, p.wait, p.indexed = index, mono.Add(indexFor), mono, true
 	}
 	time.AfterFunc(afterFirst, f.wake)
 }

@@ -31,6 +31,7 @@ type player struct {
 
 	index     Span // of the film whose beginning has come; End 0: none
 	indexEnds time.Time
+	indexed   bool // where it is was found, so that a player that goes elsewhere does not look for it there
 }
 
 // opens says that a request from a piece on is the one that was decided on to bring the beginning of a place.
@@ -236,6 +237,17 @@ func (it *item) long(piece int) bool {
 	return false
 }
 
+// begins says that a file begins in a piece.
+func (it *item) begins(piece int) bool {
+	off, n := it.info.PieceSpan(piece)
+	for _, f := range it.info.Files {
+		if f.Offset >= off && f.Offset < off+n {
+			return true
+		}
+	}
+	return false
+}
+
 // playRuns says how many more requests may be made for what players need, and the piece to begin with, if that is not just
 // the next one. It comes in order, over one request at a time for each player that stands before something else.
 func (it *item) playRuns(needs []Span, waiting []int, mono time.Time) (n, first int) {
@@ -274,7 +286,7 @@ func (it *item) playRuns(needs []Span, waiting []int, mono time.Time) (n, first 
 		switch p.opening = (Span{}); {
 		case p.index.First <= first && first < p.index.End:
 			p.opening = Span{First: first, End: p.index.End}
-		case (first == 0 || first != p.place) && it.long(first):
+		case it.long(first) && (it.begins(first) || first != p.place && !p.indexed):
 			p.opening = Span{First: first, End: first + 1}
 		}
 		return 1, first

@@ -34,6 +34,9 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 // HOME_TEST_BIN names a directory with boxd and fleetd that are built already.
 func run(m *testing.M) int {
+	if share, err := strconv.ParseFloat(os.Getenv("HOME_BURN"), 64); err == nil {
+		burn(share)
+	}
 	if programs = os.Getenv("HOME_TEST_BIN"); programs != "" {
 		return m.Run()
 	}
@@ -69,6 +72,7 @@ type setup struct {
 	fleet *fleet
 	boxes []*box
 	dir   string
+	names int // that another has given
 }
 
 // box is one boxd.

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -110,6 +109,12 @@ func (s *setup) publishPath(path string) (id string) {
 		s.t.Fatalf("%d bytes are here before anybody plays", a.Verified)
 	}
 	return p.ID
+}
+
+// another is a file's name that was not used yet.
+func (s *setup) another(name string) string {
+	s.names++
+	return filepath.Join(s.dir, fmt.Sprintf("%d-%s", s.names, name))
 }
 
 // door lets programs outside of the box's namespace reach its loopback address.
@@ -244,24 +249,24 @@ func TestBenchPlay(t *testing.T) {
 		t.Logf("RESULT %-30s first frame %4.0f ms%s, %d stalls, %.0f ms in %v; after a seek to the middle %4.0f ms, %d stalls, %.0f ms",
 			name, start.First, aim, start.Stalls, start.Stalled, play, middle.First, middle.Stalls, middle.Stalled)
 	}
-	for _, c := range []struct {
+	cases := []struct {
 		name string
 		run  func(name string)
 	}{
 		{"mp4-front", func(name string) {
-			file := repeat(t, base, s.dir+"/front.mp4", times, "-movflags", "+faststart")
+			file := repeat(t, base, s.another("front.mp4"), times, "-movflags", "+faststart")
 			defer os.Remove(file)
-			chromium(name, s.publishPath(file), "front.mp4", " (aim 1000)")
+			chromium(name, s.publishPath(file), filepath.Base(file), " (aim 1000)")
 		}},
 		{"mp4-end", func(name string) {
-			file := repeat(t, base, s.dir+"/end.mp4", times)
+			file := repeat(t, base, s.another("end.mp4"), times)
 			list, length := boxes4(t, file)
 			if list[len(list)-1] != "moov" {
 				t.Fatalf("the boxes are %v", list)
 			}
 			aim := float64(length["moov"]+2<<20) * 8 / float64(playLine.Down) * 1000 // two pieces of 1 MiB
 			defer os.Remove(file)
-			chromium(name, s.publishPath(file), "end.mp4", fmt.Sprintf(" (index %d KiB; aim %.0f)", length["moov"]>>10, aim))
+			chromium(name, s.publishPath(file), filepath.Base(file), fmt.Sprintf(" (index %d KiB; aim %.0f)", length["moov"]>>10, aim))
 		}},
 		{"webm", func(name string) {
 			one := s.dir + "/loop.webm"
@@ -290,9 +295,28 @@ func TestBenchPlay(t *testing.T) {
 			first, late := s.boxes[0].ffmpegPlays(t, id+"/index.m3u8", 30*time.Second)
 			t.Logf("RESULT %-30s first frame %4d ms, in 30 s at most %v later than due", name, first.Milliseconds(), late.Round(time.Millisecond))
 		}},
-	} {
-		if only == "" || slices.Contains(strings.Split(only, ","), c.name) {
+		{"mpv-mp4", func(name string) {
+			file := repeat(t, base, s.another("end.mp4"), times)
+			defer os.Remove(file)
+			s.boxes[0].mpvPlays(t, name, s.publishPath(file)+"/"+filepath.Base(file), play)
+		}},
+		{"mpv-hls", func(name string) {
+			dir := s.another("hls")
+			must(t, os.Mkdir(dir, 0o755))
+			repeat(t, base, dir+"/index.m3u8", 16, "-f", "hls", "-hls_time", "4", "-hls_playlist_type", "vod")
+			s.boxes[0].mpvPlays(t, name, s.publishPath(dir)+"/index.m3u8", play)
+		}},
+	}
+	if only == "" {
+		for _, c := range cases {
 			c.run(c.name)
+		}
+	}
+	for name := range strings.SplitSeq(only, ",") { // one may be named several times
+		for _, c := range cases {
+			if c.name == name {
+				c.run(name)
+			}
 		}
 	}
 }

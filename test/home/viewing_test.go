@@ -66,6 +66,9 @@ func (b *box) player(t *testing.T, cold, warm media, length time.Duration) (took
 			t.Error(err)
 		}
 		took.disk = append(took.disk, b.readRange(t, &client, cold, at))
+		if d := took.disk[len(took.disk)-1]; d > 8*time.Millisecond && os.Getenv("HOME_TRACE") != "" {
+			fmt.Printf("%7.3f s: a read took %v\n", length.Seconds()-time.Until(end).Seconds(), d)
+		}
 		<-tick.C
 		took.memory = append(took.memory, b.readRange(t, &client, warm, rand.Int64N(warm.size-64<<10)))
 	}
@@ -145,6 +148,12 @@ func TestBenchViewing(t *testing.T) {
 			// Without anything else, then while an asset comes, then while all that is here is read back and hashed, too.
 			alone := b.player(t, film, warm, 8*time.Second)
 			next := s.publish("next.bin", size)
+			eventually(t, "nobody watches", time.Minute, func() error {
+				if st, err := b.status(); err != nil || st.Fetch.Playback {
+					return fmt.Errorf("somebody does: %v", err)
+				}
+				return nil
+			})
 			if from == "home" {
 				b.kill()
 				s.campaign("next", next)
@@ -176,6 +185,9 @@ func TestBenchViewing(t *testing.T) {
 			verifying := b.player(t, film, warm, 8*time.Second)
 			_ = verify.Process.Kill()
 			_ = verify.Wait()
+			if from == "origin" {
+				s.controls(t, b, film, warm, cpu1/2)
+			}
 			t.Logf("RESULT fetching from the %s: processor %.2f s in 2 s at %.1f MB/s; in the 2 s from when a player begins %.2f s at %.1f MB/s",
 				from, cpu0, rate0, cpu1, rate1)
 			t.Logf("RESULT a player's reads of 64 KiB, nothing else: %v", alone)
@@ -185,5 +197,47 @@ func TestBenchViewing(t *testing.T) {
 				t.Errorf("all of it was here before the end of the measurement")
 			}
 		})
+	}
+}
+
+// controls say what of that boxd has caused: while it rests, somebody else takes as much of a processor, and then a plain
+// program fetches and writes as fast as boxd did.
+func (s *setup) controls(t *testing.T, b *box, cold, warm media, share float64) {
+	boxd := func(args ...string) *netlab.Cmd {
+		return b.lab.Command(t.Context(), filepath.Join(programs, "boxd"), append([]string{"--socket", b.socket()}, args...)...)
+	}
+	must(t, boxd("pause").Run())
+	time.Sleep(2 * time.Second) // what is under way ends
+	t.Logf("RESULT boxd rests: %v", b.player(t, cold, warm, 8*time.Second))
+	burn := b.lab.Command(t.Context(), os.Args[0])
+	burn.Env = append(os.Environ(), fmt.Sprintf("HOME_BURN=%g", share), "GOMAXPROCS=1")
+	must(t, burn.Start())
+	burning := b.player(t, cold, warm, 8*time.Second)
+	_ = burn.Process.Kill()
+	_ = burn.Wait()
+	t.Logf("RESULT beside %.0f %% of a processor that somebody else takes: %v", share*100, burning)
+	server := s.lab.WAN.Command(t.Context(), "python3", "-m", "http.server", "--bind", s.lab.FleetIP.String(), "--directory", s.dir, "8099")
+	must(t, server.Start())
+	for _, to := range []string{"/dev/null", b.dir + "/curl.out"} {
+		curl := b.lab.Command(t.Context(), "curl", "-sS", "--retry", "5", "--retry-connrefused", "--limit-rate", "8700k", "-o", to,
+			fmt.Sprintf("http://%s:8099/next.bin", s.lab.FleetIP))
+		must(t, curl.Start())
+		fetching := b.player(t, cold, warm, 8*time.Second)
+		_ = curl.Process.Kill()
+		_ = curl.Wait()
+		t.Logf("RESULT beside curl at 8.9 MB/s, without TLS, to %s: %v", filepath.Base(to), fetching)
+	}
+	_ = server.Process.Kill()
+	_ = server.Wait()
+	must(t, boxd("resume").Run())
+}
+
+// burn takes a share of a processor in slices of a millisecond, as a box that fetches does.
+func burn(share float64) {
+	for {
+		for begin := time.Now(); time.Since(begin) < time.Millisecond; {
+			continue
+		}
+		time.Sleep(time.Duration(float64(time.Millisecond) * (1/share - 1)))
 	}
 }
