@@ -14,7 +14,7 @@ func (y *Yield) guilt() float64 {
 	}
 	got := max(y.used, y.arrives())
 	switch {
-	case got < lowestRate:
+	case got < y.little():
 		return 0
 	case y.line == 0:
 		return 1 // how much that is, nobody knows

@@ -2,6 +2,7 @@ package pace
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -14,8 +15,8 @@ const (
 	second       = 20 // samples in a second
 	historySpans = 10
 	spanLength   = time.Minute
-	steadyFor    = 10 * time.Second
-	steadySpread = 2 * time.Millisecond
+	steadyParts  = 4         // seconds' worth of samples whose medians are compared
+	forgotten    = time.Hour // without a sample: who knows where this box is now
 )
 
 // delayFilter keeps the smallest round-trip time of the last minutes, which is the way itself, and of the last samples,
@@ -23,17 +24,13 @@ const (
 type delayFilter struct {
 	spans  [historySpans]time.Duration // smallest of each minute, newest first
 	began  time.Time                   // of spans[0]
-	recent [second]time.Duration
+	recent [steadyParts * second]time.Duration
 	n      int
 	ours   bool    // a queue now may well be our own: it says nothing about late answers
 	theirs bool    // or somebody else's
 	late   float64 // share of answers that are late while there is no queue
 	noise  float64 // seconds that the best of the last samples is above the way itself when there is no queue
-
-	low, high time.Duration // of the best of the last samples, since watch
-	watch     time.Time
-	seen      time.Time // the last sample
-	heard     time.Time // the last answer
+	heard  time.Time
 }
 
 // freshFor is how long a sample says how the line is.
@@ -41,23 +38,20 @@ const freshFor = time.Second
 
 func (d *delayFilter) fresh(now time.Time) bool { return d.n > 0 && now.Sub(d.heard) < freshFor }
 
-// missing takes a sample that says that an answer is missing.
-func (d *delayFilter) missing(now time.Time, rtt time.Duration) {
-	heard := d.heard
-	d.add(now, rtt)
-	d.heard = heard
-}
-
 func (d *delayFilter) add(now time.Time, rtt time.Duration) {
 	if rtt <= 0 {
 		return
 	}
-	if d.began.IsZero() || now.Sub(d.began) > spanLength {
+	if d.n > 0 && now.Sub(d.heard) > forgotten {
+		*d = delayFilter{}
+	}
+	// While others fill the queue no minute passes: else a queue that stands for long became the way itself.
+	if d.began.IsZero() || now.Sub(d.began) > spanLength && !d.theirs {
 		copy(d.spans[1:], d.spans[:])
 		d.spans[0], d.began = rtt, now
 	}
 	d.spans[0] = min(d.spans[0], rtt)
-	d.recent[d.n%second] = rtt
+	d.recent[d.n%len(d.recent)] = rtt
 	d.n++
 	d.heard = now
 	best, base := d.best(d.lately()), d.base()
@@ -74,13 +68,6 @@ func (d *delayFilter) add(now time.Time, rtt time.Duration) {
 	if comesAndGoes && (!d.theirs || q.Seconds() < d.noise) {
 		d.noise += (min(q, mostTarget).Seconds() - d.noise) / float64(min(d.n, 64))
 	}
-	if d.watch.IsZero() || now.Sub(d.seen) > time.Second {
-		d.watch, d.low, d.high = now, best, best
-	}
-	d.low, d.high, d.seen = min(d.low, best), max(d.high, best), now
-	if d.high-d.low > steadySpread {
-		d.watch, d.low, d.high = now, best, best
-	}
 }
 
 // target is the longest queue that is none: more where answers are late for other reasons, as over a radio.
@@ -89,13 +76,41 @@ func (d *delayFilter) target() time.Duration {
 	return min(max(t, leastTarget), mostTarget)
 }
 
-// steady says that answers have been late by the same time for long: no queue is like that, but a longer way is.
-func (d *delayFilter) steady(now time.Time) bool { return now.Sub(d.watch) >= steadyFor }
+// level is what answers take at present and by how much that varies, if it is the same since a number of samples.
+func (d *delayFilter) level(since int) (level, spread time.Duration, steady bool) {
+	if d.n-since < len(d.recent) {
+		return 0, 0, false
+	}
+	all := d.last(len(d.recent))
+	low, high := time.Duration(math.MaxInt64), time.Duration(0)
+	for part := range slices.Chunk(all, second) {
+		m := median(part)
+		low, high = min(low, m), max(high, m)
+	}
+	level = median(all) // sorts
+	spread = all[len(all)*3/4] - all[len(all)/4]
+	return level, spread, high-low <= leastTarget+spread/4
+}
 
-// rebase takes the present for the way itself.
-func (d *delayFilter) rebase(now time.Time) {
-	d.spans = [historySpans]time.Duration{d.low}
-	d.began, d.watch = now, now
+// last are the last samples, at most n.
+func (d *delayFilter) last(n int) []time.Duration {
+	n = min(n, d.n, len(d.recent))
+	out := make([]time.Duration, n)
+	for i := range out {
+		out[i] = d.recent[(d.n-n+i)%len(d.recent)]
+	}
+	return out
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// rebase takes a length for the way's, whatever it was before.
+func (d *delayFilter) rebase(now time.Time, way time.Duration) {
+	d.spans = [historySpans]time.Duration{way}
+	d.began = now
 }
 
 func (d *delayFilter) base() time.Duration {
@@ -124,7 +139,7 @@ func (d *delayFilter) begins() bool { return d.n < 10 }
 func (d *delayFilter) best(n int) time.Duration {
 	best := time.Duration(math.MaxInt64)
 	for i := range min(d.n, n) {
-		best = min(best, d.recent[(d.n-1-i)%second])
+		best = min(best, d.recent[(d.n-1-i)%len(d.recent)])
 	}
 	return best
 }

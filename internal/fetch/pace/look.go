@@ -13,10 +13,12 @@ func (y *Yield) rise(now time.Time) {
 	case y.rate > nearFrom*y.line:
 		f, follows = nearGrowth, 0.85
 	}
-	if y.most() < follows*y.rate && y.rate > y.lowest()*4 {
+	if y.most() < follows*y.rate && y.rate > max(y.lowest()*4, y.First()) {
 		return // we do not even use what we have: rising would only make a burst later
 	}
-	y.rate *= f
+	if y.rate *= f; y.line > 0 && y.delay.begins() {
+		y.rate = min(y.rate, keep*y.line) // a short queue is not noticed yet
+	}
 	if y.sure && y.rate >= keep*y.line {
 		y.rate = keep * y.line
 		y.enter(holding, now)
@@ -43,6 +45,10 @@ func (y *Yield) lookOn(now time.Time) {
 	switch {
 	case now.Sub(y.since) < lookFor:
 	case y.found.bytes < (1+0.6*y.step)*y.line*y.found.seconds && y.peak < (1+0.9*y.step)*y.line:
+		if y.step < 2*firstStep { // so little is lost in how unevenly it comes
+			y.lookFurther(now, 2*y.step)
+			return
+		}
 		// It does not come at this rate, or we do not use it.
 		y.look = now.Add(y.pause)
 		y.enter(holding, now)
@@ -67,13 +73,15 @@ func (y *Yield) lookFurther(now time.Time, step float64) {
 func (y *Yield) learn(now time.Time, other *Yield) (shared bool) {
 	unused, theirs := y.seen < 0.5*y.asked, other != nil && (other.spared || other.guilt() >= guilty)
 	switch {
-	case y.sure && unused:
+	case y.sure && unused && (y.seen >= 0.8*y.line || other.guilt() > 0):
 		return false // we did not use what we had: it was not our queue
+	case y.delay == &y.own && y.asked < y.line && y.seen >= 0.75*y.asked:
+		return false // all that we asked for came: our connections were late for another reason
 	case y.seen < 0.8*y.line && (theirs || unused && other.guilt() > 0):
 		// It may well be the other direction's, or somebody else's: only what is found again and again is believed.
-	case !y.sure:
+	case !y.sure && (y.near || y.delay == &y.probe):
 		y.sure = math.Abs(y.seen-y.line) < 0.12*y.line
-		y.line = max(y.seen, y.min)
+		y.line = max(y.seen, leastRate)
 		return false
 	case y.seen >= y.line:
 		y.line += (y.seen - y.line) * 0.3 // the next look finds the rest
@@ -97,7 +105,7 @@ func (y *Yield) learn(now time.Time, other *Yield) (shared bool) {
 	shared = y.sure && now.Sub(y.doubted) < metFor
 	y.doubt, y.doubted = y.seen, now
 	if y.doubts++; y.doubts == 3 {
-		y.line, y.doubt, y.pause, y.doubts = max(y.seen, y.min), 0, firstPause, 0
+		y.line, y.doubt, y.pause, y.doubts = max(y.seen, leastRate), 0, firstPause, 0
 		y.sure, y.fell = false, now
 		return false
 	}

@@ -93,16 +93,16 @@ func OpenProbe(target netip.Addr, do func(func() error) error) (*Probe, error) {
 func (p *Probe) Close() error { return p.conn.Close() }
 
 const (
-	probeTimeout = time.Second      // answers that take longer count as lost
 	silentFor    = 10 * time.Second // without any answer, after which a probe ends
 )
 
-// Run sends an echo every interval and hands over each answer's time, until ctx ends. The functions are called from one
-// goroutine.
-func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(time.Time, time.Duration), lost func(time.Time)) error {
+// Run sends an echo every interval, or more seldom where many are not answered, and hands over each answer's time, until ctx
+// ends. The functions are called from one goroutine.
+func (p *Probe) Run(ctx context.Context, every time.Duration, sample func(time.Time, time.Duration), lost func(time.Time)) error {
 	stop := context.AfterFunc(ctx, func() { _ = p.conn.SetDeadline(time.Now()) })
 	defer stop()
-	var sent [64]time.Time
+	var sent requests
+	var t tempo
 	buf, oob := make([]byte, 256), make([]byte, 128)
 	heard := time.Now()
 	for seq := uint16(0); ctx.Err() == nil; seq++ {
@@ -110,11 +110,12 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 		if began.Sub(heard) > silentFor {
 			return fmt.Errorf("ping %s: no answer for %s", p.target, silentFor)
 		}
-		old := &sent[seq%64]
-		if !old.IsZero() {
+		for range sent.missing(began) {
+			t.took(began, false)
 			lost(began)
 		}
-		*old = began
+		interval := t.interval(every)
+		sent.add(seq, began)
 		if _, err := p.conn.Write(p.kind.echo(seq)); err != nil && !errors.Is(err, unix.ECONNREFUSED) && ctx.Err() == nil {
 			return fmt.Errorf("ping %s: %w", p.target, err)
 		}
@@ -125,13 +126,14 @@ func (p *Probe) Run(ctx context.Context, interval time.Duration, sample func(tim
 				break // the time is over, or an ICMP error that a later answer makes up for
 			}
 			now := time.Now()
-			if s, ok := p.kind.seq(buf[:n]); ok && !sent[s%64].IsZero() {
-				if rtt := now.Sub(sent[s%64]); rtt < probeTimeout {
-					rtt -= waited(oob[:m], now, rtt)
-					sample(now, rtt)
-					heard = now
-				}
-				sent[s%64] = time.Time{}
+			s, ok := p.kind.seq(buf[:n])
+			if !ok {
+				continue
+			}
+			if rtt, ok := sent.answer(s, now); ok {
+				t.took(now, true)
+				sample(now, rtt-waited(oob[:m], now, rtt))
+				heard = now
 			}
 		}
 		if rest := interval - time.Since(began); rest > 0 {
@@ -229,8 +231,8 @@ func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error
 	return netip.Addr{}, fmt.Errorf("look for the hop: no answer from %d hops towards %s", hops, towards)
 }
 
-// offender reads who sent an ICMP error, from struct sock_extended_err and the sockaddr_in or sockaddr_in6 behind it (ip(7),
-// ipv6(7)).
+// offender reads who said that a datagram has come its hops, from struct sock_extended_err and the sockaddr_in or sockaddr_in6
+// behind it (ip(7), ipv6(7)). Who says that there is no way, as the home's router does while the line is down, is no hop.
 func offender(oob []byte) (netip.Addr, bool) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -238,12 +240,15 @@ func offender(oob []byte) (netip.Addr, bool) {
 	}
 	for _, m := range msgs {
 		const in4, in6 = 16 + 4, 16 + 8 // the error, then family, port and flow
+		const origin, kind = 4, 5       // bytes of the error
+		const over4, over6 = 11, 3      // time exceeded (RFC 792, RFC 4443)
+		const icmp, icmp6 = 2, 3        // origins
 		switch a := m.Data; {
-		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR && len(a) >= in4+4:
+		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR && len(a) >= in4+4 && a[origin] == icmp && a[kind] == over4:
 			if a := netip.AddrFrom4([4]byte(a[in4:])); !a.IsUnspecified() {
 				return a, true
 			}
-		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR && len(a) >= in6+16:
+		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR && len(a) >= in6+16 && a[origin] == icmp6 && a[kind] == over6:
 			if a := netip.AddrFrom16([16]byte(a[in6:])); !a.IsUnspecified() {
 				return a, true
 			}

@@ -67,6 +67,10 @@ func TestWhoSentAnError(t *testing.T) {
 		}
 		data := append(make([]byte, at), a.AsSlice()...)
 		data = append(data, make([]byte, 8)...)
+		data[4], data[5] = 2, 11
+		if a.Is6() {
+			data[4], data[5] = 3, 3
+		}
 		b := make([]byte, unix.CmsgSpace(len(data)))
 		h := b[:unix.CmsgLen(0)]
 		if len(h) == 16 {
@@ -79,6 +83,10 @@ func TestWhoSentAnError(t *testing.T) {
 		copy(b[len(h):], data)
 		if got, ok := offender(b); !ok || got != a {
 			t.Errorf("%v, %v, want %v", got, ok, a)
+		}
+		b[unix.CmsgLen(0)+5] = 1 // no way there, says a router whose line is down
+		if got, ok := offender(b); ok {
+			t.Errorf("%v is taken for a hop", got)
 		}
 	}
 	if a, ok := offender(nil); ok {

@@ -16,12 +16,11 @@ type Yield struct {
 	rate  float64     // bytes per second
 	line  float64     // what the line gives; 0: not known yet
 	sure  bool        // two queues in a row agreed about line; else it is where the rise goes by slowly
-	min   float64     // never less, so that samples keep coming
 	probe delayFilter // of what the probe says
 	own   delayFilter // of what our connections say, where nothing answers a probe
 	delay *delayFilter
-	alone time.Time // since when there is no probe
 	last  time.Time
+	heard int // samples of delay that have been acted upon
 	phase phase
 	since time.Time // of the phase
 
@@ -29,11 +28,14 @@ type Yield struct {
 	used    float64           // bytes per second that arrived lately, smoothed
 	calm    int               // ticks without a queue in a row
 
-	seen  float64   // the most that arrived while this queue stands
-	asked float64   // the rate when it began
-	near  bool      // it began where one was to be expected
-	due   time.Time // when it must be empty, if it is ours
-	doubt float64   // what the last queue said that did not fit what is known
+	seen  float64       // the most that arrived while this queue stands
+	asked float64       // the rate when it began
+	near  bool          // it began where one was to be expected
+	due   time.Time     // when it must be empty, if it is ours
+	dueAt int           // and how many samples must have said so
+	deep  time.Duration // the longest that it was
+	flow  float64       // bytes per second that we had when it was found
+	doubt float64       // what the last queue said that did not fit what is known
 	doubted,
 	look time.Time // when to look for more
 	pause  time.Duration // between looks
@@ -49,6 +51,9 @@ type Yield struct {
 	met     time.Time // when others were last on the line
 	again   int       // how often in a row they were back soon after
 	spared  bool      // this queue stood on after we had slowed down: it is not ours
+	share   float64   // of the line that is kept beside others
+	cap     float64   // and no more than so many bytes per second, where even that is too much; 0: it is not
+	trial   trial     // whether a queue that stands is one
 }
 
 type phase byte
@@ -68,7 +73,9 @@ const (
 	Interval    = 50 * time.Millisecond // between samples, and between ticks
 	arrivals    = 3
 	initialRate = 256 << 10
-	lowestRate  = 48 << 10
+	patientRate = 32 << 10              // the same where nobody waits: many an uplink is thin
+	littleRate  = 24 << 10              // that makes no queue, as far as one can tell of a line that is not known
+	leastRate   = 4 << 10               // never less, so that connections live
 	growth      = 1.25                  // a tick, while rising
 	nearGrowth  = 1.06                  // and where a queue is to be expected
 	nearFrom    = 0.85                  // of the line
@@ -78,6 +85,7 @@ const (
 	drainLong   = 0.40                  // and a long one
 	drainFor    = 80 * time.Millisecond // or less, if the queue is ours
 	longQueue   = 25 * time.Millisecond
+	drainSeen   = 4 * Interval    // and the way: how long a queue may go on growing after we have slowed down
 	floor       = 0.04            // of the line, while yielding
 	ownFloor    = 0.25            // the same without a probe
 	metFor      = 3 * time.Second // after others were there: their queue may come and go
@@ -92,7 +100,9 @@ const (
 
 // NewYield returns a controller; line is the rate that the link gave before, in bytes per second, 0 if it is not known.
 func NewYield(line float64) *Yield {
-	y := &Yield{rate: First(line), min: lowestRate, line: max(line, 0), pause: firstPause}
+	y := &Yield{line: max(line, 0), pause: firstPause, share: floor}
+	y.rate = y.First()
+	y.trial.pause = firstTrial
 	y.delay = &y.probe
 	return y
 }
@@ -100,18 +110,41 @@ func NewYield(line float64) *Yield {
 // Patient says that nobody waits for what goes this way, as what peers are sent: room is made at the first sign of others.
 func (y *Yield) Patient() *Yield {
 	y.patient = true
+	y.rate = y.First()
 	return y
 }
 
 // First is the rate to begin with, on a line that gave so much before.
-func First(line float64) float64 { return max(initialRate, line/4) }
+func First(line float64) float64 {
+	if line <= 0 {
+		return initialRate
+	}
+	return max(min(max(initialRate, line/4), line/2), leastRate)
+}
+
+// First is the rate to begin with the next time.
+func (y *Yield) First() float64 {
+	first := First(y.line)
+	switch {
+	case y.patient && y.line == 0:
+		return patientRate
+	case y.probe.n+y.own.n == 0: // nothing would tell our queue from a longer way
+		return min(first, initialRate)
+	}
+	return first
+}
 
 // Again begins anew after a pause; what is known of the way's length holds.
 func (y *Yield) Again(line float64) *Yield {
 	n := NewYield(line)
 	n.probe, n.own, n.patient = y.probe, y.own, y.patient
+	n.probe.theirs, n.own.theirs = false, false
+	n.rate = n.First()
 	return n
 }
+
+// Elsewhere tells that from now on somebody else is probed: how long the way was says nothing of him.
+func (y *Yield) Elsewhere() { y.probe = delayFilter{} }
 
 // Hurry begins near what the line gave before: somebody waits, and a queue is noticed soon.
 func (y *Yield) Hurry() { y.rate = max(y.rate, Hurried(y.line)) }
@@ -131,8 +164,11 @@ func (y *Yield) Queue() time.Duration { return y.delay.queue() }
 // Slack is how long our bytes may wait anywhere.
 func (y *Yield) Slack() time.Duration { return y.delay.target() + time.Millisecond + y.extra }
 
-// Sure says that the line's rate is known, and that the probe needs no haste.
+// Sure says that the line's rate is known.
 func (y *Yield) Sure() bool { return y.sure }
+
+// Free says that there is no queue, nobody else's and not ours, so that only Rate bounds what arrives.
+func (y *Yield) Free() bool { return (y.phase == holding || y.phase == rising) && y.Queue() <= y.delay.target() }
 
 // Yielding says that somebody else uses the line.
 func (y *Yield) Yielding() bool { return y.phase == yielding }
@@ -140,19 +176,13 @@ func (y *Yield) Yielding() bool { return y.phase == yielding }
 // Sample takes a round-trip time of the probe.
 func (y *Yield) Sample(now time.Time, rtt time.Duration) { y.probe.add(now, rtt) }
 
-// Lost tells that a probe was not answered in time: the queue is full, or the probe's way is broken.
-func (y *Yield) Lost(now time.Time) {
-	if y.probe.fresh(now) {
-		y.probe.missing(now, y.probe.base()+100*time.Millisecond)
-	}
-}
+// Lost tells that a probe was not answered in time. That alone says nothing: many a router answers but a few a second, and a
+// full queue shows in the answers beside it.
+func (y *Yield) Lost(time.Time) {}
 
 const (
 	ownBase  = 50 * time.Millisecond // any
 	ownSlack = 5 * time.Millisecond  // what the other end takes to answer
-
-	// ownPatience is how long our own connections may say that there is a queue: they are slow also because we are.
-	ownPatience = 10 * time.Second
 )
 
 // SampleOwn takes by how much our own connections are slower than at their best. It counts while the probe says nothing.
@@ -171,7 +201,7 @@ func (y *Yield) Freed(rate float64) {
 }
 
 // Busy says that this direction carries about what it may.
-func (y *Yield) Busy() bool { return max(y.used, y.most()) >= 0.6*y.rate && y.rate > initialRate/2 }
+func (y *Yield) Busy() bool { return max(y.used, y.most()) >= 0.6*y.rate && y.rate > y.small()/2 }
 
 // Tick sets the rate anew, once every Interval; moved is how many bytes came through the line in this direction since the
 // last call. other is the other direction of the same line, whose queue the probe sees, too; nil if there is none.
@@ -186,15 +216,17 @@ func (y *Yield) Tick(now time.Time, moved int64, other *Yield) {
 	y.used += (float64(moved)/dt - y.used) * min(1, dt/0.3)
 	switch {
 	case y.probe.fresh(now):
-		y.delay = &y.probe
+		y.goBy(&y.probe)
 	case y.own.fresh(now):
-		if y.delay != &y.own {
-			y.delay, y.alone = &y.own, now
-		}
+		y.goBy(&y.own)
 	default:
-		y.rate = min(y.rate*growth, max(y.line, initialRate)) // blind: no faster than the line ever was
+		y.rate = max(min(y.rate*growth, max(y.First(), keep*y.line)), leastRate) // blind: no faster than the line ever was
 		return
 	}
+	if y.heard == y.delay.n {
+		return // nothing is new: a router may answer but a few a second
+	}
+	y.heard = y.delay.n
 	late, most := y.delay.queue(), y.delay.target()
 	if y.phase == yielding {
 		late, most = y.delay.standing(), most/2 // one quick answer shows that there is none, and it must be gone for good
@@ -212,9 +244,16 @@ func (y *Yield) Tick(now time.Time, moved int64, other *Yield) {
 		y.extra /= 2
 		y.queued(now, other)
 	}
-	y.rate = min(max(y.rate, y.lowest()), math.MaxInt64/4)
+	least := y.lowest()
+	switch {
+	case y.trial.stage == hushed:
+		least = leastRate
+	case y.phase == draining: // else it would not be tried whose queue it is
+		least = min(least, max(y.flow*drainBy(y.deep), leastRate))
+	}
+	y.rate = min(max(y.rate, least), math.MaxInt64/4)
 	y.delay.theirs = y.phase == draining || y.phase == yielding || now.Sub(y.met) < metFor
-	y.delay.ours = !y.settled(now) && y.rate > 2*initialRate && y.rate > 0.7*y.line
+	y.delay.ours = !y.settled(now) && (y.line > 0 || y.rate > 2*initialRate) && y.rate > 0.7*y.line
 }
 
 // settled says that the rate has been the same for a while.
@@ -225,10 +264,38 @@ func (y *Yield) settled(now time.Time) bool {
 // lowest is what is kept beside somebody else. What our own connections say is less sure than what a probe does: they are
 // late for many reasons.
 func (y *Yield) lowest() float64 {
+	least := y.line * y.share
 	if y.delay == &y.own {
-		return max(initialRate, y.line*ownFloor)
+		least = y.line * ownFloor
 	}
-	return max(y.min, y.line*floor)
+	if y.cap > 0 {
+		least = min(least, y.cap)
+	}
+	return max(least, leastRate)
+}
+
+// little is what makes no queue on any line, and on a thin one either.
+func (y *Yield) little() float64 {
+	if y.line == 0 {
+		return littleRate
+	}
+	return min(max(y.line*floor, leastRate), 2*littleRate)
+}
+
+// small is a rate that is no burst.
+func (y *Yield) small() float64 {
+	if y.line == 0 {
+		return initialRate
+	}
+	return min(initialRate, keep*y.line)
+}
+
+// goBy takes another signal for the delay.
+func (y *Yield) goBy(d *delayFilter) {
+	if y.delay != d {
+		y.delay, y.heard, y.dueAt = d, 0, d.n
+		y.trial.stage, y.trial.since = waiting, d.n
+	}
 }
 
 func (y *Yield) enter(p phase, now time.Time) { y.phase, y.since = p, now }
@@ -252,15 +319,16 @@ func (y *Yield) queued(now time.Time, other *Yield) {
 	switch y.phase {
 	case yielding:
 		y.met = now
-		y.rate *= 0.8
-		if y.delay.steady(now) || y.delay == &y.own && now.Sub(y.alone) > ownPatience && now.Sub(y.since) > ownPatience {
-			y.delay.rebase(now)
-		}
+		y.besideOthers(now, other)
 	case draining:
 		if now.Sub(y.since) <= 2*Interval {
 			y.seen = max(y.seen, got) // later the queue may be empty, and we slow
 		}
-		if now.After(y.due) && y.delay.standing() > y.delay.target() {
+		if q := y.delay.queue(); now.Sub(y.since) <= drainSeen+y.delay.base() && q > y.deep {
+			y.drain(q) // it still grew when it was found
+			y.rate = min(y.rate, y.flow*drainBy(q))
+		}
+		if now.After(y.due) && y.delay.n >= y.dueAt && y.delay.standing() > y.delay.target() {
 			if y.spared = true; other.onTrial() {
 				return
 			}
@@ -271,18 +339,30 @@ func (y *Yield) queued(now time.Time, other *Yield) {
 			return // whosever queue it is, what we send is not worth slowing
 		}
 		q := y.delay.queue()
-		factor := min(max(1-q.Seconds()/drainFor.Seconds(), drainLong), drain)
 		y.near = y.line == 0 || y.rate >= 0.9*y.line
 		y.seen, y.asked = got, y.rate
-		y.rate = factor * min(y.rate, got)
-		y.due = now.Add(time.Duration(float64(q)/(1-factor)) + y.delay.base() + 8*Interval)
+		y.flow = min(y.rate, got)
+		y.rate = y.flow * drainBy(q)
+		y.dueAt = y.delay.n + 2*y.delay.lately()
 		y.enter(draining, now)
+		y.drain(q)
 	}
+}
+
+// drain sets when a queue that long must be empty if it is ours.
+func (y *Yield) drain(q time.Duration) {
+	y.deep = q
+	y.due = y.since.Add(time.Duration(float64(q)/(1-drainBy(q))) + y.delay.base() + 8*Interval)
+}
+
+// drainBy is the share of what arrives that is kept while a queue that long drains.
+func drainBy(q time.Duration) float64 {
+	return min(max(1-q.Seconds()/drainFor.Seconds(), drainLong), drain)
 }
 
 // negligible says that there is next to nothing to slow down.
 func (y *Yield) negligible() bool {
-	return y.used < lowestRate && y.used < 0.5*y.rate && y.rate <= max(initialRate, y.line/8)
+	return y.used < y.little() && y.used < 0.5*y.rate && y.rate <= max(y.small(), y.line/8)
 }
 
 // makeWay gets out of the way of others. Where they have been back soon again and again, a short silence is not their end.
@@ -292,6 +372,11 @@ func (y *Yield) makeWay(now time.Time) {
 	} else {
 		y.again = 0
 	}
+	t := &y.trial
+	if now.Sub(y.met) > trialOver {
+		t.pause, y.share = firstTrial, floor
+	}
+	t.stage, t.since, t.next = waiting, y.delay.n, now.Add(t.pause)
 	y.met = now
 	y.rate *= 0.5
 	y.enter(yielding, now)
@@ -315,8 +400,11 @@ func (y *Yield) free(now time.Time, other *Yield) {
 		y.enter(rising, now)
 		y.rate = min(max(y.rate, 0.9*keep*min(y.seen, y.line)), keep*y.line)
 	case yielding:
+		if y.tries() {
+			y.fail(now) // it was a queue
+		}
 		if y.calm >= calmTicks<<min(y.again, 3) {
-			y.spared = false
+			y.spared, y.cap = false, 0
 			y.enter(rising, now)
 			y.look = now.Add(y.pause)
 		}

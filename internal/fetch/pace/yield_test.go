@@ -113,7 +113,6 @@ func (s *sim) run(d time.Duration) (share float64, p95 time.Duration) {
 func (s *sim) sample() {
 	s.y.SampleOwn(s.now, s.waits()+time.Duration(8<<10/s.y.rate*float64(time.Second)))
 	if s.lost > 0 && s.rnd.Float64() < s.lost {
-		s.y.Lost(s.now)
 		return
 	}
 	s.y.Sample(s.now, s.rtt())
