@@ -54,7 +54,9 @@ type Doctor struct {
 	Live          func() *Snapshot   // nil when the daemon does not run
 	Ports         func() PortMapping // nil: the router is not asked
 	Ports6        func() PortMapping // the same over IPv6
+	Probe         bool               // boxd is to watch the access line with echoes
 
+	ping    func() error                                             // nil: asks the kernel for a socket
 	resolve func(ctx context.Context, host string) ([]string, error) // nil: the system's resolver
 }
 
@@ -63,7 +65,7 @@ func DoctorFor(c *config.Config) Doctor {
 	return Doctor{
 		Fleet: c.Fleet.URL, Brokers: c.Fleet.Brokers, Dirs: []string{c.Paths.Cache, c.Paths.State},
 		Reserve: int64(c.Cache.Reserve), CAFile: c.Fleet.CA, Root: c.Fleet.Root, TimeSync: c.Paths.TimeSync,
-		MDNS: c.LAN.MDNS, Interfaces: c.LAN.Interfaces, Static: c.LAN.Static,
+		Probe: c.Limits.Yield && c.Limits.Probe, MDNS: c.LAN.MDNS, Interfaces: c.LAN.Interfaces, Static: c.LAN.Static,
 	}
 }
 
@@ -81,7 +83,7 @@ const checkTimeout = 8 * time.Second
 // Diagnose makes all checks, those that wait for the network at the same time.
 func Diagnose(ctx context.Context, d Doctor) []Check {
 	steps := []func(context.Context) []Check{
-		d.clock, d.disk, d.files, d.certificate, d.names, d.fleet, d.brokers, d.catalog, d.multicast, d.nat, d.warnings,
+		d.clock, d.disk, d.files, d.certificate, d.names, d.fleet, d.brokers, d.catalog, d.multicast, d.nat, d.line, d.warnings,
 	}
 	results := make([][]Check, len(steps))
 	var wg sync.WaitGroup
@@ -288,6 +290,30 @@ func (d Doctor) catalog(context.Context) []Check {
 			"The catalog has expired on %s; nothing new is fetched.", c.Expires.Format(time.RFC1123))
 	}
 	return ok("catalog", "Version %d with %s, good until %s.", c.Version, count(c.Assets, "asset"), c.Expires.Format(time.RFC1123))
+}
+
+// line says whether the access line's queue can be watched.
+func (d Doctor) line(context.Context) []Check {
+	if !d.Probe {
+		return nil
+	}
+	ping := d.ping
+	if ping == nil {
+		ping = func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+			if err == nil {
+				_ = unix.Close(fd) // nothing was sent
+			}
+			return err
+		}
+	}
+	if err := ping(); errors.Is(err, os.ErrPermission) {
+		return bad("line", CheckWarn, "Install the package's file in sysctl.d: it sets net.ipv4.ping_group_range.",
+			"The system lets boxd send no echo requests; the access line's queue is only known from its own connections.")
+	} else if err != nil {
+		return bad("line", CheckWarn, "Look whether the kernel has ICMP sockets.", "The access line's queue cannot be watched with echoes: %v.", err)
+	}
+	return ok("line", "The system lets boxd watch the access line's queue with echoes.")
 }
 
 func (d Doctor) warnings(context.Context) []Check {

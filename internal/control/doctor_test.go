@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +40,7 @@ func well(t *testing.T) (Doctor, *Snapshot) {
 	return Doctor{
 		Fleet: "https://" + l.Addr().String(), Brokers: []string{"tls://" + l.Addr().String()}, Dirs: []string{dir}, Reserve: 1,
 		CAFile: file, Root: file, TimeSync: file, Static: []string{"192.0.2.1:6880"}, Live: func() *Snapshot { return s },
+		Probe: true, ping: func() error { return nil },
 	}, s
 }
 
@@ -87,6 +89,9 @@ func TestDoctorFindsEachUsualFault(t *testing.T) {
 		"neither mDNS nor names":        {func(d *Doctor, _ *Snapshot) { d.Static = nil }, "multicast", CheckWarn, "no neighbours are named"},
 		"a directory that is gone":      {func(d *Doctor, _ *Snapshot) { d.Dirs = []string{"/nonexistent"} }, "disk", CheckFailed, "/nonexistent"},
 		"a full disk":                   {func(d *Doctor, _ *Snapshot) { d.Reserve = 1 << 60 }, "disk", CheckWarn, "less than the reserve"},
+		"no leave to ping": {func(d *Doctor, _ *Snapshot) {
+			d.ping = func() error { return os.NewSyscallError("socket", syscall.EACCES) }
+		}, "line", CheckWarn, "no echo requests"},
 		"a warning of the daemon": {func(_ *Doctor, s *Snapshot) {
 			s.Health = []health.Warning{{Code: "too-hot", Severity: health.Critical, Text: "Hot.", Action: "Cool it."}}
 		}, "too-hot", CheckFailed, "Hot."},

@@ -59,11 +59,13 @@ func writePackage(kind, top, binary, base, share, arch, version, out string) err
 			file(at("systemd/boxd.service"), "/usr/lib/systemd/system/boxd.service", 0o644),
 			file(at("systemd/boxd.sysusers.conf"), "/usr/lib/sysusers.d/boxd.conf", 0o644),
 			file(at("systemd/boxd.tmpfiles.conf"), "/usr/lib/tmpfiles.d/boxd.conf", 0o644),
+			file(at("systemd/boxd.sysctl.conf"), "/usr/lib/sysctl.d/60-boxd.conf", 0o644),
 			file(at("systemd/preseed.conf"), "/usr/lib/boxd/preseed.conf", 0o644),
 			file(at("systemd/boxd.service.d/50-preseed.conf"),
 				"/usr/share/doc/boxd/examples/boxd.service.d/50-preseed.conf", 0o644))
 	} else {
-		contents = append(contents, file(at("build/arm/openwrt/boxd.init"), "/etc/init.d/boxd", 0o755))
+		contents = append(contents, file(at("build/arm/openwrt/boxd.init"), "/etc/init.d/boxd", 0o755),
+			file(at("systemd/boxd.sysctl.conf"), "/etc/sysctl.d/60-boxd.conf", 0o644))
 		scripts = nfpm.Scripts{PostInstall: at("build/arm/openwrt/postinst")}
 	}
 	info := nfpm.WithDefaults(&nfpm.Info{

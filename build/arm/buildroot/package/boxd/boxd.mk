@@ -23,6 +23,7 @@ BOXD_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = \
 define BOXD_INSTALL_TARGET_CMDS
 	$(INSTALL) -D -m 0755 $(@D)/dist/boxd-$(BOXD_DIST) $(TARGET_DIR)/usr/bin/boxd
 	$(INSTALL) -D -m 0640 $(@D)/build/arm/pkg/boxd.toml $(TARGET_DIR)/etc/boxd/boxd.toml
+	$(INSTALL) -D -m 0644 $(@D)/systemd/boxd.sysctl.conf $(TARGET_DIR)/usr/lib/sysctl.d/60-boxd.conf
 	$(if $(BOXD_FLEET),$(foreach f,boxd.toml ca.pem root.json token,\
 		$(INSTALL) -D -m 0640 $(BOXD_FLEET)/$(f) $(TARGET_DIR)/etc/boxd/$(f)$(sep)))
 endef

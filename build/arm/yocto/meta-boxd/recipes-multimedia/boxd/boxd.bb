@@ -31,6 +31,7 @@ do_install() {
     install -D -m 0755 ${BOXD_SRC}/dist/boxd-${BOXD_ARCH} ${D}${bindir}/boxd
     install -D -m 0644 ${BOXD_SRC}/systemd/boxd.service ${D}${systemd_system_unitdir}/boxd.service
     install -D -m 0644 ${BOXD_SRC}/systemd/boxd.tmpfiles.conf ${D}${nonarch_libdir}/tmpfiles.d/boxd.conf
+    install -D -m 0644 ${BOXD_SRC}/systemd/boxd.sysctl.conf ${D}${nonarch_libdir}/sysctl.d/60-boxd.conf
     install -d -m 0755 ${D}${sysconfdir}/boxd
     install -m 0640 -g boxd ${BOXD_SRC}/build/arm/pkg/boxd.toml ${D}${sysconfdir}/boxd/boxd.toml
     for file in boxd.toml ca.pem root.json token; do
@@ -40,7 +41,7 @@ do_install() {
     done
 }
 
-FILES:${PN} += "${systemd_system_unitdir} ${nonarch_libdir}/tmpfiles.d"
+FILES:${PN} += "${systemd_system_unitdir} ${nonarch_libdir}/tmpfiles.d ${nonarch_libdir}/sysctl.d"
 CONFFILES:${PN} = "${sysconfdir}/boxd/boxd.toml"
 # Go links and strips it itself; it has no dynamic section and no debug information.
 INSANE_SKIP:${PN} += "already-stripped ldflags"
