@@ -133,13 +133,17 @@ func (d *day) announce() {
 
 func (d *day) start(limits fetch.Limits) {
 	d.t.Helper()
+	d.startWith(fetch.Options{Origin: &http.Client{Transport: d.origin}, Limits: limits})
+}
+
+// startWith starts the box with options of which the day brings the rest.
+func (d *day) startWith(o fetch.Options) {
+	d.t.Helper()
 	d.announce()
-	limits.WANDown = limits.WANDown.Min(limit(dayLine))
-	f, err := fetch.New(fetch.Options{
-		Cache: d.cache, Catalog: d.paper, Identity: d.clock, NewSwarm: func(fetch.Hooks) fetch.Swarm { return d.swarm },
-		Origin: &http.Client{Transport: d.origin}, Location: d.loc, Limits: limits, Probe: fetch.Probe{Off: true},
-		Health: d.health, LAN: d.home,
-	})
+	o.Limits.WANDown = o.Limits.WANDown.Min(limit(dayLine))
+	o.Cache, o.Catalog, o.Identity, o.Location, o.Health, o.LAN = d.cache, d.paper, d.clock, d.loc, d.health, d.home
+	o.NewSwarm, o.Probe = func(fetch.Hooks) fetch.Swarm { return d.swarm }, fetch.Probe{Off: true}
+	f, err := fetch.New(o)
 	if err != nil {
 		d.t.Fatal(err)
 	}

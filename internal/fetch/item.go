@@ -76,6 +76,7 @@ type item struct {
 	runs     map[*originRun]bool
 	mesh     mesh
 	inflight []bool // pieces that the origin is bringing
+	follow   int    // the first piece that the request which ended last did not bring
 	srcErr   error
 	srcRetry time.Time
 
@@ -93,7 +94,7 @@ type originRun struct {
 	cancel     context.CancelFunc
 	demanded   bool // it is for players
 	opens      bool // it brings the first piece of a place to which a player came
-	gaveWay    bool // it was ended for what a player needs, and has not noticed yet
+	gaveWay    bool // it was ended for what a player needs or others bring, and has not noticed yet
 }
 
 // announcer is the state of an asset towards the tracker.

@@ -24,13 +24,17 @@ const (
 	// decision comes soon, as the swarm changes.
 	minRun = 512 << 10
 	maxRun = 8 << 20
-	// longRun is a request where for long nobody else has brought anything: between two the line is not full.
+	// A request where for long nobody else has brought anything: between two the line is not full. It takes so long at the
+	// present rate, if it is one of at least longRun.
+	longFor = 10 * time.Second
 	longRun = 4 * maxRun
+	mostRun = 64 * maxRun
 )
 
 // askOrigin starts requests to the origin, as far as the plan allows.
 func (f *Fetcher) askOrigin(it *item, mono time.Time) {
 	mode := it.want.Origin
+	f.shorten(it)
 	if !it.wanOn || mode == schedule.OriginOff || mono.Before(it.srcRetry) {
 		return
 	}
@@ -59,6 +63,22 @@ func (f *Fetcher) ask(it *item, pieces []int, mode schedule.OriginMode, demanded
 			}
 		}
 		pieces = rest
+	}
+}
+
+// shorten ends requests that were made long because nobody else was there, once somebody is who may bring the rest or
+// waits for a part, or the origin is not to bring it any more.
+func (f *Fetcher) shorten(it *item) {
+	for r := range it.runs {
+		if r.gaveWay || int64(r.left(it))*it.info.PieceLength <= longRun {
+			continue
+		}
+		near := f.swarm.Availability(it.id, engine.LAN)
+		if f.hasWANPeers(it) || r.end <= len(near) && near[r.end-1] > 0 || len(f.needs(it)) > 0 ||
+			it.want.PlayOnly || it.want.Origin == schedule.OriginOff {
+			r.gaveWay = true
+			r.cancel()
+		}
 	}
 }
 
@@ -137,7 +157,7 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode, needs []Span)
 	missing := func(i int) bool {
 		return !it.store.Have(i) && !it.inflight[i] && (i >= len(near) || near[i] == 0)
 	}
-	most = min(runsPerAsset-len(it.runs), runsInAll-f.allRuns())
+	most = f.moreRuns(it)
 	pieces = it.missingOfSpans(needs, false, missing)
 	if waiting := f.waiting(it, needs); len(waiting) > 0 || len(pieces) > 0 {
 		n, first := it.playRuns(needs, waiting, time.Now())
@@ -156,6 +176,23 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode, needs []Span)
 		return nil, false, 0
 	}
 	return f.sharePieces(it, mode, missing), false, most
+}
+
+// moreRuns is how many more requests an asset may have.
+func (f *Fetcher) moreRuns(it *item) int {
+	most := runsPerAsset
+	if f.aloneFor(it) > 2*aloneAfter {
+		most = f.yield.connections()
+	}
+	return min(most-len(it.runs), runsInAll-f.allRuns())
+}
+
+// aloneFor is for how long nobody in the WAN has brought anything of an asset; zero while there is somebody.
+func (f *Fetcher) aloneFor(it *item) time.Duration {
+	if f.hasWANPeers(it) {
+		return 0
+	}
+	return time.Since(it.wanSince)
 }
 
 // sharePieces is this box's share of what the swarm asks the origin for.
@@ -198,17 +235,16 @@ func (f *Fetcher) sharePieces(it *item, mode schedule.OriginMode, missing func(i
 // runOf makes one request of the best piece and those that follow it, as far as they are in the list too.
 func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demanded bool) (first, end int) {
 	most := min(max(int64(f.measured.best/2), minRun), maxRun)
-	if !f.hasWANPeers(it) && !demanded {
-		// Nobody else will bring any of it: the fewer requests, the steadier the line. But who begins first knows of nobody yet.
-		switch alone := time.Since(it.wanSince); {
-		case alone > 2*aloneAfter:
-			most = longRun
-		case alone > aloneAfter:
-			most = min(4*most, maxRun)
-		}
+	// Where nobody else will bring any of it: the fewer requests, the steadier the line. But who begins first knows of nobody yet.
+	switch alone := f.aloneFor(it); {
+	case demanded:
+	case alone > 2*aloneAfter && len(f.needs(it)) == 0:
+		most = min(max(it.rates.smooth.WAN()*int64(longFor/time.Second), longRun), mostRun)
+	case alone > aloneAfter:
+		most = min(4*most, maxRun)
 	}
 	if mode == schedule.OriginUrgent && !demanded {
-		most = min(4*most, maxRun)
+		most = max(most, min(4*most, maxRun))
 	}
 	if demanded {
 		most = maxRun // one after the other: what is not needed any more is ended
@@ -224,7 +260,11 @@ func (f *Fetcher) runOf(it *item, pieces []int, mode schedule.OriginMode, demand
 	if demanded && it.player.opens(first) {
 		return first, it.player.opening.End
 	}
-	if mode == schedule.OriginSpare && !demanded {
+	switch {
+	case mode != schedule.OriginSpare || demanded:
+	case it.follow > 0 && in[it.follow] && !f.hasWANPeers(it): // or short stretches are left between requests
+		first = it.follow
+	default:
 		first = pieces[f.offset(it)%uint64(len(pieces))] // boxes that know nothing of each other begin at different places
 	}
 	end = first + 1
@@ -272,6 +312,9 @@ func (f *Fetcher) startRun(it *item, first, end int, demanded bool) {
 // ranOrigin takes the result of a request.
 func (f *Fetcher) ranOrigin(it *item, r *originRun, res origin.Result, mono time.Time) {
 	delete(it.runs, r)
+	if it.store != nil {
+		it.follow = r.next(it)
+	}
 	for i := r.first; i < r.end && i < len(it.inflight); i++ {
 		it.inflight[i] = false
 	}
@@ -292,7 +335,9 @@ func (f *Fetcher) ranOrigin(it *item, r *originRun, res origin.Result, mono time
 		f.fail(it.id, res.Err, mono)
 	default:
 		it.srcErr = res.Err
-		it.srcRetry = res.RetryAt
+		if it.srcRetry = res.RetryAt; it.src != nil { // another server may be free sooner
+			it.srcRetry = it.src.RetryAt(time.Now())
+		}
 		if res.Verified == 0 && !errors.Is(res.Err, origin.ErrNotNow) {
 			f.reach.failure(mono)
 		}

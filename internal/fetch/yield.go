@@ -50,6 +50,7 @@ type yielder struct {
 	down *pace.Yield
 	up   *pace.Yield
 	live bool          // the line is used and measured
+	over pace.Spread   // connections to the origin
 	wait time.Duration // before the next probe, if this one fails, too
 
 	next   time.Time // when the line may be probed
@@ -120,7 +121,7 @@ func (y *yielder) measure(ctx context.Context, far string) {
 	defer cancel()
 	line := float64(y.f.lineRate.Load())
 	y.mu.Lock()
-	y.down, y.up, y.live = y.down.Again(line), y.up.Again(y.up.Line()), true
+	y.down, y.up, y.live, y.over = y.down.Again(line), y.up.Again(y.up.Line()), true, pace.Spread{}
 	if y.f.watching.Load() {
 		y.down.Hurry()
 	}
@@ -275,6 +276,8 @@ func (y *yielder) decide(now time.Time, read, written int64) {
 		y.down.SampleOwn(now, look.Queue)
 		y.up.SampleOwn(now, look.Queue)
 	}
+	free := y.down.Free()
+	y.over.Tick(now, look.Lossy, free, float64(min(y.down.Rate(), y.f.swarm.Down().Rate())), float64(arrived)/pace.Interval.Seconds())
 	y.down.Tick(now, arrived, y.up)
 	y.up.Tick(now, sent, y.down)
 	y.mistrust(now, look, arrived, sent)
@@ -312,6 +315,13 @@ func (y *yielder) rates() (down, up int64) {
 		return int64(first(line)), int64(pace.First(y.up.Line()))
 	}
 	return y.down.Rate(), y.up.Rate()
+}
+
+// connections is how many an asset should be fetched over that comes from the origin alone.
+func (y *yielder) connections() int {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return y.over.Connections(time.Now())
 }
 
 // line is what the downlink gives, as far as it is known.

@@ -15,6 +15,7 @@ type Sockets struct {
 	mu      sync.Mutex // guards the fields below
 	set     map[*Socket]struct{}
 	windows float64 // bytes that all senders together may have under way to us; 0: not limited
+	losses  float64 // share of the last seconds' looks in which packets had come out of order
 	gone    int64   // received by those that were removed since the last look
 	goneAck int64
 }
@@ -54,6 +55,7 @@ type Look struct {
 	Queue           time.Duration // the least by which a connection is slower than it was at its best
 	Known           bool          // Queue says something
 	Sockets         int           // that were asked
+	Lossy           bool          // packets are being lost, again and again
 }
 
 // NewSockets returns an empty set. Until the first Look no more may be under way than a slow beginning needs.
@@ -124,7 +126,7 @@ func (s *Sockets) Look(now time.Time, rate float64, slack time.Duration) Look {
 	l := Look{Received: s.gone, Acked: s.goneAck, Queue: math.MaxInt64}
 	s.gone, s.goneAck = 0, 0
 	var sum, way float64
-	lossy := false
+	lossy, lost := false, 0.0
 	for k := range s.set {
 		in, ok := readInfo(k.raw)
 		if !ok {
@@ -133,7 +135,7 @@ func (s *Sockets) Look(now time.Time, rate float64, slack time.Duration) Look {
 		l.Sockets++
 		got, acked := in.received-k.received, in.acked-k.acked
 		if in.late != k.late {
-			k.late, k.lossy = in.late, now
+			k.late, k.lossy, lost = in.late, now, 1
 		}
 		k.received, k.acked, k.packet = in.received, in.acked, in.packet
 		k.got = (k.got + float64(got)) / 2
@@ -149,11 +151,16 @@ func (s *Sockets) Look(now time.Time, rate float64, slack time.Duration) Look {
 	if !l.Known {
 		l.Queue = 0
 	}
+	s.losses += (lost - s.losses) / lossLooks
+	l.Lossy = s.losses > lossyFrom
 	s.share(rate, slack, sum, way, lossy)
 	return l
 }
 
 const (
+	lossLooks = 64  // that count
+	lossyFrom = 0.2 // of them: a queue that overflows now and then is no lossy line
+
 	guessedRTT   = 0.02
 	firstWindows = 64 << 10
 )
