@@ -5,6 +5,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -115,7 +116,7 @@ func (a *Asset) Demand() []Span {
 		if r.pos >= r.size {
 			continue
 		}
-		spans := append([]asset.File{{Offset: r.base + r.pos, Length: r.size - r.pos}}, r.followers(r.size-r.pos < w.ahead)...)
+		spans := append([]asset.File{{Offset: r.base + r.pos, Length: r.size - r.pos}}, r.followers(r.size-r.pos < w.ahead && r.through())...)
 		switch lead := w.lead(spans); {
 		case lead >= w.ahead:
 			r.full = true
@@ -212,25 +213,45 @@ func (w *wants) spans() (list []Span) {
 	return list
 }
 
+// through says that the file is read from its beginning or for long, so that its end leads to what follows: a film's index
+// at its end, which is read first, does not. entry.mu is held.
+func (r *Reader) through() bool {
+	ahead := r.a.e.c.o.ReadAhead
+	return r.from == 0 || r.size <= ahead || r.read >= min(r.size/2, 4*ahead)
+}
+
 // followers are the files after the reader's own, once they are needed. entry.mu is held.
 func (r *Reader) followers(needed bool) []asset.File {
 	if needed && !r.followed {
-		r.followed, r.follow = true, filesAfter(r.a.info, r.path)
+		r.followed, r.follow = true, r.a.e.filesAfter(r.a.info, r.path)
 	}
 	return r.follow
 }
 
-// filesAfter lists the files of the same folder and kind that come after one, as people count: 9 before 10.
-func filesAfter(info *asset.Info, name string) (list []asset.File) {
-	dir, ext := path.Dir(name), path.Ext(name)
-	for _, f := range info.Files {
-		if path.Dir(f.Path) == dir && path.Ext(f.Path) == ext && natural(name, f.Path) < 0 {
-			list = append(list, f)
+// filesAfter lists the files of the same folder and kind that come after one, as people count: 9 before 10. entry.mu is held.
+func (e *entry) filesAfter(info *asset.Info, name string) (list []asset.File) {
+	kind := folderAndKind(name)
+	order, ok := e.order[kind]
+	if !ok { // once: a package may have ten thousand
+		for i, f := range info.Files {
+			if folderAndKind(f.Path) == kind {
+				order = append(order, int32(i)) //nolint:gosec // far fewer files than that
+			}
 		}
+		slices.SortFunc(order, func(a, b int32) int { return natural(info.Files[a].Path, info.Files[b].Path) })
+		if e.order == nil {
+			e.order = map[[2]string][]int32{}
+		}
+		e.order[kind] = order
 	}
-	slices.SortFunc(list, func(a, b asset.File) int { return natural(a.Path, b.Path) })
-	return slices.Clone(list[:min(len(list), mostAfter)])
+	after := sort.Search(len(order), func(i int) bool { return natural(name, info.Files[order[i]].Path) < 0 })
+	for _, i := range order[after:min(after+mostAfter, len(order))] {
+		list = append(list, info.Files[i])
+	}
+	return list
 }
+
+func folderAndKind(name string) [2]string { return [2]string{path.Dir(name), path.Ext(name)} }
 
 // natural compares names with numbers in them by the numbers.
 func natural(a, b string) int {

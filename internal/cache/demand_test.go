@@ -1,12 +1,16 @@
 package cache
 
 import (
+	"errors"
+	"io"
 	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/durable"
 )
 
 // ahead is how many bytes the demand reaches beyond a position.
@@ -177,7 +181,7 @@ func TestNaturalOrder(t *testing.T) {
 		}
 	}
 	info := &asset.Info{Files: []asset.File{{Path: "v/10.ts"}, {Path: "v/9.ts"}, {Path: "v/9.vtt"}, {Path: "w/9.ts"}}}
-	if got := filesAfter(info, "v/8.ts"); len(got) != 2 || got[0].Path != "v/9.ts" || got[1].Path != "v/10.ts" {
+	if got := new(entry).filesAfter(info, "v/8.ts"); len(got) != 2 || got[0].Path != "v/9.ts" || got[1].Path != "v/10.ts" {
 		t.Errorf("%v", got)
 	}
 }
@@ -220,4 +224,94 @@ func TestSoonForOneReaderIsSoon(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A film's index at its end is read first: that asks for nothing of the next film in the folder.
+func TestTheEndOfAFilmThatIsNotWatchedAsksForNothing(t *testing.T) {
+	c := openMem(t, newMem(t, 0), func(o *Options) { o.ReadAhead, o.ReadAheadMost = 16*testPiece, 16*testPiece })
+	m := newMedia(t, 45, 100*testPiece, 100*testPiece)
+	a := create(t, c, m, Attr{})
+	for i := range 100 {
+		if i >= 20 {
+			must(t, put(a, m, i))
+		}
+	}
+	open := func(from int64) *Reader {
+		r, err := a.OpenFile(t.Context(), m.info.Files[0].Path)
+		must(t, err)
+		_, err = r.Seek(from, io.SeekStart)
+		must(t, err)
+		return r
+	}
+	index := open(99 * testPiece)
+	none := func(when string) {
+		t.Helper()
+		if d := a.Demand(); len(d) != 0 {
+			t.Errorf("%s: %+v", when, d)
+		}
+	}
+	none("while the index is read")
+	_, err := io.ReadAll(index)
+	must(t, err)
+	must(t, index.Close())
+	none("when it was read")
+	film := open(20 * testPiece)
+	_, err = io.CopyN(io.Discard, film, 70*testPiece)
+	must(t, err)
+	if d := a.Demand(); len(d) == 0 || d[0].Begin != 100 {
+		t.Errorf("near the end of the film: %+v", d)
+	}
+	must(t, film.Close())
+}
+
+// An error of one asset's disk, mended a moment later, ends no player of another that just comes slowly.
+func TestAnotherAssetsReadErrorEndsNoPlayer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := newMem(t, 0)
+		c := openMem(t, mem)
+		m1, m2 := newMedia(t, 43, 2*testPiece), newMedia(t, 44, 2*testPiece)
+		a, b := create(t, c, m1, Attr{}), create(t, c, m2, Attr{})
+		must(t, put(a, m1, 0))
+		fill(t, b, m2)
+		bad := true
+		mem.SetFault(func(op durable.Op) error {
+			if op.Kind == durable.OpRead && bad {
+				return syscall.EIO
+			}
+			return nil
+		})
+		_, err := b.ReadVerifiedAt(make([]byte, 10), 0)
+		if err == nil {
+			t.Fatal("the disk did not fail")
+		}
+		bad = false
+		read := func(x *Asset, name string, off int64) chan error {
+			r, err := x.OpenFile(t.Context(), name)
+			must(t, err)
+			_, err = r.Seek(off, io.SeekStart)
+			must(t, err)
+			done := make(chan error, 1)
+			go func() {
+				_, err := r.Read(make([]byte, 10))
+				done <- err
+				_ = r.Close()
+			}()
+			return done
+		}
+		slow, lost := read(a, m1.info.Name, testPiece), read(b, m2.info.Name, 0)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		select {
+		case err := <-lost:
+			if !errors.Is(err, ErrNotVerified) {
+				t.Errorf("the player of what was lost: %v", err)
+			}
+		default:
+			t.Error("the player of what was lost waits for ever")
+		}
+		must(t, put(a, m1, 1))
+		if err := <-slow; err != nil {
+			t.Errorf("the other one: %v", err)
+		}
+	})
 }

@@ -42,6 +42,7 @@ type entry struct {
 	readers  map[*Reader]bool
 	pace     readPace
 	after    []following
+	order    map[[2]string][]int32 // files by folder and kind, as people count; made when it is needed
 	holds    int
 	attr     Attr
 	created  time.Time
@@ -51,8 +52,9 @@ type entry struct {
 	file     durable.File
 	fileRefs int
 	handle   weak.Pointer[Asset]
-	damaged  bool      // its metainfo is: nobody can be given it until it is written again
-	unread   time.Time // its metainfo could not be read then
+	damaged  bool         // its metainfo is: nobody can be given it until it is written again
+	broken   map[int]bool // pieces that were lost to a read error and are not back
+	unread   time.Time    // its metainfo could not be read then
 }
 
 func (c *Cache) newEntry(id asset.ID, r *row) *entry {

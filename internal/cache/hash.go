@@ -220,6 +220,7 @@ func (e *entry) endJudging(i int, pc *piece, err error) (complete bool, _ error)
 // accept makes a piece servable. mu must be held.
 func (e *entry) accept(i int) {
 	e.have.set(i)
+	delete(e.broken, i)
 	e.unknown.clear(i)
 	if e.pending == nil {
 		e.pending = map[int]uint64{}

@@ -133,6 +133,10 @@ func (e *entry) readFailed(from, to int64, err error) error {
 	e.mu.Lock()
 	for i := int(from / e.pieceLen); int64(i)*e.pieceLen < to; i++ {
 		e.lose(i)
+		if e.broken == nil {
+			e.broken = map[int]bool{}
+		}
+		e.broken[i] = true
 	}
 	e.mu.Unlock()
 	c.mark(e)

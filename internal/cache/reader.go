@@ -27,6 +27,8 @@ type Reader struct {
 
 	// guarded by entry.mu
 	pos    int64
+	from   int64 // where it began, or went last
+	read   int64 // since then
 	closed bool
 	active time.Time // of the last read
 
@@ -82,7 +84,7 @@ func (r *Reader) Seek(off int64, whence int) (int64, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("seek to %d in %s: %w", off, e.id.Short(), fs.ErrInvalid)
 	}
-	r.pos = off
+	r.pos, r.from, r.read = off, off, 0
 	return off, nil
 }
 
@@ -120,6 +122,7 @@ func (r *Reader) advance(n int64) {
 	e := r.a.e
 	e.mu.Lock()
 	r.pos += n
+	r.read += n
 	e.pace.add(n, time.Now())
 	e.mu.Unlock()
 }
@@ -153,7 +156,7 @@ func (r *Reader) next(limit int64) (off, n int64, err error) {
 			e.mu.Unlock()
 			return off, n, nil
 		}
-		changed, short := e.wait(), i >= e.allocPieces()
+		changed, short, broken := e.wait(), i >= e.allocPieces(), e.broken[i]
 		e.mu.Unlock()
 		if short {
 			if err := r.a.Grow(e.length); err != nil {
@@ -161,7 +164,7 @@ func (r *Reader) next(limit int64) (off, n int64, err error) {
 			}
 			continue
 		}
-		if lost == nil && e.c.stats.readFailing.Load() {
+		if lost == nil && broken {
 			lost = time.After(e.c.o.RepairWait)
 		}
 		r.announce(r.lacks != i+1)
@@ -175,6 +178,9 @@ func (r *Reader) next(limit int64) (off, n int64, err error) {
 		}
 	}
 }
+
+// Ask tells whoever fetches that this reader waits at its position, without waiting itself.
+func (r *Reader) Ask() { r.announce(true) }
 
 // announce tells whoever fetches or re-hashes that this reader waits, and whether it is for something new.
 func (r *Reader) announce(anew bool) {
@@ -200,7 +206,7 @@ func (r *Reader) Close() error {
 		e.mu.Lock()
 		r.closed = true
 		delete(e.readers, r)
-		if r.pos >= r.size && len(r.a.info.Files) > 1 {
+		if r.pos >= r.size && r.through() && len(r.a.info.Files) > 1 {
 			e.ended(r, time.Now())
 		}
 		e.lastUse = now
