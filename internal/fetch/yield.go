@@ -53,11 +53,12 @@ type yielder struct {
 	over pace.Spread   // connections to the origin
 	wait time.Duration // before the next probe, if this one fails, too
 
-	next   time.Time // when the line may be probed
-	hops   int       // away that the probe's target is looked for
-	counts bool      // the kernel counts what arrives: Linux 4.1 and later
-	blind  blind     // whether the probe's target sees the line's queue
-	reject func()    // ends the present probe, whose target does not; nil: there is none. Guarded by mu
+	next   time.Time  // when the line may be probed
+	hops   int        // away that the probe's target is looked for
+	counts bool       // the kernel counts what arrives: Linux 4.1 and later
+	blind  blind      // whether the probe's target sees the line's queue
+	aimed  netip.Addr // the probe's last target. Guarded by mu
+	reject func()     // ends the present probe, whose target does not; nil: there is none. Guarded by mu
 
 	looked time.Time      // when it was looked last whether the fleet is behind the line
 	looks  sync.WaitGroup // such looks
@@ -185,22 +186,29 @@ func (y *yielder) probe(ctx context.Context, far string) error {
 		return err
 	}
 	defer func() { _ = p.Close() }() // nothing to lose
+	y.aim(target)
 	err = y.watch(ctx, func(ctx context.Context) error {
 		return p.Run(ctx, pace.Interval, func(now time.Time, rtt time.Duration) {
 			y.mu.Lock()
 			defer y.mu.Unlock()
 			y.answered(now, rtt)
-		}, func(now time.Time) {
-			y.mu.Lock()
-			defer y.mu.Unlock()
-			y.down.Lost(now)
-			y.up.Lost(now)
-		})
+		}, func(time.Time) {})
 	})
 	if err != nil {
 		return fmt.Errorf("probe %s: %w", target, err)
 	}
 	return nil
+}
+
+// aim forgets how long the way to another target was.
+func (y *yielder) aim(target netip.Addr) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if target != y.aimed {
+		y.aimed = target
+		y.down.Elsewhere()
+		y.up.Elsewhere()
+	}
 }
 
 // answered takes an answer to the probe. mu is held.
@@ -308,11 +316,11 @@ func (y *yielder) rates() (down, up int64) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	if !y.live { // whoever begins before the line is measured does not begin with a burst
-		line, first := float64(y.f.lineRate.Load()), pace.First
+		down := y.down.Again(float64(y.f.lineRate.Load()))
 		if y.f.watching.Load() {
-			first = pace.Hurried
+			down.Hurry()
 		}
-		return int64(first(line)), int64(pace.First(y.up.Line()))
+		return down.Rate(), y.up.Again(y.up.Line()).Rate()
 	}
 	return y.down.Rate(), y.up.Rate()
 }
