@@ -228,7 +228,8 @@ func (d *decider) at(t time.Time) {
 	}
 }
 
-// limitActive lets only the first MaxActive assets use the WAN; what a viewer plays is never held back.
+// limitActive lets only the first MaxActive assets use the WAN, beside what viewers play: that is never held back, and holds
+// nothing else back, as it takes what it needs first in any case.
 func (d *decider) limitActive(wants []Want) {
 	active := d.in.MaxActive
 	if active <= 0 {
@@ -236,10 +237,10 @@ func (d *decider) limitActive(wants []Want) {
 	}
 	for i := range wants {
 		w := &wants[i]
-		if !w.WAN {
+		if !w.WAN || w.Reason.Code == codePlaying {
 			continue
 		}
-		if active <= 0 && w.Reason.Code != codePlaying {
+		if active <= 0 {
 			w.WAN, w.Origin = false, OriginOff
 			w.Reason = Reason{"queued", "Waiting for more urgent assets to finish first."}
 			continue

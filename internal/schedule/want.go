@@ -7,7 +7,16 @@ import (
 	"time"
 )
 
-const codePlaying = "playing"
+// Codes of reasons that others than people read.
+const (
+	CodeClock     = "clock"
+	CodeLimitZero = "limit-zero"
+	CodeBudget    = "budget"
+	CodeWindow    = "window"
+	CodeFollower  = "follower"
+
+	codePlaying = "playing"
+)
 
 // want decides about one asset; ahead is how many bytes of assets with an earlier deadline this box has to carry first.
 func (d *decider) want(c candidate, ahead int64) Want {
@@ -123,35 +132,45 @@ func names(c Campaign, id string) bool {
 func (d *decider) allowWAN(a Asset, live []Campaign, w *Want) {
 	switch {
 	case !d.in.ClockTrusted:
-		w.Reason = Reason{"clock", "The clock is not trusted yet, so no window is open; the household still shares."}
+		w.Reason = Reason{CodeClock, "The clock is not trusted yet, so no window is open; the household still shares."}
 		return
 	case d.in.WANDown.Stopped():
-		w.Reason = Reason{"limit-zero", "The access line limit of this box is zero."}
+		w.Reason = Reason{CodeLimitZero, "The access line limit of this box is zero."}
 		return
 	case d.in.Budget.Set && d.in.BudgetUsed >= d.in.Budget.Value:
 		d.at(nextMonth(d.now, d.loc))
-		w.Reason = Reason{"budget", "The monthly budget of the access line is spent."}
-		return
-	case a.Follower && a.Playing && a.Starved && d.in.PlayOpensWAN && !d.courierTooLate(a, w):
-		d.play(live, w, "Someone is watching it and the home does not bring it in time, so this box fetches it itself.")
-		return
-	case a.Follower && !d.courierTooLate(a, w):
-		w.Reason = Reason{"follower", "Another box of the home carries it over the access line; it comes from there."}
+		w.Reason = Reason{CodeBudget, "The monthly budget of the access line is spent."}
 		return
 	}
 	open, c, rate, until, start := d.open(a, live)
+	if a.Follower && !d.courierTooLate(a, w) {
+		if !a.Playing || !a.Starved || !d.in.PlayOpensWAN && !open {
+			w.Reason = Reason{CodeFollower, "Another box of the home carries it over the access line; it comes from there."}
+			return
+		}
+		d.play(live, w, "Someone is watching it and the home does not bring it in time, so this box fetches it itself.")
+		if !d.in.PlayOpensWAN {
+			d.at(until)
+			w.Rate = rate
+		}
+		return
+	}
 	if !open {
 		if a.Playing && d.in.PlayOpensWAN {
 			d.play(live, w, "Someone is watching it, so what is needed for that is fetched outside its window.")
 			return
 		}
-		w.Reason = Reason{"window", "Its next window opens " + when(start, d.now, d.loc) + "."}
+		w.Reason = Reason{CodeWindow, "Its next window opens " + when(start, d.now, d.loc) + "."}
 		if start.IsZero() {
-			w.Reason = Reason{"window", "None of its windows opens within the coming week."}
+			w.Reason = Reason{CodeWindow, "None of its windows opens within the coming week."}
 		}
 		return
 	}
 	d.at(until)
+	if a.Playing && d.in.PlayOpensWAN && rate.Set && float64(rate.Value) < d.lineRate() { // it would be slower than in no window
+		d.play(live, w, "Someone is watching it, so what is needed for that comes faster than its window allows.")
+		return
+	}
 	w.WAN, w.Rate = true, rate
 	w.Origin, w.Reason = d.originFor(a, c, w)
 	if c.Origin.Never {
