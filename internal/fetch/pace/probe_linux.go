@@ -93,7 +93,7 @@ func OpenProbe(target netip.Addr, do func(func() error) error) (*Probe, error) {
 func (p *Probe) Close() error { return p.conn.Close() }
 
 const (
-	silentFor    = 10 * time.Second // without any answer, after which a probe ends
+	silentFor = 10 * time.Second // without any answer, after which a probe ends
 )
 
 // Run sends an echo every interval, or more seldom where many are not answered, and hands over each answer's time, until ctx

@@ -1,9 +1,6 @@
 package pace
 
 import (
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -23,6 +20,9 @@ func readInfo(raw syscall.RawConn) (in info, ok bool) {
 		ok = true
 		in.received, in.acked = int64(t.Bytes_received), int64(t.Bytes_acked) //nolint:gosec // far below 2^63
 		in.minRTT = bestRTT(t.Min_rtt)
+		if t.Min_rtt == 0 && t.Rtt > 0 { // before Linux 4.6: the present one is nearer to it than any guess
+			in.minRTT = time.Duration(t.Rtt) * time.Microsecond
+		}
 		in.late = int64(t.Rcv_ooopack)
 		in.packet = int(max(t.Rcv_mss, t.Snd_mss))
 		in.rcvRTT = time.Duration(t.Rcv_rtt) * time.Microsecond
@@ -40,27 +40,51 @@ func clampWindow(raw syscall.RawConn, bytes int) {
 	})
 }
 
-// mostBuffer is the largest receive buffer that may be asked for.
-var mostBuffer = sync.OnceValue(func() int {
-	const usual = 212_992
-	b, err := os.ReadFile("/proc/sys/net/core/rmem_max")
+// buffers is what the kernel makes of bounds on a receive buffer.
+type buffers struct {
+	most   int  // that may be asked for
+	unlock bool // it takes a bound back: Linux 5.14 and later
+}
+
+const (
+	usualBuffer = 212_992
+	ampleBuffer = 4 << 20 // enough for a connection over any access line
+)
+
+// kernelBuffers asks the kernel itself: /proc/sys may be hidden from a service.
+var kernelBuffers = sync.OnceValue(func() buffers {
+	b := buffers{most: usualBuffer}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return usual
+		return b
 	}
-	if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 0 {
-		return n
+	defer func() { _ = unix.Close(fd) }() // nothing to lose
+	b.unlock = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) == nil
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<30) == nil {
+		if n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil && n > 0 {
+			b.most = n / 2 // it counts what it needs itself, too
+		}
 	}
-	return usual
+	return b
 })
 
-// boundBuffer bounds what the kernel keeps for us to read; beyond what may be asked for, the kernel chooses again.
-func boundBuffer(raw syscall.RawConn, bytes int) {
+// boundBuffer bounds what the kernel keeps for us to read.
+func boundBuffer(raw syscall.RawConn, bytes int) { kernelBuffers().bound(raw, bytes) }
+
+// bound bounds a buffer; beyond what may be asked for, the kernel chooses again. Where it would never do so, what was bounded
+// once could not grow any more than that, and a long or fast way would stay slow: there the advertised window is all that holds
+// a sender.
+func (b buffers) bound(raw syscall.RawConn, bytes int) {
+	if !b.unlock && b.most < ampleBuffer {
+		return
+	}
 	_ = raw.Control(func(fd uintptr) {
-		if bytes > mostBuffer() {
-			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) == nil {
+		if bytes > b.most {
+			if b.unlock {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) // a courtesy
 				return
 			}
-			bytes = mostBuffer() // before Linux 5.14 what was bounded stays so: the widest that there is
+			bytes = b.most
 		}
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes) // a courtesy
 	})

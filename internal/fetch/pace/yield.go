@@ -168,7 +168,9 @@ func (y *Yield) Slack() time.Duration { return y.delay.target() + time.Milliseco
 func (y *Yield) Sure() bool { return y.sure }
 
 // Free says that there is no queue, nobody else's and not ours, so that only Rate bounds what arrives.
-func (y *Yield) Free() bool { return (y.phase == holding || y.phase == rising) && y.Queue() <= y.delay.target() }
+func (y *Yield) Free() bool {
+	return (y.phase == holding || y.phase == rising) && y.Queue() <= y.delay.target()
+}
 
 // Yielding says that somebody else uses the line.
 func (y *Yield) Yielding() bool { return y.phase == yielding }
