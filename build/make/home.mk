@@ -18,7 +18,8 @@ test-churn: ## 24 simulated hours of boxes that come, go, die and are cut off
 	@LAN_CHURN_HOURS=24 $(GO) test -count=1 -timeout 10m -v -run TestChurn ./internal/lan
 
 .PHONY: bench-play bench-viewing
-bench-play: ## Chromium and ffmpeg play, over 20 Mbit/s, what is not here: a film of 1 GiB, WebM, HLS (ONLY=mp4-front,hls PLAY=15s FILM_MIB=1100)
+bench-play: ## Chromium, ffmpeg and mpv play, over 20 Mbit/s, what is not here: a film of 1 GiB, WebM, HLS (ONLY=mp4-front,hls PLAY=15s FILM_MIB=1100)
+	@command -v mpv >/dev/null || apt-get install -qq -y mpv >/dev/null
 	@HOME_BENCH_RUN=1 $(GO) test -count=1 -timeout 20m -v -run 'TestBenchPlay$$' ./test/home
 
 bench-viewing: ## what a box that fetches at full speed costs somebody who begins to watch on it: processor, disk
