@@ -72,8 +72,16 @@ func (f *Fetcher) fail(id asset.ID, err error, mono time.Time) {
 	if f.o.Taken(err) {
 		return // nothing is wrong with the disk: what it has no space for is not asked for the next time
 	}
+	if it.store != nil {
+		have := it.store.HaveCount()
+		if have > it.failedHad {
+			it.failures = 0 // it worked between
+		}
+		it.failedHad = have
+	}
 	it.failures++
 	wait := min(2*time.Second<<min(it.failures, 9), 10*time.Minute)
+	it.failedAt = mono
 	it.state, it.code, it.codeText, it.retryAt = Failed, failCode(err), err.Error(), mono.Add(wait)
 	f.log.Warn("an asset's store failed", "asset", id.Short(), "err", err, "retry_in", wait)
 	f.o.Health.Raise(health.Warning{
@@ -81,6 +89,17 @@ func (f *Fetcher) fail(id asset.ID, err error, mono time.Time) {
 		Text:   fmt.Sprintf("Fetched bytes could not be kept on the disk (%s).", it.code),
 		Action: "Look at the disk: boxd doctor.",
 	})
+}
+
+// playerRetry is how soon a store that failed is tried again while somebody waits for what it should keep.
+const playerRetry = 5 * time.Second
+
+// rests says that an asset whose store failed is left alone for now.
+func (f *Fetcher) rests(it *item, mono time.Time) bool {
+	if it.state != Failed || !mono.Before(it.retryAt) {
+		return false
+	}
+	return mono.Sub(it.failedAt) < playerRetry || !it.playing() && len(f.neighbourDemand(it)) == 0
 }
 
 // failCode names what a disk says in a word that operators can count.

@@ -40,8 +40,10 @@ type item struct {
 	state     State
 	code      string
 	codeText  string
-	retryAt   time.Time // of a rejected or failed asset
-	failures  int
+	retryAt   time.Time     // of a rejected or failed asset
+	failures  int           // of its store, one after the other without a piece between
+	failedAt  time.Time     // the last of them
+	failedHad int           // pieces then
 	eraseAt   time.Time     // of a withdrawn asset: when the cache is asked again to remove it
 	eraseWait time.Duration // and how long after the last try
 	growErr   error         // why the cache refused space for the rest of an asset of which it has the beginning

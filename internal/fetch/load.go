@@ -12,7 +12,7 @@ import (
 
 func (f *Fetcher) shouldLoad(it *item, mono time.Time) bool {
 	switch {
-	case it.store == nil, f.withdrawn[it.id], it.state == Failed && mono.Before(it.retryAt):
+	case it.store == nil, f.withdrawn[it.id], f.rests(it, mono):
 		return false
 	case !it.store.Complete():
 		return it.want.Fetch && it.store.Unknown() == 0
