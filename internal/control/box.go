@@ -13,6 +13,7 @@ import (
 	"boxd/internal/cache"
 	"boxd/internal/catalog"
 	"boxd/internal/config"
+	"boxd/internal/fetch"
 	"boxd/internal/health"
 	"boxd/internal/lan"
 )
@@ -71,8 +72,8 @@ type AssetFetch struct {
 	Deadline, KeepUntil, ETA time.Time
 	Danger, Late             bool
 	Started, Done            time.Time
-	Accepted                 time.Time // when Bytes began to count
-	Wanted                   bool      // it comes as soon as it may; else Reason says why nothing is asked of anybody
+	Accepted                 time.Time     // when Bytes began to count
+	Outlook                  fetch.Outlook // for a player; unless it comes, Reason says why
 }
 
 // Options of a Box. Config, Identity, Catalog and Cache are required; what else is nil is shown as not there.

@@ -38,10 +38,11 @@ func (f fakeIdentity) Renew(context.Context) error { return f.renewErr }
 func (fakeIdentity) Changed() <-chan struct{}      { return nil }
 
 type fakeFetch struct {
-	state  FetchState
-	limits Limits
-	paused bool
-	dead   bool
+	state   FetchState
+	limits  Limits
+	paused  bool
+	dead    bool
+	changed func() <-chan struct{} // nil: nothing changes
 }
 
 func (f *fakeFetch) State() FetchState          { return f.state }
@@ -50,7 +51,12 @@ func (f *fakeFetch) SetPaused(p bool)           { f.paused = p }
 func (f *fakeFetch) SetPlayback(bool)           {}
 func (f *fakeFetch) SetLimits(l Limits)         { f.limits = l }
 func (f *fakeFetch) Alive(context.Context) bool { return !f.dead }
-func (f *fakeFetch) Changed() <-chan struct{}   { return nil }
+func (f *fakeFetch) Changed() <-chan struct{} {
+	if f.changed == nil {
+		return nil
+	}
+	return f.changed()
+}
 
 type rig struct {
 	box   *Box

@@ -32,6 +32,9 @@ type Content struct {
 	// Send is Read and Write in one for the next n bytes, such that the kernel copies them when w is a connection. It
 	// waits as Read does, and returns early only at the end of the file or with an error.
 	Send func(w io.Writer, n int64) (int64, error)
+	// Begin waits until it is known whether what begins at off comes, which is mostly known at once, and fails with a
+	// *NotNowError when it does not. Nil: it comes.
+	Begin func(off int64) error
 }
 
 // Day is the schedule played forward, as `boxd schedule` prints it.

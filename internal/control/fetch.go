@@ -62,7 +62,7 @@ func (a *fetchAdapter) State() FetchState {
 			Rates: Sources(s.Rates), Bytes: Sources(s.Bytes), Priority: s.Priority, Deadline: s.Deadline,
 			KeepUntil: s.KeepUntil, ETA: s.ETA, Danger: s.Danger, Late: s.Late, Started: s.Started, Done: s.Completed,
 			Accepted: s.Accepted,
-			Wanted:   s.Wanted,
+			Outlook:  s.Outlook,
 		}
 		if s.State == fetch.Rejected || s.State == fetch.Failed {
 			af.Code = s.Code

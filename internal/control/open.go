@@ -12,6 +12,7 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/cache"
 	"boxd/internal/catalog"
+	"boxd/internal/fetch"
 )
 
 // OpenFile opens a file of an asset for a player. An asset that the catalog names and that is not in the cache yet is
@@ -105,19 +106,36 @@ func (b *Box) openFile(ctx context.Context, cat *catalog.Snapshot, id asset.ID, 
 	if listed != nil {
 		signed = listed.Types[file]
 	}
-	return content(id, f, signed, r, r.SendN), nil
+	p := &playing{box: b, held: held, file: f, Reader: r}
+	if listed != nil && b.o.Remote != nil {
+		p.afar = func() (io.ReadSeekCloser, error) { return b.o.Remote.Open(ctx, listed.Info, file) }
+	}
+	c := content(id, f, signed, p, p.send)
+	c.Begin = func(off int64) error { return p.begin(ctx, off) }
+	return c, nil
 }
 
-// notNow is why nothing of an asset comes now; nil when it does, or that is not known yet.
+// notNow is why nothing of an asset comes now, for sure; nil when it does, it may, or that is not known yet.
 func (b *Box) notNow(id asset.ID) error {
+	if look, err := b.outlook(id); look == fetch.Stays {
+		return err
+	}
+	return nil
+}
+
+// outlook is what a player of an asset that is not here can hope for; the error says why it should not.
+func (b *Box) outlook(id asset.ID) (fetch.Outlook, error) {
 	if b.o.Fetch == nil {
-		return nil
+		return fetch.Comes, nil
 	}
 	a, known := b.o.Fetch.State().Assets[id]
-	if !known || a.Wanted || a.Reason == "" {
-		return nil
+	switch {
+	case !known: // it will be in a moment
+		return fetch.MayCome, nil
+	case a.Reason == "":
+		return fetch.Comes, nil
 	}
-	return &NotNowError{Code: a.Reason, Text: a.Why}
+	return a.Outlook, &NotNowError{Code: a.Reason, Text: a.Why}
 }
 
 // anyOf says that something of a file is here.
@@ -141,13 +159,16 @@ func (b *Box) openRemote(ctx context.Context, listed *catalog.Asset, file string
 	}
 	f, _ := listed.Info.File(file)
 	b.log.Info("a player plays from another box of the home", "asset", id.Short())
-	return content(id, f, listed.Types[file], r, func(w io.Writer, n int64) (int64, error) {
-		sent, err := io.CopyN(struct{ io.Writer }{w}, r, n) // piece by piece: each renews the player's time
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		return sent, err
-	}), nil
+	return content(id, f, listed.Types[file], r, func(w io.Writer, n int64) (int64, error) { return sendFrom(r, w, n) }), nil
+}
+
+// sendFrom copies the next n bytes, or until the end, piece by piece: each renews the player's time.
+func sendFrom(r io.Reader, w io.Writer, n int64) (int64, error) {
+	sent, err := io.CopyN(struct{ io.Writer }{w}, r, n)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return sent, err
 }
 
 func content(

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 )
@@ -23,20 +24,23 @@ const (
 // MaxLease bounds a playback lease.
 const MaxLease = 6 * time.Hour
 
-// Playback knows whether somebody is watching: players that read, and the lease of a player application that plays
+// maxLeases bounds the leases at a time.
+const maxLeases = 32
+
+// Playback knows whether somebody is watching: players that read, and the leases of player applications that play
 // something else. Its methods may be called from any goroutine.
 type Playback struct {
 	set  func(active bool) // told of every change
 	now  func() time.Time
 	wake chan struct{}
 
-	mu      sync.Mutex // guards the fields below; never held while set is called
-	players int        // open connections
-	waiting int        // of them, those that wait for bytes that are not here yet
-	took    time.Time  // when one took bytes last
-	opened  time.Time  // when one came last
-	played  time.Time  // when one took more than its first bytes last, or came after a long time without any
-	lease   time.Time  // when it ends
+	mu      sync.Mutex           // guards the fields below; never held while set is called
+	players int                  // open connections
+	waiting int                  // of them, those that wait for bytes that are not here yet
+	took    time.Time            // when one took bytes last
+	opened  time.Time            // when one came last
+	played  time.Time            // when one took more than its first bytes last, or came after a long time without any
+	leases  map[string]time.Time // when they end, by player application
 }
 
 // NewPlayback tells set of every change while Run runs; now is the clock.
@@ -77,12 +81,30 @@ func (p *Playback) Wait() (ended func()) {
 	return sync.OnceFunc(func() { p.change(func() { p.waiting-- }) })
 }
 
-// Lease says that somebody watches for d from now on; 0 ends the lease. It returns when the lease ends.
-func (p *Playback) Lease(d time.Duration) time.Time {
+// Lease says that somebody watches with a player application, of which "" is one, for d from now on; 0 ends its lease, and
+// no other's. It returns when that lease ends. Of more leases than maxLeases the first to end is forgotten.
+func (p *Playback) Lease(player string, d time.Duration) time.Time {
 	var end time.Time
 	p.change(func() {
-		end = p.now().Add(min(max(d, 0), MaxLease))
-		p.lease = end
+		now := p.now()
+		end = now.Add(min(max(d, 0), MaxLease))
+		maps.DeleteFunc(p.leases, func(_ string, end time.Time) bool { return !now.Before(end) })
+		if p.leases == nil {
+			p.leases = map[string]time.Time{}
+		}
+		p.leases[player] = end
+		if d <= 0 {
+			delete(p.leases, player)
+		}
+		for len(p.leases) > maxLeases {
+			first := player
+			for other, at := range p.leases {
+				if at.Before(p.leases[first]) {
+					first = other
+				}
+			}
+			delete(p.leases, first)
+		}
 	})
 	return end
 }
@@ -97,7 +119,10 @@ func (p *Playback) State() (players int, active bool) {
 
 // active says whether somebody is watching, and if so, until when if nothing happens; mu is held.
 func (p *Playback) active(now time.Time) (bool, time.Time) {
-	until := later(p.took.Add(playbackLinger), p.lease)
+	until := p.took.Add(playbackLinger)
+	for _, end := range p.leases {
+		until = later(until, end)
+	}
 	if p.players > 0 {
 		still := later(p.took, p.opened).Add(PlayerStall)
 		if most := p.played.Add(pausedFor); most.Before(still) {

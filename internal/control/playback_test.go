@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"boxd/internal/asset"
+	"boxd/internal/fetch"
 )
 
 func TestPlaybackFollowsPlayersAndLeases(t *testing.T) {
@@ -56,15 +57,15 @@ func TestPlaybackFollowsPlayersAndLeases(t *testing.T) {
 		closed()
 		closed()
 		expect("closed once", 0, true, false)
-		if end := p.Lease(90 * time.Second); !end.Equal(time.Now().Add(90 * time.Second)) {
+		if end := p.Lease("", 90*time.Second); !end.Equal(time.Now().Add(90 * time.Second)) {
 			t.Errorf("lease ends %v", end)
 		}
 		expect("leased", 0, true, false, true)
 		time.Sleep(91 * time.Second)
 		expect("lease ran out", 0, true, false, true, false)
-		p.Lease(100 * time.Hour)
+		p.Lease("", 100*time.Hour)
 		expect("leased again", 0, true, false, true, false, true)
-		p.Lease(0)
+		p.Lease("", 0)
 		expect("given back", 0, true, false, true, false, true, false)
 	})
 }
@@ -142,7 +143,7 @@ func TestTheEndOfPlaybackIsTold(t *testing.T) {
 		defer cancel()
 		go p.Run(ctx)
 		for after := int64(1); after <= 3; after++ { // whichever look it is
-			p.Lease(time.Minute)
+			p.Lease("", time.Minute)
 			synctest.Wait()
 			time.Sleep(time.Minute - 2*time.Millisecond)
 			slow.Store(looks.Load() + after)
@@ -155,6 +156,28 @@ func TestTheEndOfPlaybackIsTold(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestOnePlayersLeaseEndsNoOthers(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	p := NewPlayback(func(bool) {}, func() time.Time { return now })
+	active := func() bool { _, active := p.State(); return active }
+	p.Lease("tv", time.Hour)
+	p.Lease("radio", time.Minute)
+	p.Lease("radio", 0)
+	p.Lease("", 0)
+	if now = now.Add(59 * time.Minute); !active() {
+		t.Error("another's end ended it")
+	}
+	if p.Lease("tv", 0); active() {
+		t.Error("its own end did not end it")
+	}
+	for i := range 3 * maxLeases {
+		p.Lease(time.Duration(i).String(), time.Hour+time.Duration(i))
+	}
+	if len(p.leases) != maxLeases || !p.leases[time.Duration(3*maxLeases-1).String()].Equal(now.Add(time.Hour+3*maxLeases-1)) {
+		t.Errorf("%d leases", len(p.leases))
+	}
 }
 
 func TestAPlayerIsToldThatNothingComesNow(t *testing.T) {
@@ -170,7 +193,7 @@ func TestAPlayerIsToldThatNothingComesNow(t *testing.T) {
 	if err := open(none, "none.mp4"); err != nil {
 		t.Errorf("before fetch knows of it: %v", err)
 	}
-	early := AssetFetch{State: Accepted, Reason: "not-before", Why: "Its campaign has not begun yet."}
+	early := AssetFetch{State: Accepted, Reason: "not-before", Why: "Its campaign has not begun yet.", Outlook: fetch.Stays}
 	r.fetch.state.Assets = map[asset.ID]AssetFetch{none: early, some: early}
 	var told *NotNowError
 	if err := open(none, "none.mp4"); !errors.As(err, &told) || told.Code != "not-before" || told.Error() != early.Why {
@@ -179,7 +202,7 @@ func TestAPlayerIsToldThatNothingComesNow(t *testing.T) {
 	if err := open(some, "some.mp4"); err != nil {
 		t.Errorf("of what is here in part: %v", err)
 	}
-	early.Wanted = true
+	early.Outlook = fetch.Comes
 	r.fetch.state.Assets[none] = early
 	if err := open(none, "none.mp4"); err != nil {
 		t.Errorf("of what comes: %v", err)

@@ -351,7 +351,12 @@ func (f *Fetcher) decide(now time.Time) {
 			a.Playing = true
 		}
 	}
-	f.take(schedule.Decide(now, alone).Wants, func(it *item, w schedule.Want) { it.alone = w })
+	plan = schedule.Decide(now, alone)
+	if !plan.Next.IsZero() && (f.next.IsZero() || plan.Next.Before(f.next)) {
+		f.next = plan.Next // a window opens for what nobody carries yet
+	}
+	f.take(plan.Wants, func(it *item, w schedule.Want) { it.alone = w })
+	f.ownReasons()
 }
 
 func (f *Fetcher) take(wants []schedule.Want, set func(*item, schedule.Want)) {

@@ -72,7 +72,7 @@ type AssetStatus struct {
 	Started    time.Time
 	Completed  time.Time
 	Loaded     bool
-	Wanted     bool // it comes as soon as it may; else Code says why nothing is asked of anybody
+	Outlook    Outlook // for a player; unless it Comes, Code says why
 }
 
 // PeerStatus is one connection.
@@ -136,7 +136,7 @@ func (f *Fetcher) publish(now time.Time) {
 	sort.SliceStable(s.Assets, func(i, j int) bool {
 		return s.Assets[i].State != Ready && s.Assets[j].State == Ready
 	})
-	in := f.sched
+	in := f.forDay()
 	f.plan.Store(&in)
 	f.status.Store(s)
 	fresh := make(chan struct{})
@@ -152,7 +152,7 @@ func (f *Fetcher) describeStatus(it *item) AssetStatus {
 		Priority: w.Priority, Deadline: w.Deadline, KeepUntil: w.KeepUntil, ETA: w.ETA, Danger: w.Danger, Late: w.Late,
 		WAN: it.wanOn, Origin: w.Origin.String(), Accepted: it.rec.Accepted, Started: it.rec.Started,
 		Completed: it.rec.Completed, Loaded: it.loaded,
-		Wanted: w.Fetch,
+		Outlook: f.outlook(it),
 	}
 	if it.complete() {
 		a.Rates = Sources{}
@@ -190,7 +190,7 @@ func (f *Fetcher) roleOf(it *item, a *AssetStatus) {
 
 // explain adds to the schedule's reason what only fetch knows.
 func (f *Fetcher) explain(it *item, a *AssetStatus) {
-	switch {
+	switch w := it.want.Reason; {
 	case f.withdrawn[it.id]: // the plan says why
 	case it.state == Rejected, it.state == Failed:
 		a.Why = fmt.Sprintf("It is not being fetched: %s. It is tried again within minutes.", it.codeText)
@@ -204,6 +204,9 @@ func (f *Fetcher) explain(it *item, a *AssetStatus) {
 		a.Why = fmt.Sprintf("Checking what is on the disk: %d pieces to go.", it.store.Unknown())
 	case !it.want.Fetch:
 	case a.Role == RoleFollower && it.wanOn: // the plan says why
+	case w.Code == schedule.CodeFollower && a.Role == RoleAlone:
+		a.Why = "Whether another box of the home has it or carries it is being found out."
+	case a.Role == RoleFollower && w.Code != schedule.CodeFollower && f.carriedByNobody(it): // the plan says why
 	case a.Role == RoleFollower && it.courier == "":
 		a.Why = "It comes from the other boxes of the home; who carries it over the access line is being decided."
 	case a.Role == RoleFollower:

@@ -148,8 +148,12 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request) {
 
 // leaseRequest asks boxd to hold back while a player is at work.
 type leaseRequest struct {
-	Seconds int `json:"seconds"`
+	Seconds int    `json:"seconds"`
+	Player  string `json:"player,omitempty"` // that plays, so that its lease is apart from others'; any name
 }
+
+// maxPlayer bounds a player's name, in bytes.
+const maxPlayer = 64
 
 type leaseAnswer struct {
 	Until time.Time `json:"until"`
@@ -165,12 +169,16 @@ func (s *Server) lease(w http.ResponseWriter, r *http.Request) {
 			"seconds: want 1 to "+strconv.Itoa(int(control.MaxLease/time.Second)))
 		return
 	}
-	until := s.o.Box.Playback().Lease(time.Duration(req.Seconds) * time.Second)
+	if len(req.Player) > maxPlayer {
+		fail(w, http.StatusBadRequest, control.CodeBadArgs, "player: want at most "+strconv.Itoa(maxPlayer)+" bytes")
+		return
+	}
+	until := s.o.Box.Playback().Lease(req.Player, time.Duration(req.Seconds)*time.Second)
 	answer(w, http.StatusOK, leaseAnswer{until})
 }
 
-func (s *Server) endLease(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, leaseAnswer{s.o.Box.Playback().Lease(0)})
+func (s *Server) endLease(w http.ResponseWriter, r *http.Request) {
+	answer(w, http.StatusOK, leaseAnswer{s.o.Box.Playback().Lease(r.URL.Query().Get("player"), 0)})
 }
 
 func (s *Server) bugReport(w http.ResponseWriter, r *http.Request) {

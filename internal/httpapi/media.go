@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,11 +27,8 @@ func (s *Server) media(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { <-s.players }()
 	c, err := s.o.Box.OpenFile(r.Context(), id, r.PathValue("path"))
-	var notNow *control.NotNowError
 	switch {
-	case errors.As(err, &notNow):
-		w.Header().Set("Retry-After", "30")
-		fail(w, http.StatusServiceUnavailable, notNow.Code, notNow.Text)
+	case refused(w, err):
 		return
 	case errors.Is(err, control.ErrNoAsset), errors.Is(err, control.ErrNoFile):
 		fail(w, http.StatusNotFound, control.CodeNoAsset, err.Error())
@@ -43,6 +41,9 @@ func (s *Server) media(w http.ResponseWriter, r *http.Request) {
 	defer c.Close() // it was only read
 	p := s.o.Box.Playback()
 	if r.Method == http.MethodGet {
+		if err := begin(c, r); refused(w, err) {
+			return
+		}
 		defer p.Open()()
 	}
 	h := w.Header()
@@ -52,6 +53,49 @@ func (s *Server) media(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Security-Policy", mediaPolicy(c.Type))
 	out := &mediaWriter{ResponseWriter: w, ctl: http.NewResponseController(w), playback: p}
 	http.ServeContent(out, r, c.Name, c.ModTime, &mediaReader{c, p})
+}
+
+// refused answers a player that nothing comes now, and says so.
+func refused(w http.ResponseWriter, err error) bool {
+	var notNow *control.NotNowError
+	if !errors.As(err, &notNow) {
+		return false
+	}
+	w.Header().Set("Retry-After", "30")
+	fail(w, http.StatusServiceUnavailable, notNow.Code, notNow.Text)
+	return true
+}
+
+// begin waits until it is known whether the first bytes that a request asks for come.
+func begin(c *control.Content, r *http.Request) error {
+	if c.Begin == nil {
+		return nil
+	}
+	return c.Begin(firstByte(r.Header.Get("Range"), c.Length))
+}
+
+// firstByte is where the first range of a request begins (RFC 9110, section 14.1.2); http.ServeContent says what is wrong
+// with one.
+func firstByte(header string, length int64) int64 {
+	spec, ok := strings.CutPrefix(header, "bytes=")
+	if !ok {
+		return 0
+	}
+	spec, _, _ = strings.Cut(spec, ",")
+	from, to, ok := strings.Cut(strings.TrimSpace(spec), "-")
+	if !ok {
+		return 0
+	}
+	if from == "" {
+		if n, err := strconv.ParseInt(to, 10, 64); err == nil && n > 0 {
+			return max(length-n, 0)
+		}
+		return 0
+	}
+	if n, err := strconv.ParseInt(from, 10, 64); err == nil && n > 0 && n < length {
+		return n
+	}
+	return 0
 }
 
 // mediaPolicy is the content security policy of a media response that a browser opens by itself. No script runs in it, and it

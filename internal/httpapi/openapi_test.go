@@ -89,12 +89,13 @@ var operations = []operation{
 	},
 	{
 		method: "post", path: "/api/v1/playback", tag: "change", write: true, body: leaseRequest{}, answer: leaseAnswer{},
-		also:    "400",
-		summary: "Say that a player is at work for the given seconds (at most 6 h): boxd holds back until then",
+		also: "400",
+		summary: "Say that a player is at work for the given seconds (at most 6 h): boxd holds back until then. " +
+			"Each player that gives its name has a lease of its own",
 	},
 	{
 		method: "delete", path: "/api/v1/playback", tag: "change", write: true, answer: leaseAnswer{},
-		summary: "End that lease",
+		query: "player: the name that began it; without one when absent", summary: "End that lease",
 	},
 	{
 		method: "get", path: "/assets/{id}/{path}", tag: "play", media: "application/octet-stream",
@@ -300,7 +301,11 @@ func (g *generator) parameters(out *bytes.Buffer, op operation) {
 		}
 	}
 	if name, doc, ok := strings.Cut(op.query, ": "); ok {
-		list = append(list, fmt.Sprintf("{name: %s, in: query, description: %q, schema: {type: integer}}", name, doc))
+		kind := "integer"
+		if name == "player" {
+			kind = "string"
+		}
+		list = append(list, fmt.Sprintf("{name: %s, in: query, description: %q, schema: {type: %s}}", name, doc, kind))
 	}
 	if len(list) > 0 {
 		fmt.Fprintf(out, "      parameters:\n        - %s\n", strings.Join(list, "\n        - "))
