@@ -81,7 +81,9 @@ func (y *yielder) outside(ips []netip.Addr) (out []netip.Addr) {
 }
 
 // inner are networks that homes use between two routers of their own, and providers hardly ever.
-var inner = []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("fc00::/7")}
+var inner = []netip.Prefix{
+	netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("fc00::/7"),
+}
 
 // beyond says that a router may well be behind the access line.
 func (y *yielder) beyond(a netip.Addr) bool {
@@ -108,17 +110,18 @@ func (y *yielder) target(ctx context.Context, far string) (netip.Addr, error) {
 	if !a.IsValid() {
 		return a, errors.New("there is no way to any of the fleet's addresses")
 	}
-	return y.nearest(a, func(hops int) (netip.Addr, error) { return pace.Hop(ctx, a, hops, y.f.o.Probe.Do) })
+	return y.nearest(a, func(hops int) (netip.Addr, error) { return pace.Hop(ctx, a, hops, y.f.o.Probe.Do) }), ctx.Err()
 }
 
-// nearest is the first router on the way, as hop tells them, that may be behind the line; the other end if there is none.
-func (y *yielder) nearest(end netip.Addr, hop func(hops int) (netip.Addr, error)) (netip.Addr, error) {
+// nearest is the first router on the way, as hop tells them, that may be behind the line; the other end if there is none, or
+// none that says so.
+func (y *yielder) nearest(end netip.Addr, hop func(hops int) (netip.Addr, error)) netip.Addr {
 	for ; y.hops < farHops; y.hops++ {
-		if a, err := hop(y.hops); err != nil || y.beyond(a) {
-			return a, err
+		if a, err := hop(y.hops); err == nil && (a == end || y.beyond(a)) {
+			return a
 		}
 	}
-	return end, nil
+	return end
 }
 
 // reachable is the first address that this box has a way to, IPv4 before IPv6.

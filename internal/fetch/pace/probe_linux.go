@@ -220,7 +220,7 @@ func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error
 		}
 		_, n, _, _, err := unix.Recvmsg(fd, make([]byte, 64), oob, unix.MSG_ERRQUEUE)
 		if err == nil {
-			if a, ok := offender(oob[:n]); ok {
+			if a, ok := offender(oob[:n], towards); ok {
 				return a, nil
 			}
 		}
@@ -232,8 +232,9 @@ func Hop(ctx context.Context, towards netip.Addr, hops int, do func(func() error
 }
 
 // offender reads who said that a datagram has come its hops, from struct sock_extended_err and the sockaddr_in or sockaddr_in6
-// behind it (ip(7), ipv6(7)). Who says that there is no way, as the home's router does while the line is down, is no hop.
-func offender(oob []byte) (netip.Addr, bool) {
+// behind it (ip(7), ipv6(7)), or that it has come to its end, where there is no such port. Who says that there is no way, as
+// the home's router does while the line is down, is no hop.
+func offender(oob []byte, end netip.Addr) (netip.Addr, bool) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return netip.Addr{}, false
@@ -242,15 +243,18 @@ func offender(oob []byte) (netip.Addr, bool) {
 		const in4, in6 = 16 + 4, 16 + 8 // the error, then family, port and flow
 		const origin, kind = 4, 5       // bytes of the error
 		const over4, over6 = 11, 3      // time exceeded (RFC 792, RFC 4443)
+		const none4, none6 = 3, 1       // destination unreachable
 		const icmp, icmp6 = 2, 3        // origins
 		switch a := m.Data; {
-		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR && len(a) >= in4+4 && a[origin] == icmp && a[kind] == over4:
-			if a := netip.AddrFrom4([4]byte(a[in4:])); !a.IsUnspecified() {
-				return a, true
+		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR && len(a) >= in4+4 && a[origin] == icmp:
+			from := netip.AddrFrom4([4]byte(a[in4:]))
+			if a[kind] == over4 && !from.IsUnspecified() || a[kind] == none4 && from == end.Unmap() {
+				return from, true
 			}
-		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR && len(a) >= in6+16 && a[origin] == icmp6 && a[kind] == over6:
-			if a := netip.AddrFrom16([16]byte(a[in6:])); !a.IsUnspecified() {
-				return a, true
+		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR && len(a) >= in6+16 && a[origin] == icmp6:
+			from := netip.AddrFrom16([16]byte(a[in6:]))
+			if a[kind] == over6 && !from.IsUnspecified() || a[kind] == none6 && from == end {
+				return from, true
 			}
 		}
 	}

@@ -81,15 +81,22 @@ func TestWhoSentAnError(t *testing.T) {
 		binary.NativeEndian.PutUint32(h[len(h)-8:], uint32(level)) //nolint:gosec // a small number
 		binary.NativeEndian.PutUint32(h[len(h)-4:], uint32(kind))  //nolint:gosec // a small number
 		copy(b[len(h):], data)
-		if got, ok := offender(b); !ok || got != a {
+		end := netip.MustParseAddr("198.18.0.1")
+		if got, ok := offender(b, end); !ok || got != a {
 			t.Errorf("%v, %v, want %v", got, ok, a)
 		}
-		b[unix.CmsgLen(0)+5] = 1 // no way there, says a router whose line is down
-		if got, ok := offender(b); ok {
+		b[unix.CmsgLen(0)+5] = 3 // no way there, says a router whose line is down
+		if a.Is6() {
+			b[unix.CmsgLen(0)+5] = 1
+		}
+		if got, ok := offender(b, end); ok {
 			t.Errorf("%v is taken for a hop", got)
 		}
+		if got, ok := offender(b, a); !ok || got != a { // no such port there
+			t.Errorf("%v, %v for the other end itself", got, ok)
+		}
 	}
-	if a, ok := offender(nil); ok {
+	if a, ok := offender(nil, netip.Addr{}); ok {
 		t.Errorf("%v sent nothing", a)
 	}
 }
