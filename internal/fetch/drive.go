@@ -48,6 +48,9 @@ func (f *Fetcher) drive(it *item, mono time.Time) {
 // must help itself. A box that becomes courier first takes from the household what
 // is there already: its bytes crossed the line once.
 func (f *Fetcher) switchWAN(it *item, mono time.Time) {
+	if it.lingers(mono) && !it.complete() {
+		return
+	}
 	if !it.want.WAN || it.complete() {
 		it.wanOn = false
 		for r := range it.runs {
@@ -58,7 +61,7 @@ func (f *Fetcher) switchWAN(it *item, mono time.Time) {
 	if it.wanOn {
 		return
 	}
-	if it.carries && it.loaded && f.fromLAN(it) > 0 {
+	if it.carries && it.loaded && f.fromLAN(it) > 0 && len(f.waiting(it, f.needs(it))) == 0 {
 		if it.lanProgress.IsZero() {
 			it.lanProgress = mono
 		}
@@ -174,7 +177,7 @@ func (f *Fetcher) prioritise(it *item) {
 			want[i] = engine.Skip // the origin is bringing it
 		}
 	}
-	if it.want.PlayOnly { // the rest may come from the home, and not over the access line
+	if it.want.PlayOnly || it.wanOn && !it.want.WAN { // the rest may come from the home, and not over the access line
 		near := f.swarm.Availability(it.id, engine.LAN)
 		for i := range want {
 			if want[i] < engine.Ahead && (i >= len(near) || near[i] == 0) {

@@ -210,7 +210,11 @@ func (f *Fetcher) loop(ctx context.Context, swarmDone <-chan struct{}) (early bo
 
 // idle reports that nothing moves, and that whatever could set something moving tells of it.
 func (f *Fetcher) idle() bool {
+	_, _, playback := f.wishes()
 	for _, it := range f.items {
+		if playback && it.store != nil && !it.complete() { // a player that reads what is here may soon need more
+			return false
+		}
 		if it.wanOn || it.playing() || it.ann.busy || len(it.runs) > 0 || len(it.live.Peers) > 0 ||
 			it.rates.smooth != (Sources{}) || it.eraseWait == eraseFirst {
 			return false

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,8 +27,12 @@ import (
 type memSwarm struct {
 	ready, changed chan struct{}
 	down, up       *pace.Bucket
-	mu             sync.Mutex // guards prio
+	near           int        // the first pieces, which a box of the home has
+	mu             sync.Mutex // guards the fields below
 	prio           map[asset.ID][]engine.Priority
+	useful         int64 // bytes that came from the home
+	opened         int   // how often the access line was opened for an asset
+	wan            bool
 }
 
 func newMemSwarm() *memSwarm {
@@ -43,16 +48,33 @@ func (s *memSwarm) Changed() <-chan struct{}      { return s.changed }
 func (s *memSwarm) Load(engine.Store, engine.Policy, *pace.Bucket) error {
 	return nil
 }
-func (s *memSwarm) Drop(asset.ID) (engine.Stats, bool)        { return engine.Stats{}, true }
-func (s *memSwarm) SetPolicy(asset.ID, engine.Policy)         {}
-func (s *memSwarm) Refresh(asset.ID, ...int)                  {}
-func (s *memSwarm) AddPeers(asset.ID, ...engine.Peer)         {}
-func (s *memSwarm) Stats(asset.ID) (engine.Stats, bool)       { return engine.Stats{}, true }
-func (s *memSwarm) Availability(asset.ID, engine.Class) []int { return nil }
-func (s *memSwarm) Pardon(string)                             {}
-func (s *memSwarm) Banned() []string                          { return nil }
-func (s *memSwarm) Down() *pace.Bucket                        { return s.down }
-func (s *memSwarm) Up() *pace.Bucket                          { return s.up }
+func (s *memSwarm) Drop(asset.ID) (engine.Stats, bool) { return engine.Stats{}, true }
+func (s *memSwarm) SetPolicy(_ asset.ID, p engine.Policy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.WANDown && !s.wan {
+		s.opened++
+	}
+	s.wan = p.WANDown
+}
+func (s *memSwarm) Refresh(asset.ID, ...int)          {}
+func (s *memSwarm) AddPeers(asset.ID, ...engine.Peer) {}
+func (s *memSwarm) Stats(asset.ID) (st engine.Stats, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Useful[engine.LAN] = s.useful
+	return st, true
+}
+func (s *memSwarm) Availability(_ asset.ID, c engine.Class) []int {
+	if c != engine.LAN {
+		return nil
+	}
+	return slices.Repeat([]int{1}, s.near)
+}
+func (s *memSwarm) Pardon(string)      {}
+func (s *memSwarm) Banned() []string   { return nil }
+func (s *memSwarm) Down() *pace.Bucket { return s.down }
+func (s *memSwarm) Up() *pace.Bucket   { return s.up }
 func (s *memSwarm) SetPriorities(id asset.ID, p []engine.Priority) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

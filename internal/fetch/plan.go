@@ -177,9 +177,9 @@ func (f *Fetcher) observe(mono time.Time) {
 		if it.store != nil && !it.store.Complete() && !f.withdrawn[it.id] {
 			it.demand = it.store.Demand()
 		}
-		it.player.look(it.demand, mono)
+		it.player.look(it.demand, it.rates.smooth.Total() < int64(f.line()/2), mono)
 		it.rates.update(mono, it.bytes(), it.sent())
-		watching = watching || it.playing()
+		watching = watching || it.playing() || len(f.neighbourDemand(it)) > 0
 		wan += it.rates.smooth.WAN()
 		asked = asked || len(it.runs) > 0 && it.want.Origin == schedule.OriginUrgent && it.bucket.Rate() == pace.Unlimited
 		f.progress(it)

@@ -7,6 +7,7 @@ import (
 	"boxd/internal/asset"
 	"boxd/internal/fetch/engine"
 	"boxd/internal/lan"
+	"boxd/internal/schedule"
 )
 
 const (
@@ -23,6 +24,8 @@ const (
 type player struct {
 	piece  int       // that is needed next
 	since  time.Time // when it came to be; zero: nothing is needed soon
+	lacks  time.Time // since when something that is needed soon has been lacking, whatever it was
+	last   time.Time // when something was needed
 	helped time.Time // when the courier was found too slow
 
 	opening Span      // the first piece of a place to which the player has just come, or an index; End 0: none
@@ -37,16 +40,22 @@ type player struct {
 // opens says that a request from a piece on is the one that was decided on to bring the beginning of a place.
 func (p *player) opens(first int) bool { return p.opening.End > 0 && p.opening.First == first }
 
-// look takes what is needed now.
-func (p *player) look(demand []Span, mono time.Time) {
+// look takes what is needed now; slow says that much less comes than the access line would bring.
+func (p *player) look(demand []Span, slow bool, mono time.Time) {
+	if len(demand) > 0 {
+		p.last = mono
+	}
 	if len(demand) == 0 || !demand[0].Soon {
-		p.since = time.Time{}
+		p.since, p.lacks = time.Time{}, time.Time{}
 		return
+	}
+	if p.lacks.IsZero() {
+		p.lacks = mono
 	}
 	if first := demand[0].First; p.since.IsZero() || p.piece != first {
 		p.piece, p.since = first, mono
 	}
-	if mono.Sub(p.since) >= ownPatience {
+	if mono.Sub(p.since) >= ownPatience || slow && mono.Sub(p.lacks) >= 2*ownPatience {
 		p.helped = mono
 	}
 }
@@ -125,12 +134,32 @@ func (it *item) missingOfSpans(spans []Span, soon bool, ok func(int) bool) (list
 	return list
 }
 
-// waiting is what of an asset players need soon and the access line has to bring.
+// waiting is what of an asset players need soon and the access line has to bring: what the home does not have, or does not
+// give in time.
 func (f *Fetcher) waiting(it *item, needs []Span) []int {
 	near := f.swarm.Availability(it.id, engine.LAN)
+	starved := it.player.starved(time.Now())
 	return it.missingOfSpans(needs, true, func(i int) bool {
-		return !it.store.Have(i) && (i >= len(near) || near[i] == 0)
+		return !it.store.Have(i) && (starved || i >= len(near) || near[i] == 0)
 	})
+}
+
+// playLinger is how long the access line stays open for a player that needs nothing for a moment, so that connections and
+// announces do not begin anew with each burst in which it reads.
+const playLinger = 30 * time.Second
+
+// line is what the access line is thought to bring, in bytes per second.
+func (f *Fetcher) line() float64 {
+	if f.measured.best > 0 {
+		return f.measured.best
+	}
+	return schedule.DefaultLineRate
+}
+
+// lingers says that a player needed something a moment ago, for which the line was opened outside of the windows.
+func (it *item) lingers(mono time.Time) bool {
+	return it.wanOn && !it.want.WAN && it.want.Reason.Code == "window" && !it.player.last.IsZero() &&
+		mono.Sub(it.player.last) < playLinger
 }
 
 // mostUrgent is the asset that somebody waits for and that comes over the access line; nil: none.
