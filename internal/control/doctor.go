@@ -311,7 +311,8 @@ func (d Doctor) line(context.Context) []Check {
 		return bad("line", CheckWarn, "Install the package's file in sysctl.d: it sets net.ipv4.ping_group_range.",
 			"The system lets boxd send no echo requests; the access line's queue is only known from its own connections.")
 	} else if err != nil {
-		return bad("line", CheckWarn, "Look whether the kernel has ICMP sockets.", "The access line's queue cannot be watched with echoes: %v.", err)
+		return bad("line", CheckWarn, "Look whether the kernel has ICMP sockets.",
+			"The access line's queue cannot be watched with echoes: %v.", err)
 	}
 	return ok("line", "The system lets boxd watch the access line's queue with echoes.")
 }
