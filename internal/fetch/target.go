@@ -48,7 +48,7 @@ func (y *yielder) relook(ctx context.Context, far string, every time.Duration) {
 		ctx, cancel := context.WithTimeout(ctx, every)
 		defer cancel()
 		ips, err := y.lookup(ctx, "ip", far)
-		y.spare(err == nil && len(y.outside(ips)) == 0)
+		y.spare(err == nil && len(ips) > 0 && len(y.outside(ips)) == 0)
 	})
 }
 
