@@ -128,7 +128,7 @@ func TestAWishOfAnAbsurdVersion(t *testing.T) {
 		if w := m.desired.wishes["box"]; w != nil {
 			has = w.Version
 		}
-		if has != c.takes || faults.Has(CodeVersion) != (m.desired.absurd(c.version)) {
+		if has != c.takes || faults.Has(CodeVersion) != m.desired.absurd(c.version) {
 			t.Errorf("%d, trusted %t: it has %d, want %d; warnings %v", c.version, c.trusted, has, c.takes, faults.List())
 		}
 	}
