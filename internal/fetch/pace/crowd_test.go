@@ -73,8 +73,8 @@ func (c *crowd) run(d time.Duration) (share float64, median, most time.Duration)
 func (c *crowd) expect(t *testing.T, what string, d time.Duration, least, most float64, median time.Duration) {
 	t.Helper()
 	share, got, _ := c.run(d)
-	t.Logf("%-28s %5.1f%% of the line, queue %v at the median, line seen as %.1f%%, %s, by %s, way %v, tgt %v", what, 100*share,
-		got.Round(100*time.Microsecond), 100*c.y.line/c.rate, c.y.Phase(), c.y.Signal(c.now), c.y.delay.base(), c.y.delay.target())
+	t.Logf("%-28s %5.1f%% of the line, queue %v at the median, line seen as %.1f%%, %s", what, 100*share,
+		got.Round(100*time.Microsecond), 100*c.y.line/c.rate, c.y.Phase())
 	if share < least || share > most || got > median {
 		t.Errorf("%s: %.1f%% of the line (want %.0f to %.0f%%), queue %v (want %v)", what, 100*share, 100*least, 100*most, got, median)
 	}

@@ -51,6 +51,9 @@ func (y *Yield) lookOn(now time.Time) {
 		}
 		// It does not come at this rate, or we do not use it.
 		y.look = now.Add(y.pause)
+		if now.Sub(y.bound) > boundFor { // what it is thought to give has not held us up for long
+			y.look = now.Add(firstPause / 3)
+		}
 		y.enter(holding, now)
 	default:
 		y.line = y.rate
@@ -71,6 +74,9 @@ func (y *Yield) lookFurther(now time.Time, step float64) {
 // learn takes what came through while a queue of ours stood for what the line gives. It says whether it is rather shared
 // with somebody else, who came back as soon as we had made room.
 func (y *Yield) learn(now time.Time, other *Yield) (shared bool) {
+	if y.near && y.seen >= 0.9*y.line {
+		y.bound = now
+	}
 	unused, theirs := y.seen < 0.5*y.asked, other != nil && (other.spared || other.guilt() >= guilty)
 	switch {
 	case y.sure && unused && (y.seen >= 0.8*y.line || other.guilt() > 0):

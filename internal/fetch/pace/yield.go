@@ -39,6 +39,7 @@ type Yield struct {
 	doubted,
 	look time.Time // when to look for more
 	pause  time.Duration // between looks
+	bound  time.Time     // when a queue of ours last said that the line gives no more
 	doubts int           // in a row that said the same
 	fell   time.Time     // when the line was found to give far less
 	extra  time.Duration // of Slack: for senders and processors that are late, not for the line
@@ -95,6 +96,7 @@ const (
 	lookFor     = 350 * time.Millisecond // before the next step
 	firstPause  = 4 * time.Second
 	lastPause   = 20 * time.Second
+	boundFor    = 35 * time.Second
 	fellFor     = 8 // parts of the time since a line fell that a pause may be
 )
 
@@ -162,7 +164,7 @@ func (y *Yield) Line() float64 { return y.line }
 func (y *Yield) Queue() time.Duration { return y.delay.queue() }
 
 // Slack is how long our bytes may wait anywhere.
-func (y *Yield) Slack() time.Duration { return y.delay.target() + time.Millisecond + y.extra }
+func (y *Yield) Slack() time.Duration { return y.delay.target() + y.extra }
 
 // Sure says that the line's rate is known.
 func (y *Yield) Sure() bool { return y.sure }
@@ -177,10 +179,6 @@ func (y *Yield) Yielding() bool { return y.phase == yielding }
 
 // Sample takes a round-trip time of the probe.
 func (y *Yield) Sample(now time.Time, rtt time.Duration) { y.probe.add(now, rtt) }
-
-// Lost tells that a probe was not answered in time. That alone says nothing: many a router answers but a few a second, and a
-// full queue shows in the answers beside it.
-func (y *Yield) Lost(time.Time) {}
 
 const (
 	ownBase  = 50 * time.Millisecond // any
