@@ -62,14 +62,18 @@ func (p *pinger) take() (median, p95 time.Duration) {
 func TestViewer(t *testing.T) {
 	fmt.Println("download from the origin over a line with a 200 ms drop-tail queue; round-trip time from another host of the home")
 	fmt.Println("client   line        line used   added to the median   added at p95")
-	for _, mbit := range numbers(t, "LINES", 50) {
-		loss := numbers(t, "LOSS", 0)[0] / 100
-		clients := []string{"boxd", "curl", "aria2", "paced"}
-		if loss > 0 {
-			clients = []string{"boxd", "curls"} // as many connections
+	for _, mbit := range numbers(t, "LINES", 50, 500) {
+		clients := []string{"boxd", "curl"}
+		if mbit == 50 {
+			clients = append(clients, "aria2", "paced")
 		}
 		for _, client := range clients {
-			t.Run(fmt.Sprintf("%s/%g", client, mbit), func(t *testing.T) { alone(t, client, mbit*1e6, loss) })
+			t.Run(fmt.Sprintf("%s/%g", client, mbit), func(t *testing.T) { alone(t, client, mbit*1e6, 0) })
+		}
+	}
+	for _, percent := range numbers(t, "LOSS", 1) {
+		for _, client := range []string{"boxd", "curls"} { // as many connections
+			t.Run(fmt.Sprintf("loss%g/%s", percent, client), func(t *testing.T) { alone(t, client, 50e6, percent/100) })
 		}
 	}
 	t.Run("competing", competing)
@@ -80,10 +84,10 @@ func TestViewer(t *testing.T) {
 }
 
 // numbers reads a list from the environment.
-func numbers(t *testing.T, name string, def float64) (list []float64) {
+func numbers(t *testing.T, name string, def ...float64) (list []float64) {
 	v := os.Getenv(name)
 	if v == "" {
-		return []float64{def}
+		return def
 	}
 	for _, s := range strings.Split(v, ",") {
 		f, err := strconv.ParseFloat(s, 64)
@@ -154,7 +158,7 @@ func download(t *testing.T, client string, fs *rig.FleetSide, b *netlab.Box, lin
 	default:
 		n := 1
 		if client == "curls" {
-			n = 2
+			n = 4
 		}
 		for range n {
 			run(t, ctx, &wg, b, "curl", "-s", "-o", "/dev/null", fs.URL+"/origin/film")
