@@ -22,7 +22,7 @@ func (f *Fetcher) drive(it *item, mono time.Time) {
 	if it.want.Rate.Set {
 		rate = it.want.Rate.Value
 	}
-	if f.urgent != nil && f.urgent != it {
+	if len(f.urgent) > 0 && !f.urgent[it] {
 		rate = min(rate, f.leftOver())
 	}
 	it.bucket.SetRate(rate)

@@ -61,10 +61,10 @@ type Fetcher struct {
 	totals   totals
 	wanBoxes map[string]given // of torrents that have left the swarm
 	reach    reach
-	urgent   *item         // somebody waits for it; see mostUrgent
-	next     time.Time     // of the plan
-	asking   time.Duration // the cache for space, in this step
-	hurried  time.Time     // when it last looked at once, for a player
+	urgent   map[*item]bool // somebody waits for them; see urgents
+	next     time.Time      // of the plan
+	asking   time.Duration  // the cache for space, in this step
+	hurried  time.Time      // when it last looked at once, for a player
 
 	withdrawn   map[asset.ID]bool // of the catalog that withdrawnBy is
 	withdrawnBy *catalog.Snapshot

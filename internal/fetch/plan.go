@@ -24,7 +24,7 @@ func (f *Fetcher) step(mono time.Time) {
 	f.sched = f.input(now, mono, trusted)
 	f.decide(now)
 	f.load(mono)
-	f.urgent = f.mostUrgent()
+	f.urgent = f.urgents()
 	for _, it := range f.ordered() {
 		f.drive(it, mono)
 	}

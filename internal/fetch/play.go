@@ -162,17 +162,18 @@ func (it *item) lingers(mono time.Time) bool {
 		mono.Sub(it.player.last) < playLinger
 }
 
-// mostUrgent is the asset that somebody waits for and that comes over the access line; nil: none.
-func (f *Fetcher) mostUrgent() *item {
-	for _, it := range f.ordered() {
+// urgents are the assets that somebody waits for and that come over the access line: they share it.
+func (f *Fetcher) urgents() map[*item]bool {
+	urgent := map[*item]bool{}
+	for _, it := range f.items {
 		if it.loaded && it.wanOn && !it.complete() && len(f.waiting(it, f.needs(it))) > 0 {
-			return it
+			urgent[it] = true
 		}
 	}
-	return nil
+	return urgent
 }
 
-// leftOver is what assets that nobody waits for get of the line while somebody waits for another, in bytes per second.
+// leftOver is what each asset that nobody waits for gets of the line while somebody waits for another, in bytes per second.
 func (f *Fetcher) leftOver() int64 {
 	limits, _, _ := f.wishes()
 	line := int64(f.measured.best)
@@ -182,7 +183,13 @@ func (f *Fetcher) leftOver() int64 {
 	if line == 0 {
 		return playbackFloor
 	}
-	return max(line/playShare, 1)
+	others := int64(0)
+	for _, it := range f.items {
+		if it.loaded && it.wanOn && !it.complete() && !f.urgent[it] {
+			others++
+		}
+	}
+	return max(line/playShare/max(others, 1), 1)
 }
 
 // next is the piece that a request brings now; the end when it has brought all.

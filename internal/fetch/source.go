@@ -166,7 +166,7 @@ func (f *Fetcher) originPieces(it *item, mode schedule.OriginMode, needs []Span)
 		}
 		return pieces, true, n
 	}
-	if it.want.PlayOnly || f.urgent != nil {
+	if it.want.PlayOnly || len(f.urgent) > 0 {
 		return nil, true, 0
 	}
 	if it.originRate.Rate() != pace.Unlimited {
