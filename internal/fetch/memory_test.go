@@ -65,6 +65,7 @@ func (s *memSwarm) Stats(asset.ID) (st engine.Stats, ok bool) {
 	st.Useful[engine.LAN] = s.useful
 	return st, true
 }
+
 func (s *memSwarm) Availability(_ asset.ID, c engine.Class) []int {
 	if c != engine.LAN {
 		return nil

@@ -194,6 +194,7 @@ func (h *told) Neighbours() []lan.Neighbour {
 	defer h.mu.Unlock()
 	return []lan.Neighbour{h.other}
 }
+
 func (h *told) Courier(asset.ID) (box string, me bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

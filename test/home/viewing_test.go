@@ -150,7 +150,7 @@ func TestBenchViewing(t *testing.T) {
 			next := s.publish("next.bin", size)
 			eventually(t, "nobody watches", time.Minute, func() error {
 				if st, err := b.status(); err != nil || st.Fetch.Playback {
-					return fmt.Errorf("somebody does: %v", err)
+					return fmt.Errorf("somebody does: %w", err)
 				}
 				return nil
 			})

@@ -171,8 +171,20 @@ func TestYieldOnALineThatGivesFarLessThanIsKnown(t *testing.T) {
 	for _, c := range []struct {
 		known, mbit float64
 		down        bool
-	}{{1000, 16, true}, {1000, 50, true}, {500, 16, true}, {600, 25, true}, {300, 16, true}, {200, 10, true}, {500, 10, true},
-		{1000, 16, false}, {500, 10, false}, {200, 16, false}, {100, 2, false}, {200, 5, false}} {
+	}{
+		{1000, 16, true},
+		{1000, 50, true},
+		{500, 16, true},
+		{600, 25, true},
+		{300, 16, true},
+		{200, 10, true},
+		{500, 10, true},
+		{1000, 16, false},
+		{500, 10, false},
+		{200, 16, false},
+		{100, 2, false},
+		{200, 5, false},
+	} {
 		for _, before := range []bool{false, true} {
 			t.Run(fmt.Sprint(c, before), func(t *testing.T) {
 				s := &crowd{sim: newSim(c.mbit, c.known), windows: c.down}
