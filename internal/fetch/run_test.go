@@ -39,9 +39,12 @@ func TestRequestsGrowAsLongAsNobodyElseIsThere(t *testing.T) {
 	}
 }
 
-type noneNear struct{ Swarm }
+type near struct {
+	Swarm
+	pieces []int
+}
 
-func (noneNear) Availability(asset.ID, engine.Class) []int { return nil }
+func (n near) Availability(asset.ID, engine.Class) []int { return n.pieces }
 
 type nothing struct{ Asset }
 
@@ -50,12 +53,13 @@ func (nothing) Have(int) bool { return false }
 // A request that was made long because nobody else was there does not keep others from bringing what it covers.
 func TestLongRequestsEndWhenSomebodyComes(t *testing.T) {
 	const mib = 1 << 20
+	var here []int
 	ends := func(pieces int, change func(*item)) (ended bool) {
 		it := &item{info: &asset.Info{PieceLength: mib}, store: nothing{}, runs: map[*originRun]bool{}}
 		it.want.Origin = schedule.OriginSpare
 		it.runs[&originRun{end: pieces, cancel: func() { ended = true }}] = true
 		change(it)
-		(&Fetcher{swarm: noneNear{}}).shorten(it)
+		(&Fetcher{swarm: near{pieces: here}}).shorten(it)
 		return ended
 	}
 	comes := func(it *item) { it.live.Peers = []engine.PeerStats{{Class: engine.WAN}} }
@@ -73,6 +77,13 @@ func TestLongRequestsEndWhenSomebodyComes(t *testing.T) {
 	}
 	if !ends(500, func(it *item) { it.want.Origin = schedule.OriginOff }) {
 		t.Error("not ended where the origin is off")
+	}
+	here = make([]int, 500)
+	if here[0] = 1; ends(500, func(*item) {}) {
+		t.Error("ended for the piece that is on its way")
+	}
+	if here[250] = 1; !ends(500, func(*item) {}) {
+		t.Error("not ended for a piece that is in the home")
 	}
 }
 

@@ -73,13 +73,22 @@ func (f *Fetcher) shorten(it *item) {
 		if r.gaveWay || int64(r.left(it))*it.info.PieceLength <= longRun {
 			continue
 		}
-		near := f.swarm.Availability(it.id, engine.LAN)
-		if f.hasWANPeers(it) || r.end <= len(near) && near[r.end-1] > 0 || len(f.needs(it)) > 0 ||
-			it.want.PlayOnly || it.want.Origin == schedule.OriginOff {
+		if f.hasWANPeers(it) || f.isNear(it, r) || len(f.needs(it)) > 0 || it.want.PlayOnly || it.want.Origin == schedule.OriginOff {
 			r.gaveWay = true
 			r.cancel()
 		}
 	}
+}
+
+// isNear says that another box of the home has some of what a request is still to bring, but for the piece that is on its way.
+func (f *Fetcher) isNear(it *item, r *originRun) bool {
+	near := f.swarm.Availability(it.id, engine.LAN)
+	for i := r.next(it) + 1; i < min(r.end, len(near)); i++ {
+		if near[i] > 0 && !it.store.Have(i) {
+			return true
+		}
+	}
+	return false
 }
 
 // settles says that the swarm has just begun to meet, so that what nobody has is not known yet. The heir of a dead courier

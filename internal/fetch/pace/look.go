@@ -50,6 +50,9 @@ func (y *Yield) lookOn(now time.Time) {
 			return
 		}
 		// It does not come at this rate, or we do not use it.
+		if y.found.bytes >= 0.98*y.line*y.found.seconds {
+			y.bound = now
+		}
 		y.look = now.Add(y.pause)
 		if now.Sub(y.bound) > boundFor { // what it is thought to give has not held us up for long
 			y.look = now.Add(firstPause / 3)
