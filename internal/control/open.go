@@ -82,6 +82,9 @@ func (b *Box) openFile(ctx context.Context, cat *catalog.Snapshot, id asset.ID, 
 		if errors.Is(err, cache.ErrNoSpace) && b.o.Remote != nil {
 			return b.openRemote(ctx, listed, file, err)
 		}
+		if errors.Is(err, cache.ErrNoSpace) {
+			return nil, errNoRoom
+		}
 		if err != nil {
 			return nil, fmt.Errorf("admit %s for a player: %w", id.Short(), err)
 		}
@@ -155,7 +158,8 @@ func (b *Box) openRemote(ctx context.Context, listed *catalog.Asset, file string
 	id := listed.Info.ID
 	r, err := b.o.Remote.Open(ctx, listed.Info, file)
 	if err != nil {
-		return nil, fmt.Errorf("admit %s for a player: %w; nor from another box: %w", id.Short(), full, err)
+		b.log.Info("a player gets nothing", "asset", id.Short(), "why", errors.Join(full, err))
+		return nil, errNoRoom
 	}
 	f, _ := listed.Info.File(file)
 	b.log.Info("a player plays from another box of the home", "asset", id.Short())

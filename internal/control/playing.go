@@ -16,6 +16,9 @@ import (
 // homePatience is how long a player waits for another box of the home to give or carry what this box may not fetch.
 const homePatience = 10 * time.Second
 
+// errNoRoom is the answer where neither this box nor another one of the home has it.
+var errNoRoom = &NotNowError{Code: "no-space", Text: "The cache has no room for it, and no other box of the home plays it to this one."}
+
 // playing reads a file from the cache, and what the cache has no room for from another box of the home. It is used by
 // one goroutine at a time.
 type playing struct {
@@ -48,7 +51,7 @@ func (p *playing) begin(ctx context.Context, off int64) error {
 	if p.file.Offset+off >= p.held.Reserved() {
 		err := p.held.Grow(p.held.Info().Length)
 		if errors.Is(err, cache.ErrNoSpace) && !p.turn(err) {
-			return &NotNowError{Code: "no-space", Text: "The cache has no room for it, and no other box of the home plays it to this one."}
+			return errNoRoom
 		}
 		if err != nil {
 			return nil //nolint:nilerr // it comes from another box, or reading will say what is wrong with the disk
@@ -81,6 +84,9 @@ func (p *playing) hope(ctx context.Context) error {
 		case <-changed:
 		case <-got:
 		case <-end:
+			if why == nil {
+				why = &NotNowError{Code: CodeUnavailable, Text: "Whether it comes is not known yet."}
+			}
 			return why
 		case <-ctx.Done():
 			return nil

@@ -48,7 +48,12 @@ func (f *Fetcher) drive(it *item, mono time.Time) {
 // must help itself. A box that becomes courier first takes from the household what
 // is there already: its bytes crossed the line once.
 func (f *Fetcher) switchWAN(it *item, mono time.Time) {
-	if it.lingers(mono) && !it.complete() {
+	if limits, _, _ := f.wishes(); !limits.PlaybackOff && it.lingers(mono) && !it.complete() {
+		for r := range it.runs {
+			if !r.demanded { // the window has ended
+				r.cancel()
+			}
+		}
 		return
 	}
 	if !it.want.WAN || it.complete() {

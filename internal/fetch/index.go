@@ -13,7 +13,8 @@ const indexFor = 5 * time.Second
 func (f *Fetcher) opened(it *item, r *originRun, mono time.Time) {
 	p := &it.player
 	p.place, p.wait = r.end, mono.Add(afterFirst)
-	if index, ok := it.indexOf(r.first); ok {
+	// The next film of a series may begin in the piece in which an index ends: nobody has asked for that.
+	if index, ok := it.indexOf(r.first); ok && !r.index {
 		p.index, p.indexEnds, p.wait, p.indexed = index, mono.Add(indexFor), mono, true
 	}
 	time.AfterFunc(afterFirst, f.wake)

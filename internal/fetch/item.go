@@ -37,6 +37,7 @@ type item struct {
 	rank  int           // place in the plan; 0 is the most urgent
 	alone schedule.Want // as it would be if this box had to carry it
 
+	made      time.Time // when this box heard of it in this run
 	state     State
 	code      string
 	codeText  string
@@ -96,6 +97,7 @@ type originRun struct {
 	cancel     context.CancelFunc
 	demanded   bool // it is for players
 	opens      bool // it brings the first piece of a place to which a player came
+	index      bool // which is a film's index
 	gaveWay    bool // it was ended for what a player needs or others bring, and has not noticed yet
 }
 

@@ -19,7 +19,8 @@ const (
 	Stays                  // where it is: the reason says why
 )
 
-// homeKnown is how long after its start a box may not know yet who else is at home.
+// homeKnown is how long after its start a box may not know yet who else is at home, and after it heard of an asset whether
+// the others want it, too.
 const homeKnown = 5 * time.Second
 
 // outlook tells whether a player should wait for what is not here.
@@ -35,7 +36,7 @@ func (f *Fetcher) outlook(it *item) Outlook {
 		return Stays
 	case f.neighbourHolds(it.id):
 		return Comes
-	case time.Since(f.begun) < homeKnown:
+	case time.Since(f.begun) < homeKnown, time.Since(it.made) < homeKnown:
 		return MayCome
 	}
 	for _, n := range f.o.LAN.Neighbours() {

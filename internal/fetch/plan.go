@@ -82,7 +82,7 @@ func (f *Fetcher) sync() {
 func (f *Fetcher) item(id asset.ID, info *asset.Info) *item {
 	it, ok := f.items[id]
 	if !ok {
-		it = &item{id: id, info: info, state: Accepted, runs: map[*originRun]bool{}}
+		it = &item{id: id, info: info, state: Accepted, runs: map[*originRun]bool{}, made: time.Now()}
 		f.loadRecord(it)
 		if it.rec.Accepted.IsZero() {
 			it.rec.Accepted, _ = f.o.Identity.Now()

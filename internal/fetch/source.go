@@ -304,6 +304,8 @@ func (f *Fetcher) startRun(it *item, first, end int, demanded bool) {
 	ctx, cancel := context.WithCancel(f.jobs)
 	r := &originRun{first: first, end: end, cancel: cancel, demanded: demanded, opens: demanded && it.player.opens(first)}
 	if r.opens {
+		index := it.player.index
+		r.index = index.First <= first && first < index.End
 		it.player.opening = Span{}
 	}
 	it.runs[r] = true
@@ -331,7 +333,7 @@ func (f *Fetcher) ranOrigin(it *item, r *originRun, res origin.Result, mono time
 	it.rates.moved = true
 	switch {
 	case res.Err == nil:
-		if r.opens {
+		if r.opens && it.store != nil { // not evicted meanwhile
 			f.opened(it, r, mono)
 		}
 		it.srcErr = nil

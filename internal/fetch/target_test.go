@@ -138,12 +138,14 @@ func TestAProbeThatSeesNoQueueIsGivenUp(t *testing.T) {
 		y := bareYielder()
 		y.f.o.Probe.NoEcho = false
 		ctx, cancel := context.WithCancel(t.Context())
-		var asked []int
+		var asked []int                // guarded by y.mu, as is queue
 		queue := 23 * time.Millisecond // of our own connections
 		var ran sync.WaitGroup
 		ran.Go(func() {
 			y.echo(ctx, func() error {
+				y.mu.Lock()
 				asked = append(asked, y.hops)
+				y.mu.Unlock()
 				return y.watch(ctx, func(ctx context.Context) error {
 					for ctx.Err() == nil {
 						time.Sleep(pace.Interval)
@@ -160,17 +162,19 @@ func TestAProbeThatSeesNoQueueIsGivenUp(t *testing.T) {
 		})
 		time.Sleep(time.Minute)
 		synctest.Wait()
+		y.mu.Lock()
 		if len(asked) != 3 || asked[0] != nearHops || asked[1] != nearHops+1 || asked[2] != farHops {
 			t.Errorf("asked %v hops away", asked)
 		}
-		y.mu.Lock()
 		queue = 5 * time.Millisecond
 		y.mu.Unlock()
 		time.Sleep(2 * probeLate)
 		synctest.Wait()
+		y.mu.Lock()
 		if len(asked) != 4 || asked[3] != nearHops {
 			t.Errorf("later %v", asked)
 		}
+		y.mu.Unlock()
 		cancel()
 		ran.Wait()
 	})

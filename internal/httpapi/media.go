@@ -41,7 +41,10 @@ func (s *Server) media(w http.ResponseWriter, r *http.Request) {
 	defer c.Close() // it was only read
 	p := s.o.Box.Playback()
 	if r.Method == http.MethodGet {
-		if err := begin(c, r); refused(w, err) {
+		watching := p.Wait()
+		err := begin(c, r)
+		watching()
+		if refused(w, err) {
 			return
 		}
 		defer p.Open()()
@@ -66,16 +69,18 @@ func refused(w http.ResponseWriter, err error) bool {
 	return true
 }
 
-// begin waits until it is known whether the first bytes that a request asks for come.
+// begin waits until it is known whether the first bytes that a request asks for come. The answer to one that has the file
+// already, or asks for what is behind its end, needs none.
 func begin(c *control.Content, r *http.Request) error {
-	if c.Begin == nil {
+	from := firstByte(r.Header.Get("Range"), c.Length)
+	if c.Begin == nil || from >= c.Length || r.Header.Get("If-None-Match") != "" {
 		return nil
 	}
-	return c.Begin(firstByte(r.Header.Get("Range"), c.Length))
+	return c.Begin(from)
 }
 
-// firstByte is where the first range of a request begins (RFC 9110, section 14.1.2); http.ServeContent says what is wrong
-// with one.
+// firstByte is where the first range of a request begins (RFC 9110, section 14.1.2); the length if that is behind the end.
+// http.ServeContent says what is wrong with one.
 func firstByte(header string, length int64) int64 {
 	spec, ok := strings.CutPrefix(header, "bytes=")
 	if !ok {
@@ -92,8 +97,8 @@ func firstByte(header string, length int64) int64 {
 		}
 		return 0
 	}
-	if n, err := strconv.ParseInt(from, 10, 64); err == nil && n > 0 && n < length {
-		return n
+	if n, err := strconv.ParseInt(from, 10, 64); err == nil && n > 0 {
+		return min(n, length)
 	}
 	return 0
 }

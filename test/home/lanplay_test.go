@@ -29,6 +29,10 @@ func (b *box) shows(t *testing.T, m media, at int64) (first time.Duration) {
 	req.Header.Set("Range", fmt.Sprintf("bytes=%d-", at))
 	begin := time.Now()
 	resp, err := client.Do(req)
+	for ; err == nil && resp.StatusCode == http.StatusServiceUnavailable && time.Since(begin) < time.Minute; resp, err = client.Do(req) {
+		_ = resp.Body.Close() // the box has not heard yet of the campaign, or of who is at home
+		time.Sleep(100 * time.Millisecond)
+	}
 	must(t, err)
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusPartialContent {
