@@ -84,7 +84,9 @@ func (r *Reader) Seek(off int64, whence int) (int64, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("seek to %d in %s: %w", off, e.id.Short(), fs.ErrInvalid)
 	}
-	r.pos, r.from, r.read = off, off, 0
+	if off != r.pos {
+		r.pos, r.from, r.read = off, off, 0
+	}
 	return off, nil
 }
 

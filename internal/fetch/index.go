@@ -64,7 +64,8 @@ func (it *item) indexOf(piece int) (index Span, ok bool) {
 // film itself, from what is here of its beginning.
 func filmIndex(read func(p []byte, at int64) bool, here, length int64) (from int64, ok bool) {
 	var head [16]byte
-	for at := int64(0); at+int64(len(head)) <= here; {
+	const most = 64 // boxes before the film itself
+	for at, boxes := int64(0), 0; at+int64(len(head)) <= here && boxes < most; boxes++ {
 		if !read(head[:], at) {
 			return 0, false
 		}

@@ -177,7 +177,7 @@ func (f *Fetcher) observe(mono time.Time) {
 		if it.store != nil && !it.store.Complete() && !f.withdrawn[it.id] {
 			it.demand = it.store.Demand()
 		}
-		it.player.look(it.demand, it.rates.smooth.Total() < int64(f.line()/2), mono)
+		it.player.look(it.demand, it.rates.smooth.Total() < int64(f.line()/2), f.isAtHome(it, it.demand), mono)
 		it.rates.update(mono, it.bytes(), it.sent())
 		watching = watching || it.playing() || len(f.neighbourDemand(it)) > 0
 		wan += it.rates.smooth.WAN()

@@ -27,6 +27,7 @@ type player struct {
 	lacks  time.Time // since when something that is needed soon has been lacking, whatever it was
 	last   time.Time // when something was needed
 	helped time.Time // when the courier was found too slow
+	denied time.Time // and when a box that has what is needed was found not to give it
 
 	opening Span      // the first piece of a place to which the player has just come, or an index; End 0: none
 	place   int       // the piece after the last such one; 0: none
@@ -40,8 +41,9 @@ type player struct {
 // opens says that a request from a piece on is the one that was decided on to bring the beginning of a place.
 func (p *player) opens(first int) bool { return p.opening.End > 0 && p.opening.First == first }
 
-// look takes what is needed now; slow says that much less comes than the access line would bring.
-func (p *player) look(demand []Span, slow bool, mono time.Time) {
+// look takes what is needed now; slow says that much less comes than the access line would bring, near that another box of the
+// home has what is needed first.
+func (p *player) look(demand []Span, slow, near bool, mono time.Time) {
 	if len(demand) > 0 {
 		p.last = mono
 	}
@@ -56,13 +58,24 @@ func (p *player) look(demand []Span, slow bool, mono time.Time) {
 		p.piece, p.since = first, mono
 	}
 	if mono.Sub(p.since) >= ownPatience || slow && mono.Sub(p.lacks) >= 2*ownPatience {
-		p.helped = mono
+		if p.helped = mono; near {
+			p.denied = mono
+		}
 	}
 }
 
 // starved says that what a player here needs has not come from the home in time, so that this box should help itself.
 func (p *player) starved(mono time.Time) bool {
 	return !p.helped.IsZero() && mono.Sub(p.helped) < ownFor
+}
+
+// isAtHome says that a connected box of the home has the first of what is needed.
+func (f *Fetcher) isAtHome(it *item, demand []Span) bool {
+	if len(demand) == 0 {
+		return false
+	}
+	near, i := f.swarm.Availability(it.id, engine.LAN), demand[0].First
+	return i < len(near) && near[i] > 0
 }
 
 // neighbourDemand is what players elsewhere in the home need, of an asset that this box carries.
@@ -138,9 +151,9 @@ func (it *item) missingOfSpans(spans []Span, soon bool, ok func(int) bool) (list
 // give in time.
 func (f *Fetcher) waiting(it *item, needs []Span) []int {
 	near := f.swarm.Availability(it.id, engine.LAN)
-	starved := it.player.starved(time.Now())
+	denied := !it.player.denied.IsZero() && time.Since(it.player.denied) < ownFor
 	return it.missingOfSpans(needs, true, func(i int) bool {
-		return !it.store.Have(i) && (starved || i >= len(near) || near[i] == 0)
+		return !it.store.Have(i) && (denied || i >= len(near) || near[i] == 0)
 	})
 }
 

@@ -110,6 +110,12 @@ func (y *yielder) target(ctx context.Context, far string) (netip.Addr, error) {
 	if !a.IsValid() {
 		return a, errors.New("there is no way to any of the fleet's addresses")
 	}
+	from := y.hops
+	defer func() {
+		if ctx.Err() != nil { // the line is idle: nothing was found out
+			y.hops = from
+		}
+	}()
 	return y.nearest(a, func(hops int) (netip.Addr, error) { return pace.Hop(ctx, a, hops, y.f.o.Probe.Do) }), ctx.Err()
 }
 

@@ -284,7 +284,7 @@ func (y *yielder) decide(now time.Time, read, written int64) {
 		y.down.SampleOwn(now, look.Queue)
 		y.up.SampleOwn(now, look.Queue)
 	}
-	free := y.down.Free()
+	free := y.down.Free() && look.Sockets > 0
 	y.over.Tick(now, look.Lossy, free, float64(min(y.down.Rate(), y.f.swarm.Down().Rate())), float64(arrived)/pace.Interval.Seconds())
 	y.down.Tick(now, arrived, y.up)
 	y.up.Tick(now, sent, y.down)

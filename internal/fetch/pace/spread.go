@@ -16,6 +16,7 @@ const (
 	fewConnections  = 2
 	manyConnections = 4
 	filledFrom      = 0.75             // of the rate, from which on the room counts as used
+	askedFrom       = 0.1              // below, hardly anything was asked for
 	unfilledFor     = 2 * time.Second  // before more connections are made
 	lossFor         = 60 * time.Second // before losses are forgotten
 )
@@ -26,7 +27,7 @@ func (s *Spread) Tick(now time.Time, lossy, free bool, rate, arrived float64) {
 	if lossy {
 		s.lossy = now
 	}
-	if !free || arrived >= filledFrom*rate || s.filled.IsZero() {
+	if !free || arrived >= filledFrom*rate || arrived < askedFrom*rate || s.filled.IsZero() {
 		s.filled = now
 	}
 	s.more = s.more || now.Sub(s.filled) > unfilledFor

@@ -39,7 +39,8 @@ const (
 	pushTo     = 0.3              // of the line
 	pushFor    = time.Second
 	hushFor    = 700 * time.Millisecond
-	fewAnswers = 5 // whose median is the delay while we send nothing
+	lackingFor = 10 // ticks: between two requests little comes, too
+	fewAnswers = 5  // whose median is the delay while we send nothing
 )
 
 func (y *Yield) tries() bool { return y != nil && y.trial.stage != waiting }
@@ -50,7 +51,9 @@ func (y *Yield) besideOthers(now time.Time, other *Yield) {
 	got := y.arrives()
 	switch t.stage {
 	case waiting:
-		if y.rate *= 0.8; max(got, y.used) < 0.9*y.rate {
+		if y.rate *= 0.8; max(got, y.used) >= 0.9*y.rate {
+			y.lacking = 0
+		} else if y.lacking++; y.lacking%lackingFor == 0 {
 			y.cap = 0.5 * max(got, y.used) // even this is more than the line has for us
 		}
 		level, spread, steady := y.delay.level(t.since)

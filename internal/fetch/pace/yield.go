@@ -53,6 +53,7 @@ type Yield struct {
 	again   int       // how often in a row they were back soon after
 	spared  bool      // this queue stood on after we had slowed down: it is not ours
 	share   float64   // of the line that is kept beside others
+	lacking int       // ticks in a row in which less came than is kept beside others
 	cap     float64   // and no more than so many bytes per second, where even that is too much; 0: it is not
 	trial   trial     // whether a queue that stands is one
 }
@@ -146,7 +147,13 @@ func (y *Yield) Again(line float64) *Yield {
 }
 
 // Elsewhere tells that from now on somebody else is probed: how long the way was says nothing of him.
-func (y *Yield) Elsewhere() { y.probe = delayFilter{} }
+func (y *Yield) Elsewhere() {
+	y.probe = delayFilter{}
+	if y.delay == &y.probe {
+		y.heard, y.dueAt = 0, 0
+		y.trial.stage, y.trial.since = waiting, 0
+	}
+}
 
 // Hurry begins near what the line gave before: somebody waits, and a queue is noticed soon.
 func (y *Yield) Hurry() { y.rate = max(y.rate, Hurried(y.line)) }
