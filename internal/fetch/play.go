@@ -171,7 +171,7 @@ func (f *Fetcher) line() float64 {
 
 // lingers says that a player needed something a moment ago, for which the line was opened outside of the windows.
 func (it *item) lingers(mono time.Time) bool {
-	return it.wanOn && !it.want.WAN && it.want.Reason.Code == "window" && !it.player.last.IsZero() &&
+	return it.wanOn && !it.want.WAN && it.want.Reason.Code == schedule.CodeWindow && !it.player.last.IsZero() &&
 		mono.Sub(it.player.last) < playLinger
 }
 
